@@ -1,0 +1,1 @@
+"""Chips, nodes and the topology that joins them."""

@@ -1,0 +1,187 @@
+"""Fold the operators of a step and a cost source into the curves of :class:`StepPrices`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from perfdb.estimate import Estimate, Origin
+from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, StepPrices
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from perfdb.operators import RowOperator, StepOperators
+    from perfdb.sources import SourceChain
+
+__all__ = ["CompiledCosts", "HostTime", "StepLimits", "compile_costs"]
+
+_ORIGINS = len(Origin)
+
+
+@dataclass(frozen=True, slots=True)
+class HostTime:
+    """Time of the host that kernels do not hide.
+
+    Attributes
+    ----------
+    step_ns
+        Per step.
+    sequence_ns
+        Per step and sequence.
+    """
+
+    step_ns: int = 0
+    sequence_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """The largest step to be priced.
+
+    Attributes
+    ----------
+    tokens
+        Tokens of one step (``max_num_batched_tokens``).
+    sequences
+        Sequences of one step (``max_num_seqs``).
+    context
+        Longest sequence, tokens.
+    """
+
+    tokens: int
+    sequences: int
+    context: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledCosts:
+    """Step prices, and the origin of every nanosecond in them.
+
+    Attributes
+    ----------
+    prices
+        What the engine looks up.
+    token_ns, sample_ns
+        Costs split by origin, float64, shapes (max tokens + 1, origins), (max sequences + 1, origins).
+    generation
+        Cost of generation attention, all layers, at (sequences, knot); row 0 is no sequence.
+    context
+        Cost of context attention, all layers, of one prompt at each knot.
+    generation_knots, context_knots
+        Tokens at each knot, int64.
+    """
+
+    prices: StepPrices
+    token_ns: NDArray[np.float64]
+    sample_ns: NDArray[np.float64]
+    generation: Estimate
+    context: Estimate
+    generation_knots: NDArray[np.int64]
+    context_knots: NDArray[np.int64]
+
+
+def compile_costs(operators: StepOperators, source: SourceChain, limits: StepLimits, host: HostTime) -> CompiledCosts:
+    """Return the compiled costs of one model, layout, chip and engine.
+
+    Parameters
+    ----------
+    operators
+        What a step runs.
+    source
+        Prices the operators.
+    limits
+        Sizes of the tables.
+    host
+        Host time added to every step.
+
+    Raises
+    ------
+    CostError
+        If the source cannot price an operator.
+    """
+    # A step holds at least the tokens of a full decode batch.
+    tokens = max(limits.tokens, limits.sequences)
+    token_ns = _by_origin(operators.per_token, source, tokens)
+    sample_ns = _by_origin(operators.per_sample, source, limits.sequences)
+    generation_knots = _doubling_knots(limits.context)
+    context_knots = _halved_knots(limits.context)
+    generation = _generation(operators, source, limits.sequences, generation_knots)
+    sequences = np.arange(limits.sequences + 1)
+    prices = StepPrices(
+        _whole(token_ns.sum(axis=1)),
+        _whole(sample_ns.sum(axis=1)),
+        _whole(np.where(sequences > 0, host.step_ns + host.sequence_ns * sequences, 0)),
+        lambda n: _decode_curve(generation_knots, generation.ns.reshape(-1, len(generation_knots))[n]),
+        lambda b: _context_curve(context_knots, _context(operators, source, b, context_knots).ns),
+    )
+    context = _context(operators, source, 1, context_knots)
+    return CompiledCosts(prices, token_ns, sample_ns, generation, context, generation_knots, context_knots)
+
+
+def _by_origin(operators: Sequence[RowOperator], source: SourceChain, most: int) -> NDArray[np.float64]:
+    rows = np.arange(1, most + 1)
+    total = np.zeros((most + 1, _ORIGINS))
+    for operator in operators:
+        found = source.rows(operator, rows)
+        np.add.at(total, (rows, found.origin), operator.count * found.ns)
+    return total
+
+
+def _whole(ns: NDArray[np.float64]) -> list[int]:
+    return [int(value) for value in np.rint(ns)]
+
+
+def _doubling_knots(most: int) -> NDArray[np.int64]:
+    """Return 0, 1, 3, 7, ...: the contexts at which generation attention is measured, and the longest."""
+    knots = [(1 << power) - 1 for power in range(most.bit_length() + 1)]
+    return np.array(sorted({*(k for k in knots if k < most), most}), np.int64)
+
+
+def _halved_knots(most: int) -> NDArray[np.int64]:
+    """Return 0, 1 and powers of two with steps between them: lengths at which prompts are measured."""
+    powers = [1 << power for power in range(4, most.bit_length() + 1)]
+    knots = {0, 1, most, 10_240, *powers, *(p + p // 2 for p in powers)}
+    return np.array(sorted(k for k in knots if k <= most), np.int64)
+
+
+def _generation(operators: StepOperators, source: SourceChain, most: int, knots: NDArray[np.int64]) -> Estimate:
+    sequences, tokens = np.meshgrid(np.arange(1, most + 1), knots, indexing="ij")
+    found = source.attention(operators.generation, sequences.ravel(), tokens.ravel())
+    nothing = np.zeros(len(knots))
+    return Estimate(
+        np.concatenate([nothing, operators.generation.count * found.ns]),
+        np.concatenate([nothing.astype(np.uint8), found.origin]),
+    )
+
+
+def _context(operators: StepOperators, source: SourceChain, prompts: int, knots: NDArray[np.int64]) -> Estimate:
+    positive = np.maximum(knots, 1)
+    found = source.attention(operators.context, np.full(len(knots), prompts), positive)
+    # A prompt of more tokens never costs less: the noise of the smallest kernels is smoothed away.
+    return Estimate(np.maximum.accumulate(operators.context.count * found.ns), found.origin)
+
+
+def _decode_curve(knots: NDArray[np.int64], ns: NDArray[np.float64]) -> DecodeCurve:
+    contexts = [int(k) for k in knots]
+    first = [int(value) for value in np.rint(ns * (1 << FRACTION_BITS))]
+    slope = [(b - a) // (y - x) for (x, y), (a, b) in zip(pairwise(contexts), pairwise(first), strict=True)]
+    slope.append(slope[-1] if slope else 0)
+    base = [0]
+    for (x, y), price, growth in zip(pairwise(contexts), first, slope, strict=False):
+        d = y - x
+        base.append(base[-1] + d * price + growth * (d * (d - 1) // 2))
+    return DecodeCurve(contexts, base, first, slope)
+
+
+def _context_curve(knots: NDArray[np.int64], ns: NDArray[np.float64]) -> ContextCurve:
+    root = np.sqrt(ns)
+    slope = np.append(np.diff(root) / np.diff(knots), 0.0)
+    # Beyond the longest sequence a batch of chunks may still attend to more pairs: keep the last slope.
+    slope[-1] = slope[-2]
+    return ContextCurve([int(k) for k in knots], [float(r) for r in root], [float(s) for s in slope])

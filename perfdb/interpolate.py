@@ -1,0 +1,76 @@
+"""Curves through measured points, and what to do where they end.
+
+Inside the grid a latency is interpolated between its neighbours. Outside, raw times say nothing, so the
+*utilisation* at the last measured point (speed of light over latency) is held and the bound of the asked
+shape is divided by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from perfdb.estimate import Estimate, Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+__all__ = ["Curve", "blend"]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Latency along one axis.
+
+    Attributes
+    ----------
+    at
+        Measured positions, increasing, shape (points,).
+    ns
+        Latency there, shape (points,).
+    quadratic
+        Interpolate the square root: attention over a prompt grows with its square.
+    """
+
+    at: NDArray[np.float64]
+    ns: NDArray[np.float64]
+    quadratic: bool = False
+
+    @classmethod
+    def through(cls, at: NDArray[np.int64], ns: NDArray[np.float64], *, quadratic: bool = False) -> Curve:
+        """Return the curve through points in any order; of points at one position the fastest counts."""
+        order = np.lexsort((ns, at))
+        positions, first = np.unique(at[order], return_index=True)
+        return cls(positions.astype(np.float64), ns[order][first], quadratic)
+
+    def estimate(self, at: NDArray[np.int64], bound_ns: Callable[[NDArray[np.int64]], NDArray[np.float64]]) -> Estimate:
+        """Return latencies at any positions.
+
+        Parameters
+        ----------
+        at
+            Positions, shape (points,).
+        bound_ns
+            The speed of light at positions of the same shape, nanoseconds.
+        """
+        inside = np.clip(at, self.at[0], self.at[-1])
+        ns = (
+            np.interp(inside, self.at, np.sqrt(self.ns)) ** 2 if self.quadratic else np.interp(inside, self.at, self.ns)
+        )
+        beyond = bound_ns(at) / bound_ns(inside.astype(np.int64))
+        ns = np.where(at > self.at[-1], ns * beyond, ns)
+        origin = np.where(np.isin(at, self.at), Origin.MEASURED, Origin.INTERPOLATED)
+        origin = np.where(at > self.at[-1], Origin.EXTRAPOLATED, origin).astype(np.uint8)
+        return Estimate(ns, origin)
+
+
+def blend(low: Estimate, high: Estimate, weight: NDArray[np.float64]) -> Estimate:
+    """Return ``low + weight * (high - low)``; a point keeps the worse origin of the sides it uses."""
+    ns = low.ns + weight * (high.ns - low.ns)
+    between = np.maximum(np.maximum(low.origin, high.origin), Origin.INTERPOLATED)
+    origin = np.where(weight <= 0, low.origin, np.where(weight >= 1, high.origin, between))
+    return Estimate(ns, origin.astype(np.uint8))

@@ -1,0 +1,133 @@
+"""How many KV blocks an engine finds room for on each chip.
+
+The budget is a share of what the driver shows of the chip; from it go the weights, the activations of the
+largest step, communication buffers, the CUDA context and the captured graphs. What is left is KV blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hardware.errors import CapacityError
+
+if TYPE_CHECKING:
+    from hardware.catalogue import Chip
+    from perfdb.layout import Layout
+    from perfdb.model import ModelSpec
+
+__all__ = ["MemoryBudget", "MemoryPlan", "plan_memory"]
+
+#: Memory the driver reports but a process never sees (nvidia-smi total minus the CUDA runtime's total):
+#: 0.4 to 0.8 GB on A100, H100, H200 and RTX 4090; recalled from both tools' outputs.
+DRIVER_RESERVE_BYTES = 600_000_000
+#: CUDA context and libraries of one process, beyond the reserve; chosen so that the KV blocks vLLM 0.15
+#: reports for four models on H100 come out within 1 % (tests/test_perfdb_memory.py).
+CONTEXT_BYTES = 250_000_000
+#: Buffers of collectives: NCCL 342 MB over 2 chips and 392 MB over more (aiconfigurator-core 0.12,
+#: ``misc.nccl_mem``), plus 64 MB for the engine's own all-reduce workspace.
+_COLLECTIVE_BYTES = {1: 0, 2: 342 * 2**20 + 64 * 2**20}
+_WIDE_COLLECTIVE_BYTES = 392 * 2**20 + 64 * 2**20
+#: One captured graph costs about this much per layer: vLLM 0.19 on an RTX 4090 leaves 2,588 blocks to
+#: Llama-3.1-8B, which 67 graphs of 32 layers at this size explain.
+GRAPH_BYTES_PER_LAYER = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBudget:
+    """What the engine is told about memory.
+
+    Attributes
+    ----------
+    utilization
+        Share of the chip's memory it may use (``gpu_memory_utilization``), 0 to 1.
+    step_tokens, step_sequences
+        Largest step (``max_num_batched_tokens``, ``max_num_seqs``).
+    block_tokens
+        Tokens of one KV block.
+    graphs
+        CUDA graphs captured.
+    """
+
+    utilization: float
+    step_tokens: int
+    step_sequences: int
+    block_tokens: int
+    graphs: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Where the memory of one chip goes, bytes; the fullest pipeline stage counts.
+
+    Attributes
+    ----------
+    budget
+        Share of the chip the engine may use.
+    weights, activations, collectives, context, graphs
+        What is taken before the KV cache.
+    block
+        Bytes of one KV block on this chip.
+    blocks
+        KV blocks that fit; each holds its tokens for all layers of the stage.
+    """
+
+    budget: int
+    weights: int
+    activations: int
+    collectives: int
+    context: int
+    graphs: int
+    block: int
+    blocks: int
+
+
+def plan_memory(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) -> MemoryPlan:
+    """Return how the memory of each chip is divided.
+
+    Raises
+    ------
+    CapacityError
+        If not a single KV block fits beside the weights.
+    """
+    layers = -(-model.layers // layout.pipeline)
+    allowed = int((chip.visible_memory_bytes - DRIVER_RESERVE_BYTES) * budget.utilization)
+    weights = _stage_weight_bytes(model, layout, layers)
+    activations = _activation_bytes(model, layout, budget)
+    collectives = _COLLECTIVE_BYTES.get(layout.tensor, _WIDE_COLLECTIVE_BYTES)
+    graphs = budget.graphs * layers * GRAPH_BYTES_PER_LAYER
+    kv_heads = max(1, model.kv_heads // layout.tensor)
+    block = 2 * layers * kv_heads * model.head_dim * model.kv_element_bytes * budget.block_tokens
+    left = allowed - weights - activations - collectives - CONTEXT_BYTES - graphs
+    if left < block:
+        raise CapacityError(_does_not_fit(model, layout, chip, allowed, weights))
+    return MemoryPlan(allowed, weights, activations, collectives, CONTEXT_BYTES, graphs, block, left // block)
+
+
+def _stage_weight_bytes(model: ModelSpec, layout: Layout, layers: int) -> int:
+    embeddings = 2 * model.embedding_parameters
+    projections = model.weight_bytes - embeddings
+    # The first stage holds the input embedding, the last the output one: at least one of them, split over
+    # the tensor ranks.
+    held = embeddings if layout.pipeline == 1 or model.tied else embeddings // 2
+    return (projections * layers // model.layers + held) // layout.tensor
+
+
+def _activation_bytes(model: ModelSpec, layout: Layout, budget: MemoryBudget) -> int:
+    """Return the peak of the profiling pass: the MLP of the largest step, or the logits of a full batch.
+
+    MLP: residual and input rows whole, MLP input and product split over the chips, 16 bits each. Logits: the
+    16-bit result, its 32-bit copy and the sampler's two 32-bit work copies over the whole vocabulary.
+    """
+    mlp = 2 * model.hidden + (model.mlp_inputs + model.intermediate) // layout.tensor
+    logits = budget.step_sequences * model.vocab * (2 + 3 * 4)
+    return max(2 * mlp * budget.step_tokens, logits)
+
+
+def _does_not_fit(model: ModelSpec, layout: Layout, chip: Chip, allowed: int, weights: int) -> str:
+    needed = max(2, -(-weights * layout.tensor // max(allowed, 1)))
+    return (
+        f"{model.name} needs {weights / 1e9:.1f} GB of weights per chip at tensor_parallel = {layout.tensor}, "
+        f"but {chip.name} leaves the engine {allowed / 1e9:.1f} GB for weights, activations and KV cache; use "
+        f"tensor_parallel of about {1 << (needed - 1).bit_length()} or more, a larger chip, or narrower weights"
+    )

@@ -1,0 +1,181 @@
+"""A dense transformer as the simulator sees it: shapes, parameters, KV bytes.
+
+Field names of the input are those of a Hugging Face ``config.json``; a family (the first entry of
+``architectures``) adds what that file leaves implicit: gated MLP, biases, norms, position tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["FAMILIES", "WEIGHT_BYTES", "Family", "ModelSpec"]
+
+#: Bytes of one weight, quantisation scales included (block of 128x128 for fp8_block, 16 for nvfp4,
+#: 32 for mxfp4, 128 for int4: scale bytes divided by the block's elements).
+WEIGHT_BYTES: Mapping[str, float] = MappingProxyType(
+    {
+        "bf16": 2.0,
+        "fp8": 1.0,
+        "fp8_block": 1.0 + 4 / 128**2,
+        "int8": 1.0,
+        "int4": 0.5 + 2 / 128,
+        "nvfp4": 0.5 + 1 / 16,
+        "mxfp4": 0.5 + 1 / 32,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What an architecture's name implies beyond its ``config.json``.
+
+    Attributes
+    ----------
+    gated_mlp
+        The MLP has a gate and an up projection.
+    linear_bias
+        Every projection has a bias.
+    qkv_bias
+        The query, key and value projections have one.
+    qk_norm
+        Queries and keys are normalised per head.
+    norm_tensors
+        Vectors of a norm: 1 (RMS: weight) or 2 (LayerNorm: weight and bias).
+    norms_per_layer
+        Norms in each layer.
+    extra_norms
+        Norms outside the layers, the final one included.
+    position_offset
+        Rows of a learned position table beyond ``max_position_embeddings``; None where there is no table.
+    head_bias
+        The output projection to the vocabulary has a bias.
+    """
+
+    gated_mlp: bool = True
+    linear_bias: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    norm_tensors: int = 1
+    norms_per_layer: int = 2
+    extra_norms: int = 1
+    position_offset: int | None = None
+    head_bias: bool = False
+
+
+#: Dense families this version prices, by the ``architectures`` entry of ``config.json``. Structure as in
+#: the Hugging Face model definitions; each is checked by counting parameters against published sizes.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "LlamaForCausalLM": Family(),
+        "MistralForCausalLM": Family(),
+        "Qwen2ForCausalLM": Family(qkv_bias=True),
+        "Qwen3ForCausalLM": Family(qk_norm=True),
+        "PhiForCausalLM": Family(gated_mlp=False, linear_bias=True, norm_tensors=2, norms_per_layer=1, head_bias=True),
+        "OPTForCausalLM": Family(gated_mlp=False, linear_bias=True, norm_tensors=2, position_offset=2),
+        "BloomForCausalLM": Family(gated_mlp=False, linear_bias=True, norm_tensors=2, extra_norms=2),
+        "FalconForCausalLM": Family(gated_mlp=False, norm_tensors=2),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Shapes of a dense grouped-query transformer.
+
+    Attributes
+    ----------
+    name
+        Preset name or path it was read from.
+    family
+        What the architecture implies.
+    hidden, intermediate, layers, heads, kv_heads, head_dim, vocab
+        Sizes, in elements.
+    max_tokens
+        Longest sequence (``max_position_embeddings``).
+    tied
+        Input and output embeddings are one matrix.
+    window
+        Sliding attention window in tokens, 0 for full attention.
+    weights
+        Weight format, a key of :data:`WEIGHT_BYTES`.
+    kv_cache
+        ``bf16`` or ``fp8``.
+    """
+
+    name: str
+    family: Family
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    max_tokens: int
+    tied: bool = False
+    window: int = 0
+    weights: str = "bf16"
+    kv_cache: str = "bf16"
+
+    @property
+    def qkv_width(self) -> int:
+        """Columns of the fused query, key and value projection."""
+        return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+    @property
+    def mlp_inputs(self) -> int:
+        """Columns of the projection(s) into the MLP."""
+        return self.intermediate * (2 if self.family.gated_mlp else 1)
+
+    @property
+    def matrix_parameters(self) -> int:
+        """Weights of the projections inside the layers, the part that is quantised."""
+        attention = self.hidden * (self.qkv_width + self.heads * self.head_dim)
+        mlp = self.hidden * (self.mlp_inputs + self.intermediate)
+        return self.layers * (attention + mlp)
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Input and output embeddings and the learned position table."""
+        family = self.family
+        positions = 0 if family.position_offset is None else self.max_tokens + family.position_offset
+        matrices = 1 if self.tied else 2
+        return (matrices * self.vocab + positions) * self.hidden + (self.vocab if family.head_bias else 0)
+
+    @property
+    def vector_parameters(self) -> int:
+        """Norms and biases."""
+        family = self.family
+        norms = (family.norms_per_layer * self.layers + family.extra_norms) * self.hidden * family.norm_tensors
+        per_layer = 2 * self.head_dim if family.qk_norm else 0
+        if family.linear_bias:
+            per_layer += self.qkv_width + self.mlp_inputs + 2 * self.hidden
+        elif family.qkv_bias:
+            per_layer += self.qkv_width
+        return norms + per_layer * self.layers
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, tied embeddings counted once."""
+        return self.matrix_parameters + self.embedding_parameters + self.vector_parameters
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights on all chips: quantised projections, the rest in 16 bits."""
+        rest = self.embedding_parameters + self.vector_parameters
+        return round(self.matrix_parameters * WEIGHT_BYTES[self.weights]) + 2 * rest
+
+    @property
+    def kv_element_bytes(self) -> int:
+        """Bytes of one element of the KV cache."""
+        return 1 if self.kv_cache == "fp8" else 2
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """KV-cache bytes of one token over all layers, on all chips."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.kv_element_bytes

@@ -1,0 +1,81 @@
+"""Lower bounds: the time a kernel would take at the chip's peak arithmetic or memory rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from perfdb.model import WEIGHT_BYTES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hardware.catalogue import Chip
+    from perfdb.operators import Attention, Gemm
+
+__all__ = ["Bound", "attention_bound", "gemm_bound"]
+
+#: Number format the multiply units run for each weight format. Weight-only formats (int4, mxfp4 with
+#: 16-bit activations) compute in 16 bits.
+_COMPUTE = {
+    "bf16": "bf16",
+    "fp8": "fp8",
+    "fp8_block": "fp8",
+    "int8": "int8",
+    "int4": "bf16",
+    "nvfp4": "fp4",
+    "mxfp4": "bf16",
+}
+_ACTIVATION_BYTES = {"fp8": 1.0, "int8": 1.0, "fp4": 0.5625}
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Compute and memory time of one execution, nanoseconds, each of shape (points,)."""
+
+    compute_ns: NDArray[np.float64]
+    memory_ns: NDArray[np.float64]
+
+    @property
+    def ns(self) -> NDArray[np.float64]:
+        """The larger of the two: the speed of light."""
+        return np.maximum(self.compute_ns, self.memory_ns)
+
+
+def compute_format(chip: Chip, weights: str) -> str:
+    """Return the number format a chip multiplies such weights in: 16 bits where it has nothing narrower."""
+    wanted = _COMPUTE[weights]
+    return wanted if chip.peak_flops(wanted) else "bf16"
+
+
+def gemm_bound(chip: Chip, gemm: Gemm, rows: NDArray[np.int64]) -> Bound:
+    """Return the bound of a projection: 2*rows*n*k operations; weights, input and output moved once."""
+    precision = compute_format(chip, gemm.weights)
+    count = rows.astype(np.float64)
+    flops = 2.0 * count * gemm.n * gemm.k
+    weight_bytes = gemm.n * gemm.k * WEIGHT_BYTES[gemm.weights]
+    moved = weight_bytes + count * (gemm.k * _ACTIVATION_BYTES.get(precision, 2.0) + gemm.n * 2.0)
+    peak = chip.peak_flops(precision) or 1.0
+    return Bound(1e9 * flops / peak, 1e9 * moved / chip.memory_bytes_per_s)
+
+
+def attention_bound(chip: Chip, attention: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Bound:
+    """Return the bound of one layer's attention.
+
+    Context: each token attends to those before it, 4*head_dim operations per head and pair, halved by the
+    causal mask. Generation: one new token attends to ``tokens`` cached ones, whose KV is read once.
+    """
+    sequences, length = batch.astype(np.float64), tokens.astype(np.float64)
+    reach = np.minimum(length, attention.window) if attention.window else length
+    width = attention.heads * attention.head_dim
+    if attention.name == "context_attention":
+        pairs = reach * (length - reach / 2)
+        rows = length
+    else:
+        pairs, rows = reach + 1, np.ones_like(length)
+    moved = sequences * ((reach + 1) * attention.kv_bytes_per_token + rows * 4.0 * width)
+    flops = 4.0 * sequences * pairs * width
+    peak = chip.peak_flops("bf16") or 1.0
+    return Bound(1e9 * flops / peak, 1e9 * moved / chip.memory_bytes_per_s)

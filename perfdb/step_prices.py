@@ -1,0 +1,195 @@
+"""Prices of whole steps, in integer nanoseconds: the only part of ``perfdb`` on the engine's hot path.
+
+A decode step of ``n`` sequences whose floor-mean context is ``m`` tokens costs ``P(n, m)``. What is stored
+is its cumulative ``T_n(m) = P(n, 0) + ... + P(n, m - 1)``, so ``k`` steps that grow every context by one
+token cost ``T_n(m + k) - T_n(m)``: the same nanoseconds, exactly, whether taken at once or one by one.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from math import sqrt
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["FRACTION_BITS", "ContextCurve", "DecodeCurve", "StepPrices"]
+
+#: Generation attention is summed in units of 2**-10 ns, so that slopes keep their fractions and the
+#: cumulative of 131,072 steps of 100 ms still fits 64 bits.
+FRACTION_BITS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeCurve:
+    """Generation attention of one batch size: linear in the context between knots.
+
+    Attributes
+    ----------
+    knots
+        Contexts in tokens, increasing, the first 0.
+    base
+        Cumulative before each knot, units of 2**-FRACTION_BITS ns.
+    first
+        Price at each knot, same units.
+    slope
+        Growth of the price per token after each knot, same units.
+    """
+
+    knots: Sequence[int]
+    base: Sequence[int]
+    first: Sequence[int]
+    slope: Sequence[int]
+
+    def cumulative(self, context: int) -> int:
+        """Return the attention time, ns, of decode steps from context 0 up to ``context``."""
+        knot = bisect_right(self.knots, context) - 1
+        d = context - self.knots[knot]
+        total = self.base[knot] + d * self.first[knot] + self.slope[knot] * (d * (d - 1) >> 1)
+        return total >> FRACTION_BITS
+
+
+@dataclass(frozen=True, slots=True)
+class ContextCurve:
+    """Context attention of one number of prompts: its square root is linear between knots.
+
+    Attributes
+    ----------
+    knots
+        Prompt lengths in tokens, increasing, the first 0.
+    root
+        Square root of the price in ns at each knot.
+    slope
+        Growth of that root per token after each knot.
+    """
+
+    knots: Sequence[int]
+    root: Sequence[float]
+    slope: Sequence[float]
+
+    def price(self, tokens: float) -> int:
+        """Return the price, ns, of prompts of ``tokens`` tokens each."""
+        knot = bisect_right(self.knots, tokens) - 1
+        root = self.root[knot] + (tokens - self.knots[knot]) * self.slope[knot]
+        return int(root * root)
+
+
+class StepPrices:
+    """What each step of one instance costs; build it with :func:`perfdb.compile.compile_costs`.
+
+    Parameters
+    ----------
+    token_ns
+        Cost of the operators over all tokens of a step, by token count, shape (max tokens + 1,).
+    sample_ns
+        Cost of projecting to the vocabulary and sampling, by sequence count, shape (max sequences + 1,).
+    host_ns
+        Time of the host per step that kernels do not hide, by sequence count, same shape.
+    decode_curve, context_curve
+        Curves by number of sequences (prompts); called once for each number.
+    """
+
+    def __init__(
+        self,
+        token_ns: Sequence[int],
+        sample_ns: Sequence[int],
+        host_ns: Sequence[int],
+        decode_curve: Callable[[int], DecodeCurve],
+        context_curve: Callable[[int], ContextCurve],
+    ) -> None:
+        self.token_ns, self.sample_ns, self.host_ns = token_ns, sample_ns, host_ns
+        self._make_decode, self._make_context = decode_curve, context_curve
+        self._decode: dict[int, DecodeCurve] = {}
+        self._context: dict[int, ContextCurve] = {}
+
+    @property
+    def max_tokens(self) -> int:
+        """Largest number of tokens a step may hold."""
+        return len(self.token_ns) - 1
+
+    def decode_curve(self, sequences: int) -> DecodeCurve:
+        """Return the generation-attention curve of a batch size."""
+        curve = self._decode.get(sequences)
+        if curve is None:
+            curve = self._decode[sequences] = self._make_decode(sequences)
+        return curve
+
+    def context_curve(self, prompts: int) -> ContextCurve:
+        """Return the context-attention curve of a number of prompts."""
+        curve = self._context.get(prompts)
+        if curve is None:
+            curve = self._context[prompts] = self._make_context(prompts)
+        return curve
+
+    def constant_ns(self, sequences: int) -> int:
+        """Return the part of a decode step that does not depend on the context, ns."""
+        return self.token_ns[sequences] + self.sample_ns[sequences] + self.host_ns[sequences]
+
+    def decode_ns(self, sequences: int, context: int, steps: int = 1) -> int:
+        """Return the time of ``steps`` decode steps, ns.
+
+        Parameters
+        ----------
+        sequences
+            Sequences that each produce one token per step, at least 1.
+        context
+            Floor of their mean number of cached tokens before the first of the steps.
+        steps
+            Steps in which nothing joins or leaves.
+        """
+        curve = self.decode_curve(sequences)
+        attention = curve.cumulative(context + steps) - curve.cumulative(context)
+        return steps * self.constant_ns(sequences) + attention
+
+    def steps_covering(self, sequences: int, context: int, elapsed_ns: int, limit: int) -> int:
+        """Return the fewest steps, at least 1 and at most ``limit``, that last at least ``elapsed_ns``."""
+        curve, constant = self.decode_curve(sequences), self.constant_ns(sequences)
+        target = elapsed_ns + curve.cumulative(context)
+        low, high = 1, limit
+        while low < high:
+            middle = (low + high) >> 1
+            if middle * constant + curve.cumulative(context + middle) >= target:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def mixed_ns(  # noqa: PLR0913 - one forward pass is described by these seven sums
+        self, *, tokens: int, samples: int, decodes: int, context: int, prompts: int, pairs: int, reach: int
+    ) -> int:
+        """Return the time of one forward pass over prompt chunks and decodes together, ns.
+
+        Parameters
+        ----------
+        tokens
+            All new tokens: those of the chunks plus one per decode.
+        samples
+            Sequences that sample a token: decodes plus prompts completed in this step.
+        decodes, context
+            Sequences that decode, and the floor of their mean context.
+        prompts
+            Chunks.
+        pairs
+            Sum over the chunks of ``(past + new)**2 - past**2``: twice the pairs of new and visible tokens.
+        reach
+            Sum over the chunks of ``past + new``: cached tokens that must be read at least once.
+
+        Notes
+        -----
+        Several chunks cost what as many equal prompts without a past would that attend to as many pairs
+        (``docs/decisions/004-chunk-prices.md``), but never less than reading the KV they look at.
+        """
+        attention = 0
+        if prompts:
+            computed = self.context_curve(prompts).price(sqrt(pairs / prompts))
+            attention = max(computed, self._generation_ns(1, reach))
+        if decodes:
+            attention += self._generation_ns(decodes, context)
+        sequences = decodes + prompts
+        return self.token_ns[tokens] + self.sample_ns[samples] + self.host_ns[sequences] + attention
+
+    def _generation_ns(self, sequences: int, context: int) -> int:
+        curve = self.decode_curve(sequences)
+        return curve.cumulative(context + 1) - curve.cumulative(context)

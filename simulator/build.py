@@ -1,0 +1,251 @@
+"""The only place where the names of a scenario become objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hardware.catalogue import load_chip
+from hardware.errors import CapacityError, ScenarioError
+from perfdb.compile import CompiledCosts, StepLimits, compile_costs
+from perfdb.layout import Layout
+from perfdb.load_model import load_model
+from perfdb.memory import MemoryPlan, plan_memory
+from perfdb.operators import step_operators
+from perfdb.sources import source_chain
+from perfdb.tables import sha256
+from simulator.cluster import EngineParts
+from simulator.engines import ENGINES
+from simulator.router import ROUTERS
+from workloads.closed_loop import plan_closed_loop
+from workloads.streams import stream
+from workloads.synthetic import synthesize
+from workloads.traces import read_trace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from hardware.catalogue import Chip
+    from perfdb.model import ModelSpec
+    from simulator.engines import VllmOptions
+    from simulator.router import Router
+    from simulator.scenario import Pool, Scenario
+
+__all__ = ["BuiltPool", "Requests", "build_model", "build_pools", "build_requests", "build_router"]
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltPool:
+    """A pool ready to run.
+
+    Attributes
+    ----------
+    name
+        Its name in results.
+    chip, layout
+        What one instance runs on.
+    options
+        Engine options with every default filled in.
+    memory
+        Where the memory of a chip goes.
+    costs
+        Compiled prices and their origins.
+    parts
+        What its instances are made of.
+    tables
+        SHA-256 of every table read, by its path inside the database.
+    """
+
+    name: str
+    chip: Chip
+    layout: Layout
+    options: VllmOptions
+    memory: MemoryPlan
+    costs: CompiledCosts
+    parts: EngineParts
+    tables: Mapping[str, str]
+
+    @property
+    def chips(self) -> int:
+        """Chips of all instances."""
+        return self.parts.replicas * self.layout.chips
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """The workload: lengths, and when requests are sent; a :class:`simulator.cluster.Arrivals`.
+
+    Attributes
+    ----------
+    prompt_tokens, output_tokens
+        int64 of shape (requests,).
+    times_ns
+        Arrivals that wait for no other request, int64, never decreasing.
+    think_ns
+        Think time before each later request of a closed loop, int64.
+    images
+        Images per request, int64, or None.
+    skipped
+        Rows of a trace left out, by reason.
+    source
+        Where the requests come from.
+    """
+
+    prompt_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+    times_ns: NDArray[np.int64]
+    think_ns: NDArray[np.int64]
+    images: NDArray[np.int64] | None
+    skipped: Mapping[str, int]
+    source: str
+
+    def first(self) -> Iterable[int]:
+        """Return the times of arrivals that wait for no other, a few thousand held at a time."""
+        chunk = 4096
+        for start in range(0, len(self.times_ns), chunk):
+            yield from self.times_ns[start : start + chunk].tolist()
+
+    def after(self, finished: int) -> int | None:
+        """Return the think time before the request that a finished one sets off, ns; None for none."""
+        return int(self.think_ns[finished - 1]) if finished <= len(self.think_ns) else None
+
+
+def build_requests(scenario: Scenario) -> Requests:
+    """Return the workload of a scenario.
+
+    Raises
+    ------
+    TraceError
+        If a trace cannot be read.
+    """
+    workload = scenario.workload
+    nothing = np.zeros(0, np.int64)
+    if workload.closed_loop is not None:
+        plan = plan_closed_loop(workload.closed_loop, scenario.seed)
+        size = min(len(plan), workload.limit or len(plan))
+        start = np.zeros(min(plan.concurrency, size), np.int64)
+        later = plan.think_ns[plan.concurrency : size]
+        source = f"closed loop of {plan.concurrency}"
+        return Requests(plan.prompt_tokens[:size], plan.output_tokens[:size], start, later, None, {}, source)
+    if workload.synthetic is not None:
+        found = synthesize(workload.synthetic, scenario.seed).head(workload.limit or workload.synthetic.requests)
+        found = found.rescaled(workload.rate_scale)
+    else:
+        found = read_trace(
+            workload.trace or "",
+            workload.format,
+            on_error=workload.on_error,
+            limit=workload.limit,
+            rate_scale=workload.rate_scale,
+            spread=workload.spread,
+        )
+    return Requests(
+        found.prompt_tokens,
+        found.output_tokens,
+        found.arrival_ns,
+        nothing,
+        found.images,
+        found.skipped,
+        found.source,
+    )
+
+
+def build_model(scenario: Scenario) -> ModelSpec:
+    """Return the model of a scenario.
+
+    Raises
+    ------
+    CatalogueError
+        If its name or configuration is not understood.
+    """
+    return load_model(scenario.model.name, weights=scenario.model.weights, kv_cache=scenario.model.kv_cache)
+
+
+def build_router(scenario: Scenario) -> Router:
+    """Return the router of a scenario, on its own random stream."""
+    return ROUTERS[scenario.pool[0].router](stream(scenario.seed, "router"))
+
+
+def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
+    """Return every pool of a scenario.
+
+    Raises
+    ------
+    UserError
+        If a name is unknown, the layout does not divide the model, or the model does not fit.
+    """
+    model = build_model(scenario)
+    return tuple(_build_pool(pool, scenario.pool_name(number), model) for number, pool in enumerate(scenario.pool))
+
+
+def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
+    chip, engine = load_chip(pool.chip), ENGINES[pool.engine]
+    layout = Layout(pool.tensor_parallel, pool.pipeline_parallel)
+    _check_layout(name, model, layout)
+    options = pool.engine_options.for_chip(chip)
+    memory = plan_memory(model, layout, chip, engine.memory_budget(options))
+    blocks = (pool.limits.kv_blocks or memory.blocks) - engine.reserved_blocks
+    max_tokens = _max_tokens(name, model, options, blocks)
+    options = options.model_copy(update={"max_model_len": max_tokens})
+    source = source_chain(chip, engine.framework, pool.cost_sources)
+    limits = StepLimits(options.max_num_batched_tokens or 0, options.max_num_seqs or 0, max_tokens)
+    costs = compile_costs(step_operators(model, layout), source, limits, engine.host)
+    parts = EngineParts(
+        scheduler=engine.scheduler(options),
+        prices=costs.prices,
+        blocks=blocks,
+        block_tokens=options.block_size,
+        max_tokens=max_tokens,
+        replicas=pool.replicas,
+    )
+    tables = {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
+    return BuiltPool(name, chip, layout, options, memory, costs, parts, tables)
+
+
+def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:
+    """Check that tensor parallelism divides the query heads, and the KV heads or the other way round."""
+    tensor = layout.tensor
+    if model.heads % tensor:
+        raise ScenarioError(
+            f"pool.{name}.tensor_parallel is {tensor}, which does not divide the {model.heads} attention heads "
+            f"of {model.name}; use one of {_divisors(model.heads)}"
+        )
+    if model.kv_heads % tensor and tensor % model.kv_heads:
+        raise ScenarioError(
+            f"pool.{name}.tensor_parallel is {tensor}, but the {model.kv_heads} key-value heads of {model.name} "
+            "can neither be split over nor replicated to that many chips"
+        )
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
+
+
+def _max_tokens(name: str, model: ModelSpec, options: VllmOptions, blocks: int) -> int:
+    """Return the longest sequence served, after checking that one such sequence fits the KV cache."""
+    asked = options.max_model_len
+    longest = model.max_tokens if asked is None or asked == "auto" else asked
+    room = blocks * options.block_size
+    if longest > model.max_tokens:
+        raise ScenarioError(
+            f"pool.{name}.engine_options.max_model_len is {longest}, but {model.name} holds at most "
+            f"{model.max_tokens} tokens (max_position_embeddings); lower it, or give a config.json that says more"
+        )
+    if asked == "auto":
+        return min(longest, room)
+    if longest > room:
+        raise CapacityError(
+            f"pool.{name}: a sequence of max_model_len = {longest} tokens does not fit the KV cache of {room} tokens; "
+            f"set engine_options.max_model_len to at most {room} (or 'auto'), raise gpu_memory_utilization, "
+            "or use more chips"
+        )
+    if not options.enable_chunked_prefill and (options.max_num_batched_tokens or 0) < longest:
+        raise ScenarioError(
+            f"pool.{name}: with enable_chunked_prefill = false, max_num_batched_tokens "
+            f"{options.max_num_batched_tokens} must be at least max_model_len {longest}, or a prompt may never run"
+        )
+    return longest

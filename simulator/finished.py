@@ -1,0 +1,48 @@
+"""A run that is over, before anything is computed from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from simulator.build import BuiltPool, Requests
+    from simulator.cluster import Cluster
+    from simulator.metrics import RequestTimes
+    from simulator.scenario import Scenario
+    from simulator.token_gaps import TokenGaps
+
+__all__ = ["Finished"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run that is over.
+
+    Attributes
+    ----------
+    scenario, requests, pools, cluster
+        What was run.
+    times, gaps
+        What came of it.
+    """
+
+    scenario: Scenario
+    requests: Requests
+    pools: tuple[BuiltPool, ...]
+    cluster: Cluster
+    times: RequestTimes
+    gaps: TokenGaps
+
+    @property
+    def warmup_ns(self) -> int:
+        """End of the warm-up, ns."""
+        return round(self.scenario.workload.warmup_s * 1e9)
+
+    def instance_pools(self) -> NDArray[np.int64]:
+        """Return the pool number of every instance, shape (instances,)."""
+        return np.repeat(np.arange(len(self.pools)), [pool.parts.replicas for pool in self.pools])

@@ -1,0 +1,75 @@
+"""Paged KV blocks of one instance, counted without looking at its sequences one by one.
+
+A decoding sequence takes a block whenever the tokens in its cache are a multiple of the block size. All
+decoding sequences advance together, so the step at which each does so, modulo the block size, never changes:
+``growth[r]`` counts the sequences that take a block at steps congruent to ``r``.
+"""
+
+from __future__ import annotations
+
+__all__ = ["BlockPool"]
+
+
+class BlockPool:
+    """Free blocks, and how fast the decoding sequences take them.
+
+    Parameters
+    ----------
+    blocks
+        Blocks that sequences can use.
+    block_tokens
+        Tokens of one block.
+    """
+
+    __slots__ = ("allocated", "block_tokens", "blocks", "free", "freed", "growth", "least_free", "sequences")
+
+    def __init__(self, blocks: int, block_tokens: int) -> None:
+        self.blocks = self.free = self.least_free = blocks
+        self.block_tokens = block_tokens
+        self.growth = [0] * block_tokens
+        self.sequences = 0
+        self.allocated = self.freed = 0
+
+    def blocks_for(self, tokens: int) -> int:
+        """Return the blocks that hold ``tokens`` tokens."""
+        return -(-tokens // self.block_tokens)
+
+    def take(self, blocks: int) -> None:
+        """Take ``blocks`` free blocks; the caller has checked that they are there."""
+        self.free -= blocks
+        self.allocated += blocks
+        self.least_free = min(self.least_free, self.free)
+
+    def give(self, blocks: int) -> None:
+        """Return ``blocks`` blocks to the free ones."""
+        self.free += blocks
+        self.freed += blocks
+
+    def join(self, anchor: int) -> None:
+        """Count a sequence that starts to decode; see :attr:`Request.anchor`."""
+        self.growth[-anchor % self.block_tokens] += 1
+        self.sequences += 1
+
+    def leave(self, anchor: int) -> None:
+        """Count a sequence that no longer decodes."""
+        self.growth[-anchor % self.block_tokens] -= 1
+        self.sequences -= 1
+
+    def needed(self, step: int, steps: int) -> int:
+        """Return the blocks the decoding sequences take in ``steps`` steps from step counter ``step``."""
+        rounds, rest = divmod(steps, self.block_tokens)
+        total = rounds * self.sequences
+        for later in range(step, step + rest):
+            total += self.growth[later % self.block_tokens]
+        return total
+
+    def lasting(self, step: int, limit: int) -> int:
+        """Return for how many of the next ``limit`` steps the free blocks suffice."""
+        if self.needed(step, limit) <= self.free:
+            return limit
+        steps = self.free // self.sequences * self.block_tokens
+        left = self.free % self.sequences
+        while left >= self.growth[(step + steps) % self.block_tokens]:
+            left -= self.growth[(step + steps) % self.block_tokens]
+            steps += 1
+        return steps

@@ -1,0 +1,99 @@
+"""Pictures of a run; the only importer of matplotlib."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("Agg")
+
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from simulator.token_gaps import TokenGaps
+
+__all__ = ["plot_cdf"]
+
+_MARKS = (50, 90, 99)
+_COLOUR = "#1f5fa8"
+
+
+def plot_cdf(requests: pd.DataFrame, gaps: TokenGaps, slo_ms: dict[str, float | None], title: str, path: Path) -> None:
+    """Draw the cumulative distributions of TTFT, TPOT, ITL and E2E.
+
+    Parameters
+    ----------
+    requests
+        The table of requests; measured and completed ones are drawn.
+    gaps
+        Pooled inter-token gaps.
+    slo_ms
+        Bounds by ``ttft``, ``tpot`` and ``e2el``, ms, None for no bound.
+    title
+        Title of the picture.
+    path
+        PNG file to write.
+    """
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    figure.suptitle(title)
+    shown = requests[requests["measured"] & requests["completed"]]
+    panels = figure.subplots(2, 2).ravel()
+    for axes, (label, column, bound) in zip(
+        panels,
+        (("TTFT", "ttft_ms", "ttft"), ("TPOT", "tpot_ms", "tpot"), ("E2E", "e2e_ms", "e2el")),
+        strict=False,
+    ):
+        values = np.sort(shown[column].dropna().to_numpy())
+        _curve(axes, values, np.arange(1, len(values) + 1) / max(len(values), 1))
+        _dress(axes, label, slo_ms.get(bound))
+    total = max(int(gaps.count.sum()), 1)
+    _curve(panels[3], gaps.gap_ns / 1e6, np.cumsum(gaps.count) / total)
+    _dress(panels[3], "ITL", None)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def _curve(axes: Axes, values: NDArray[np.float64], share: NDArray[np.float64]) -> None:
+    if not len(values):
+        axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes)
+        return
+    axes.step(values, share, where="post", color=_COLOUR, linewidth=1.6)
+    for q in _MARKS:
+        value = values[min(int(np.searchsorted(share, q / 100)), len(values) - 1)]
+        axes.plot([value], [q / 100], "o", color=_COLOUR, markersize=4)
+        # Above and to the left of a rising curve there is always room.
+        axes.annotate(
+            f"p{q} {_short(value)}",
+            (value, q / 100),
+            textcoords="offset points",
+            xytext=(-6, 2),
+            ha="right",
+            fontsize=8,
+        )
+    # A long tail hides the body on a linear axis, a narrow body looks best on one.
+    positive = values[values > 0]
+    if len(positive) and positive[-1] / positive[0] > 20:
+        axes.set_xscale("log")
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _dress(axes: Axes, label: str, bound: float | None) -> None:
+    axes.set(
+        xlabel=f"{label}, ms",
+        ylabel="share of requests" if label != "ITL" else "share of gaps",
+        ylim=(0, 1.02),
+    )
+    axes.grid(visible=True, alpha=0.3, which="both")
+    if bound is not None:
+        axes.axvline(bound, color="#b3372f", linestyle="--", linewidth=1.2, label=f"SLO {_short(bound)} ms")
+        axes.legend(loc="lower right")

@@ -1,0 +1,107 @@
+"""What a run remembers: one row per request, one row per event of an engine. Columns of integers."""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Ledger", "StepLog"]
+
+#: Value of a time that has not come.
+NEVER = -1
+
+
+def _filled(rows: int, value: int) -> array[int]:
+    return array("q", [value]) * rows
+
+
+class Ledger:
+    """One row per request, indexed by order of arrival.
+
+    Parameters
+    ----------
+    prompt_tokens, output_tokens
+        Lengths, int64, shape (requests,).
+
+    Attributes
+    ----------
+    arrival_ns, admitted_ns, first_token_ns, finish_ns
+        Times; :data:`NEVER` until they come. Admission is the start of the first step that computes part
+        of the prompt.
+    instance
+        Instance that served it.
+    preemptions
+        Times it lost its KV.
+    failed
+        1 if the engine refused it.
+    stalls
+        Times between two tokens of a request that was preempted between them, in the order they ended.
+    """
+
+    def __init__(self, prompt_tokens: NDArray[np.int64], output_tokens: NDArray[np.int64]) -> None:
+        rows = len(prompt_tokens)
+        self.prompt_tokens = array("q", prompt_tokens.tobytes())
+        self.output_tokens = array("q", output_tokens.tobytes())
+        self.arrival_ns = _filled(rows, NEVER)
+        self.admitted_ns = _filled(rows, NEVER)
+        self.first_token_ns = _filled(rows, NEVER)
+        self.finish_ns = _filled(rows, NEVER)
+        self.instance = _filled(rows, NEVER)
+        self.preemptions = _filled(rows, 0)
+        self.failed = _filled(rows, 0)
+        self.stalls: array[int] = array("q")
+        self.stall_ends: array[int] = array("q")
+
+    def __len__(self) -> int:
+        return len(self.prompt_tokens)
+
+    def column(self, name: str) -> NDArray[np.int64]:
+        """Return a column as int64, shape (requests,)."""
+        return np.frombuffer(getattr(self, name), dtype=np.int64)
+
+
+class StepLog:
+    """One row per event of an engine: a step that computes prompts, or a run of equal decode steps.
+
+    Attributes
+    ----------
+    start_ns, steps
+        When it began and how many steps it was.
+    decodes, context
+        Sequences that decoded and the floor of their mean context at the start.
+    tokens
+        Prompt tokens computed.
+    prompts, completed
+        Chunks, and how many of them completed their prompt.
+    pairs, reach
+        See :meth:`perfdb.step_prices.StepPrices.mixed_ns`.
+    duration_ns
+        All steps of the row together.
+    """
+
+    NAMES = (
+        "start_ns",
+        "duration_ns",
+        "steps",
+        "decodes",
+        "context",
+        "tokens",
+        "prompts",
+        "completed",
+        "pairs",
+        "reach",
+    )
+
+    def __init__(self) -> None:
+        self._rows: array[int] = array("q")
+        self.add = self._rows.extend
+
+    def table(self) -> dict[str, NDArray[np.int64]]:
+        """Return the columns, each int64 of shape (rows,)."""
+        rows = np.frombuffer(self._rows, dtype=np.int64).reshape(-1, len(self.NAMES))
+        return {name: rows[:, i] for i, name in enumerate(self.NAMES)}

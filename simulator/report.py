@@ -1,0 +1,118 @@
+"""The console table of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from rich.console import RenderableType
+
+__all__ = ["render"]
+
+_COLUMNS = ("mean", "p50", "p90", "p95", "p99")
+_LATENCIES = (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "e2el"))
+
+
+def render(summary: Mapping[str, Any], slo: Mapping[str, float | None]) -> Group:
+    """Return the tables of a run for a rich console.
+
+    Parameters
+    ----------
+    summary
+        The content of ``summary.json``.
+    slo
+        Bounds by ``ttft``, ``tpot`` and ``e2el``, ms, None for no bound.
+    """
+    parts: list[RenderableType] = [
+        _headline(summary),
+        _latencies(summary, slo),
+        _throughput(summary),
+        _pools(summary),
+        _origins(summary),
+    ]
+    if summary["skipped_rows"]:
+        parts.append(_skipped(summary))
+    return Group(*parts)
+
+
+def _headline(summary: Mapping[str, Any]) -> Text:
+    return Text(
+        f"{summary['scenario']}: {summary['model_id']} on {summary['chips']} chips, "
+        f"{summary['num_prompts']:,} requests over {summary['duration']:,.1f} s",
+        style="bold",
+    )
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column(columns[0])
+    for column in columns[1:]:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _latencies(summary: Mapping[str, Any], slo: Mapping[str, float | None]) -> Table:
+    table = _table("Latency, ms", "", *_COLUMNS, "SLO")
+    for label, key in _LATENCIES:
+        bound = slo.get(key)
+        cells = [f"{summary[f'{column}_{key}_ms']:,.2f}" for column in _COLUMNS]
+        table.add_row(label, *cells, "" if bound is None else f"{bound:,.0f}")
+    return table
+
+
+def _throughput(summary: Mapping[str, Any]) -> Table:
+    table = _table("Throughput", "", "value")
+    cost = summary["cost_per_million_output_tokens"]
+    rows = (
+        ("requests completed", f"{summary['completed']:,}"),
+        ("requests refused", f"{summary['failed']:,}"),
+        ("requests/s", f"{summary['request_throughput']:.3f}"),
+        ("goodput, requests/s", f"{summary['request_goodput']:.3f}"),
+        ("goodput per chip, requests/s", f"{summary['goodput_per_chip']:.4f}"),
+        ("SLO attainment", f"{summary['slo_attainment']:.2%}"),
+        ("output tokens/s", f"{summary['output_throughput']:,.1f}"),
+        ("total tokens/s", f"{summary['total_token_throughput']:,.1f}"),
+        ("peak concurrent requests", f"{summary['max_concurrent_requests']:,}"),
+        ("cost per million output tokens", "no price given" if cost is None else f"{cost:.3f}"),
+    )
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _pools(summary: Mapping[str, Any]) -> Table:
+    pools = summary["pools"]
+    table = _table("Pools", "", *pools)
+    rows: tuple[tuple[str, Callable[[Any], str]], ...] = (
+        ("chip", lambda pool: pool["chip"]),
+        ("chips", lambda pool: f"{pool['chips']}"),
+        ("instances", lambda pool: f"{pool['replicas']}"),
+        ("time busy", lambda pool: f"{pool['utilisation']:.1%}"),
+        ("mean decode batch", lambda pool: f"{pool['mean_decode_batch']:.1f}"),
+        ("KV blocks per instance", lambda pool: f"{pool['kv_blocks']:,}"),
+        ("peak KV use", lambda pool: f"{pool['kv_peak']:.1%}"),
+        ("preemptions", lambda pool: f"{pool['preemptions']:,}"),
+    )
+    for label, cell in rows:
+        table.add_row(label, *(cell(pool) for pool in pools.values()))
+    return table
+
+
+def _origins(summary: Mapping[str, Any]) -> Text:
+    names = ("measured", "interpolated", "extrapolated", "roofline", "host")
+    shares = ", ".join(f"{name} {summary[f'{name}_share']:.1%}" for name in names)
+    return Text(
+        f"Step time by origin: {shares}.\n"
+        f"{summary['steps']:,} steps in {summary['events']:,} events, {summary['cpu_s']:.2f} CPU s."
+    )
+
+
+def _skipped(summary: Mapping[str, Any]) -> Text:
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in summary["skipped_rows"].items())
+    return Text(f"Trace rows skipped: {reasons}.", style="yellow")

@@ -1,0 +1,47 @@
+"""One row per request, in the columns of ``requests.parquet``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from simulator.finished import Finished
+
+__all__ = ["request_table"]
+
+
+def request_table(run: Finished) -> pd.DataFrame:
+    """Return the requests of a run in order of arrival.
+
+    Times that did not happen (latencies of a refused request, TPOT of a single token) are NaN; stages that a
+    deployment does not have took 0 ms.
+    """
+    ledger, times = run.cluster.ledger, run.times
+    rows, instance = len(ledger), ledger.column("instance")
+    names = np.array([pool.name for pool in run.pools], object)[run.instance_pools()[instance]]
+    served = {"pool": names, "instance": instance.copy()}
+    return pd.DataFrame(
+        {
+            "request_id": np.arange(rows),
+            "arrival_s": ledger.column("arrival_ns") / 1e9,
+            "prompt_tokens": ledger.column("prompt_tokens").copy(),
+            "output_tokens": ledger.column("output_tokens").copy(),
+            "images": np.zeros(rows, np.int64) if run.requests.images is None else run.requests.images,
+            "cached_tokens": np.zeros(rows, np.int64),
+            "queue_ms": times.queue_ms,
+            "encode_ms": np.zeros(rows),
+            "prefill_ms": times.prefill_ms,
+            "transfer_ms": np.zeros(rows),
+            "ttft_ms": times.ttft_ms,
+            "tpot_ms": times.tpot_ms,
+            "e2e_ms": times.e2e_ms,
+            "met_slo": times.met_slo,
+            "completed": times.completed,
+            "measured": times.measured,
+            **{f"{stage}_{name}": value for stage in ("prefill", "decode") for name, value in served.items()},
+            "preemptions": ledger.column("preemptions").copy(),
+        }
+    )

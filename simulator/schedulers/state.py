@@ -1,0 +1,111 @@
+"""The plain state a scheduler reads and writes, and the plan it returns."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from simulator.kvcache import BlockPool
+
+if TYPE_CHECKING:
+    from simulator.request import Request
+
+__all__ = ["EngineState", "Plan", "Scheduler"]
+
+
+class EngineState:
+    """Queues and counters of one engine instance; nothing in it knows the time or a true output length.
+
+    Parameters
+    ----------
+    blocks
+        KV blocks that sequences can use.
+    block_tokens
+        Tokens of one block.
+
+    Attributes
+    ----------
+    step
+        Steps computed so far.
+    waiting
+        Requests not admitted, in the order they will be.
+    running
+        Admitted requests by index, in the order of admission: decoding, but for ``prefilling``.
+    prefilling
+        The admitted request whose prompt is only partly computed, if any; always the last of ``running``.
+    decodes
+        Sequences that produce a token in every step.
+    context_sum
+        Tokens in the caches of the decoding sequences.
+    pool
+        KV blocks.
+    """
+
+    __slots__ = ("context_sum", "decodes", "pool", "prefilling", "running", "step", "waiting")
+
+    def __init__(self, blocks: int, block_tokens: int) -> None:
+        self.step = 0
+        self.waiting: deque[Request] = deque()
+        self.running: dict[int, Request] = {}
+        self.prefilling: Request | None = None
+        self.decodes = 0
+        self.context_sum = 0
+        self.pool = BlockPool(blocks, block_tokens)
+
+    def join_decode(self, request: Request) -> None:
+        """Count a request whose prompt is computed among the decoding ones."""
+        request.anchor = request.computed - self.step
+        self.decodes += 1
+        self.context_sum += request.computed
+        self.pool.join(request.anchor)
+
+    def leave_decode(self, request: Request) -> None:
+        """Take a request out of the decoding ones; ``computed`` becomes its tokens in the cache."""
+        request.computed = request.anchor + self.step
+        self.decodes -= 1
+        self.context_sum -= request.computed
+        self.pool.leave(request.anchor)
+
+    def release(self, request: Request) -> None:
+        """Give back the blocks of a request that is not decoding."""
+        self.pool.give(self.pool.blocks_for(request.computed))
+
+
+@dataclass(slots=True)
+class Plan:
+    """Who computes how many tokens next, and for how many steps that stays true.
+
+    Attributes
+    ----------
+    chunks
+        Prompt chunks: (request, new tokens). Every decoding sequence computes one token besides.
+    decodes
+        Sequences that decode.
+    steps
+        Steps for which the plan holds if nothing arrives and nothing finishes.
+    preempted
+        Requests put back into the queue to make room.
+    """
+
+    chunks: list[tuple[Request, int]]
+    decodes: int
+    steps: int
+    preempted: list[Request]
+
+
+class Scheduler(Protocol):
+    """Decides what the next step computes."""
+
+    def plan(self, state: EngineState, limit: int) -> Plan:
+        """Return the next plan and take the blocks it needs.
+
+        Parameters
+        ----------
+        state
+            The instance; the scheduler moves requests between its queues.
+        limit
+            Steps after which the plan must end: the first finish, which the scheduler cannot see. A plan
+            of several steps takes no blocks: the engine takes those of the steps it really ran.
+        """
+        ...

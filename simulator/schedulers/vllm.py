@@ -1,0 +1,137 @@
+"""vLLM V1 continuous batching with chunked prefill, and preemption by recomputation.
+
+Order of decisions as in vLLM's ``v1/core/sched/scheduler.py``: running requests first, in the order they were
+admitted; if blocks run out, the last admitted one is preempted and will be recomputed; only if nobody was
+preempted are waiting requests admitted, first come first served, up to the token budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from simulator.schedulers.state import Plan
+
+if TYPE_CHECKING:
+    from simulator.request import Request
+    from simulator.schedulers.state import EngineState
+
+__all__ = ["VllmScheduler"]
+
+
+@dataclass(frozen=True, slots=True)
+class VllmScheduler:
+    """The policy and its limits.
+
+    Attributes
+    ----------
+    max_tokens
+        Token budget of a step (``max_num_batched_tokens``), at least ``max_sequences``.
+    max_sequences
+        Running requests (``max_num_seqs``).
+    chunked
+        Prompts may be cut to what is left of the budget (``enable_chunked_prefill``).
+    reserve_full_prompt
+        Admit a request only if its whole prompt fits in the free blocks (``scheduler_reserve_full_isl``).
+    """
+
+    max_tokens: int
+    max_sequences: int
+    chunked: bool = True
+    reserve_full_prompt: bool = True
+
+    def plan(self, state: EngineState, limit: int) -> Plan:
+        """Return the next plan; see :class:`simulator.schedulers.state.Scheduler`."""
+        if self._nothing_to_admit(state) and state.prefilling is None:
+            steps = state.pool.lasting(state.step, limit)
+            if steps:
+                return Plan([], state.decodes, steps, [])
+        preempted = self._room_for_decodes(state)
+        chunks: list[tuple[Request, int]] = []
+        budget = self.max_tokens - state.decodes
+        if state.prefilling is not None:
+            budget -= self._continue_prompt(state, state.prefilling, budget, chunks, preempted)
+        if not preempted:
+            self._admit(state, budget, chunks)
+        return Plan(chunks, state.decodes, 1, preempted)
+
+    def _nothing_to_admit(self, state: EngineState) -> bool:
+        """Tell whether no waiting request can join before one leaves: then only decode steps remain."""
+        if not state.waiting or len(state.running) >= self.max_sequences:
+            return True
+        head, budget = state.waiting[0], self.max_tokens - state.decodes
+        return budget <= 0 or self._blocks_to_admit(state, head, budget) > state.pool.free
+
+    def _blocks_to_admit(self, state: EngineState, request: Request, budget: int) -> int:
+        """Return the free blocks a request asks for before it is admitted; more than all if never now."""
+        if not self.chunked and request.tokens > budget:
+            return state.pool.blocks + 1
+        new = request.tokens if self.reserve_full_prompt else min(request.tokens, budget)
+        return state.pool.blocks_for(new)
+
+    def _room_for_decodes(self, state: EngineState) -> list[Request]:
+        """Take one step's blocks for the decoding sequences, preempting from the tail where they lack."""
+        pool = state.pool
+        needed = pool.needed(state.step, 1)
+        if needed <= pool.free:
+            pool.take(needed)
+            return []
+        preempted: list[Request] = []
+        for request in list(state.running.values()):
+            if request.index not in state.running:
+                break
+            if request is state.prefilling or (request.anchor + state.step) % pool.block_tokens:
+                continue
+            while not pool.free and request.index in state.running:
+                preempted.append(_preempt_last(state))
+            if request.index in state.running:
+                pool.take(1)
+        return preempted
+
+    def _continue_prompt(
+        self,
+        state: EngineState,
+        request: Request,
+        budget: int,
+        chunks: list[tuple[Request, int]],
+        preempted: list[Request],
+    ) -> int:
+        """Schedule the next chunk of the prompt in progress; it preempts itself where blocks lack."""
+        pool = state.pool
+        new = min(request.tokens - request.computed, budget)
+        if new <= 0:
+            return 0
+        blocks = pool.blocks_for(request.computed + new) - pool.blocks_for(request.computed)
+        if blocks > pool.free:
+            preempted.append(_preempt_last(state))
+            return 0
+        pool.take(blocks)
+        chunks.append((request, new))
+        return new
+
+    def _admit(self, state: EngineState, budget: int, chunks: list[tuple[Request, int]]) -> None:
+        while state.waiting and budget > 0 and len(state.running) < self.max_sequences:
+            request = state.waiting[0]
+            if self._blocks_to_admit(state, request, budget) > state.pool.free:
+                break
+            state.waiting.popleft()
+            state.running[request.index] = request
+            new = min(request.tokens, budget)
+            state.pool.take(state.pool.blocks_for(new))
+            chunks.append((request, new))
+            budget -= new
+
+
+def _preempt_last(state: EngineState) -> Request:
+    """Put the last admitted request at the head of the queue; its KV is lost and will be recomputed."""
+    _, request = state.running.popitem()
+    if request is state.prefilling:
+        state.prefilling = None
+    else:
+        state.leave_decode(request)
+        request.tokens = request.computed + 1
+    state.release(request)
+    request.computed = 0
+    request.epoch += 1
+    state.waiting.appendleft(request)
+    return request

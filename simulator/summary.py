@@ -1,0 +1,96 @@
+"""The summary of a run: every number of ``summary.json``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from perfdb.shares import time_by_origin
+from simulator.metrics import latency_summary, throughput_summary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from simulator.build import BuiltPool
+    from simulator.finished import Finished
+
+__all__ = ["summarise"]
+
+
+def summarise(run: Finished) -> dict[str, Any]:
+    """Return the summary, in the key names of ``vllm bench serve --save-result`` and our own.
+
+    Parameters
+    ----------
+    run
+        A finished run whose laws were checked.
+    """
+    cluster, ledger = run.cluster, run.cluster.ledger
+    summary: dict[str, Any] = {"scenario": run.scenario.name, "model_id": run.scenario.model.name}
+    summary |= throughput_summary(ledger, run.times, run.gaps, run.warmup_ns)
+    summary |= latency_summary(run.times, run.gaps)
+    chips = sum(pool.chips for pool in run.pools)
+    summary |= {
+        "chips": chips,
+        "goodput_per_chip": summary["request_goodput"] / chips,
+        "cost_per_million_output_tokens": _cost(run, summary["output_throughput"]),
+        "preemptions": int(ledger.column("preemptions").sum()),
+        "prefix_cache_hit_rate": 0.0,
+        "pools": _pools(run),
+        "skipped_rows": dict(sorted(run.requests.skipped.items())),
+        "events": cluster.events,
+        "steps": int(sum(log.table()["steps"].sum() for log in cluster.logs)),
+    }
+    return summary | _shares(_total([pool["time_ms"] for pool in summary["pools"].values()]))
+
+
+def _cost(run: Finished, tokens_per_s: float) -> float | None:
+    """Return currency per million output tokens, or None where a chip has no price."""
+    price = run.scenario.cost.chip_hour
+    if any(pool.chip.name not in price for pool in run.pools) or not tokens_per_s:
+        return None
+    per_hour = sum(pool.chips * price[pool.chip.name] for pool in run.pools)
+    return per_hour / 3600 / tokens_per_s * 1e6
+
+
+def _pools(run: Finished) -> dict[str, dict[str, Any]]:
+    owner = run.instance_pools()
+    return {
+        pool.name: _pool(run, pool, [int(i) for i in np.flatnonzero(owner == number)])
+        for number, pool in enumerate(run.pools)
+    }
+
+
+def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, Any]:
+    cluster = run.cluster
+    tables = [cluster.logs[i].table() for i in members]
+    busy_ns = sum(int(table["duration_ns"].sum()) for table in tables)
+    steps = sum(int(table["steps"].sum()) for table in tables)
+    decoded = sum(int((table["decodes"] * table["steps"]).sum()) for table in tables)
+    last_ns = int(cluster.ledger.column("finish_ns").max(initial=0))
+    served = np.isin(cluster.ledger.column("instance"), members)
+    blocks = [cluster.instances[i].state.pool for i in members]
+    time_ns = _total([time_by_origin(pool.costs, table) for table in tables])
+    return {
+        "chip": pool.chip.name,
+        "chips": pool.chips,
+        "replicas": pool.parts.replicas,
+        "requests": int(served.sum()),
+        "utilisation": busy_ns / (last_ns * len(members)) if last_ns else 0.0,
+        "mean_decode_batch": decoded / steps if steps else 0.0,
+        "steps": steps,
+        "kv_blocks": pool.parts.blocks,
+        "kv_peak": max(1 - state.least_free / state.blocks for state in blocks),
+        "preemptions": int(cluster.ledger.column("preemptions")[served].sum()),
+        "time_ms": {name: ns / 1e6 for name, ns in time_ns.items()},
+    }
+
+
+def _total(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(part[name] for part in parts) for name in parts[0]}
+
+
+def _shares(time_ms: dict[str, float]) -> dict[str, float]:
+    whole = sum(time_ms.values())
+    return {f"{name}_share": (ms / whole if whole else 0.0) for name, ms in time_ms.items()}

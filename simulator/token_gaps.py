@@ -1,0 +1,149 @@
+"""Inter-token latency over all requests, exact, from runs of steps: no gap is ever stored during a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from perfdb.step_prices import FRACTION_BITS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from perfdb.step_prices import DecodeCurve, StepPrices
+    from simulator.records import Ledger, StepLog
+
+__all__ = ["TokenGaps", "token_gaps"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenGaps:
+    """Times between consecutive tokens of one request, pooled over requests.
+
+    Attributes
+    ----------
+    gap_ns
+        Distinct gaps, increasing, shape (gaps,).
+    count
+        How often each occurs, same shape.
+    per_second
+        Tokens, first ones included, that appear in each second of the run, shape (seconds,).
+    """
+
+    gap_ns: NDArray[np.int64]
+    count: NDArray[np.int64]
+    per_second: NDArray[np.int64]
+
+    def mean_ms(self) -> float:
+        """Return the mean gap, ms; 0 where there is none."""
+        total = int(self.count.sum())
+        return float((self.gap_ns * (self.count / total)).sum() / 1e6) if total else 0.0
+
+    def std_ms(self) -> float:
+        """Return the population standard deviation, ms."""
+        total = int(self.count.sum())
+        if not total:
+            return 0.0
+        deviation = self.gap_ns / 1e6 - self.mean_ms()
+        return float(np.sqrt((deviation**2 * (self.count / total)).sum()))
+
+    def percentile_ms(self, q: float) -> float:
+        """Return a percentile, ms, as ``numpy.percentile`` (linear) over all gaps one by one would."""
+        total = int(self.count.sum())
+        if not total:
+            return 0.0
+        place = q / 100 * (total - 1)
+        below = int(np.floor(place))
+        ends = np.cumsum(self.count)
+        low, high = (
+            self.gap_ns[np.searchsorted(ends, rank, side="right")] for rank in (below, min(below + 1, total - 1))
+        )
+        return float(low + (place - below) * (high - low)) / 1e6
+
+
+def token_gaps(
+    logs: Sequence[StepLog], prices: Sequence[StepPrices], ledger: Ledger, *, after_ns: int = 0
+) -> TokenGaps:
+    """Return the pooled gaps that end at or after a time.
+
+    Parameters
+    ----------
+    logs, prices
+        The step log and the step prices of each instance.
+    ledger
+        First tokens, and gaps over preemptions.
+    after_ns
+        End of the warm-up.
+    """
+    finish = ledger.column("finish_ns")
+    seconds = int(finish.max(initial=0)) // 10**9 + 1
+    per_second = _second_counts(ledger.column("first_token_ns"), seconds)
+    per_second += _second_counts(ledger.column("stall_ends"), seconds)
+    stalls = ledger.column("stalls")[ledger.column("stall_ends") >= after_ns]
+    pieces = [(stalls, np.ones(len(stalls), np.int64))]
+    for log, price in zip(logs, prices, strict=True):
+        for ends, gaps, sequences in _runs(log.table(), price):
+            np.add.at(per_second, ends // 10**9, sequences)
+            kept = ends >= after_ns
+            pieces.append(_tally(gaps[kept], np.full(int(kept.sum()), sequences)))
+    gap_ns, count = _tally(*(np.concatenate(part) for part in zip(*pieces, strict=True)))
+    return TokenGaps(gap_ns, count, per_second)
+
+
+def _second_counts(times_ns: NDArray[np.int64], seconds: int) -> NDArray[np.int64]:
+    return np.bincount(times_ns[times_ns >= 0] // 10**9, minlength=seconds)
+
+
+def _tally(gaps: NDArray[np.int64], count: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    distinct, place = np.unique(gaps, return_inverse=True)
+    total = np.zeros(len(distinct), np.int64)
+    np.add.at(total, place, count)
+    return distinct, total
+
+
+def _runs(
+    table: Mapping[str, NDArray[np.int64]], prices: StepPrices
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], int]]:
+    """Yield (ends, durations, sequences) of all decoding steps, one batch size at a time."""
+    mixed = (table["tokens"] > 0) & (table["decodes"] > 0)
+    for sequences in np.unique(table["decodes"][mixed]):
+        rows = mixed & (table["decodes"] == sequences)
+        duration = table["duration_ns"][rows]
+        yield table["start_ns"][rows] + duration, duration, int(sequences)
+    pure = table["tokens"] == 0
+    for sequences in np.unique(table["decodes"][pure]):
+        rows = pure & (table["decodes"] == sequences)
+        n = int(sequences)
+        start_ns, context, steps = (table[name][rows] for name in ("start_ns", "context", "steps"))
+        yield *_unroll(start_ns, context, steps, prices.decode_curve(n), prices.constant_ns(n)), n
+
+
+def _unroll(
+    start_ns: NDArray[np.int64],
+    context: NDArray[np.int64],
+    steps: NDArray[np.int64],
+    curve: DecodeCurve,
+    constant_ns: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the end and the duration of every single step of some runs of one batch size."""
+    first = np.cumsum(steps) - steps
+    number = np.arange(int(steps.sum())) - np.repeat(first, steps)
+    at = np.repeat(context, steps) + number
+    before, after = _cumulative(curve, at), _cumulative(curve, at + 1)
+    began = np.repeat(start_ns - _cumulative(curve, context), steps)
+    return began + (number + 1) * constant_ns + after, constant_ns + after - before
+
+
+def _cumulative(curve: DecodeCurve, context: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return :meth:`perfdb.step_prices.DecodeCurve.cumulative` of many contexts, the same integers."""
+    knots, base, first, slope = (
+        np.array(values, np.int64) for values in (curve.knots, curve.base, curve.first, curve.slope)
+    )
+    knot = np.searchsorted(knots, context, side="right") - 1
+    d = context - knots[knot]
+    total: NDArray[np.int64] = base[knot] + d * first[knot] + slope[knot] * ((d * (d - 1)) >> 1)
+    return total >> FRACTION_BITS

@@ -1,0 +1,1 @@
+"""Request arrivals: synthetic processes and readers of production traces."""

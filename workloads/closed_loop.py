@@ -1,0 +1,68 @@
+"""A closed-loop workload: a fixed number of users, each sending its next request when one finishes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import Field
+
+from hardware.strict import Strict
+from workloads.durations import DurationDistribution, FixedSeconds
+from workloads.lengths import LengthDistribution
+from workloads.streams import stream
+from workloads.table import NS_PER_S, IntColumn
+
+__all__ = ["ClosedLoop", "ClosedLoopPlan", "plan_closed_loop"]
+
+
+class ClosedLoop(Strict):
+    """The ``[workload.closed_loop]`` table."""
+
+    concurrency: int = Field(gt=0)
+    requests: int = Field(gt=0)
+    prompt_tokens: LengthDistribution
+    output_tokens: LengthDistribution
+    think_time_s: DurationDistribution = FixedSeconds(value=0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClosedLoopPlan:
+    """What the users send, as columns of n 64-bit integers in the order of sending.
+
+    Attributes
+    ----------
+    concurrency
+        Users; the first ``concurrency`` requests are sent at time zero.
+    prompt_tokens, output_tokens
+        int64[n], at least 1 each.
+    think_ns
+        int64[n], how long the user who sends request ``i`` waits after its previous answer ended.
+    """
+
+    concurrency: int
+    prompt_tokens: IntColumn
+    output_tokens: IntColumn
+    think_ns: IntColumn
+
+    def __len__(self) -> int:
+        return self.prompt_tokens.size
+
+
+def plan_closed_loop(spec: ClosedLoop, seed: int) -> ClosedLoopPlan:
+    """Return the lengths and think times a table describes, each from a random stream of its own.
+
+    Parameters
+    ----------
+    spec
+        The table.
+    seed
+        The scenario's seed, zero or more.
+    """
+    think_s = spec.think_time_s.sample_s(stream(seed, "think_time_s"), spec.requests)
+    return ClosedLoopPlan(
+        concurrency=spec.concurrency,
+        prompt_tokens=spec.prompt_tokens.sample(stream(seed, "prompt_tokens"), spec.requests),
+        output_tokens=spec.output_tokens.sample(stream(seed, "output_tokens"), spec.requests),
+        think_ns=np.rint(think_s * NS_PER_S).astype(np.int64),
+    )

@@ -1,0 +1,186 @@
+"""The workload as columns: one frozen table of numbers, whatever it was made from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware.errors import TraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["LAST_ARRIVAL_NS", "MAX_TOKENS", "NS_PER_S", "Arrivals", "BlockHashes", "IntColumn"]
+
+IntColumn: TypeAlias = NDArray[np.int64]
+
+NS_PER_S: Final = 1_000_000_000
+MAX_TOKENS: Final = 2**31 - 1
+"""The longest length a row may have: sums over four billion such rows still fit 64 bits."""
+LAST_ARRIVAL_NS: Final = 2**62
+"""No arrival may be later than this (146 years), so that the engine can add to it without overflow."""
+
+
+def _frozen(column: IntColumn) -> IntColumn:
+    """Return a read-only view as contiguous 64-bit integers; the caller's own array stays as it is."""
+    view = np.ascontiguousarray(column, dtype=np.int64).view()
+    view.flags.writeable = False
+    return view
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockHashes:
+    """The prompt of each request as hashes of fixed-size blocks, in a ragged column.
+
+    A block's hash stands for its tokens and everything before them, so equal hashes share a prefix.
+
+    Attributes
+    ----------
+    offsets
+        int64[n + 1]; the hashes of request ``i`` are ``hashes[offsets[i]:offsets[i + 1]]``.
+    hashes
+        int64[offsets[-1]].
+    block_tokens
+        Tokens per block; the last block of a prompt may hold fewer.
+
+    Raises
+    ------
+    TraceError
+        When the offsets do not cut the hashes into rows.
+    """
+
+    offsets: IntColumn
+    hashes: IntColumn
+    block_tokens: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "offsets", _frozen(self.offsets))
+        object.__setattr__(self, "hashes", _frozen(self.hashes))
+        if self.block_tokens < 1:
+            raise TraceError(f"block_tokens is {self.block_tokens}, expected at least 1")
+        ends = (int(self.offsets[0]), int(self.offsets[-1])) if self.offsets.size else (-1, -1)
+        if ends != (0, self.hashes.size) or bool((np.diff(self.offsets) < 0).any()):
+            raise TraceError(f"block offsets do not rise from 0 to the {self.hashes.size} hashes there are")
+
+    def __len__(self) -> int:
+        return self.offsets.size - 1
+
+    def of(self, row: int) -> IntColumn:
+        """Return the hashes of one request, from the start of its prompt."""
+        return self.hashes[self.offsets[row] : self.offsets[row + 1]]
+
+    def head(self, limit: int) -> BlockHashes:
+        """Return the first ``limit`` requests' hashes."""
+        offsets = self.offsets[: limit + 1]
+        return BlockHashes(offsets, self.hashes[: offsets[-1]], self.block_tokens)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrivals:
+    """Requests in the order they arrive, as columns of n 64-bit integers (read-only).
+
+    Attributes
+    ----------
+    arrival_ns
+        int64[n], never decreasing; a trace starts at 0, a synthetic stream after its first gap.
+    prompt_tokens, output_tokens
+        int64[n], at least 1 each.
+    source
+        Where the rows come from, for reports.
+    blocks
+        Hashes of the prompts' blocks, where the source has them.
+    session
+        int64[n], numbers from 0 by first appearance, -1 for a request outside any session.
+    images
+        int64[n], images per request, where the source counts them.
+    image_tokens
+        int64[n], the part of ``prompt_tokens`` that images take, where the source says so.
+    skipped
+        Rows of the source left out, by reason.
+
+    Raises
+    ------
+    TraceError
+        When the columns differ in length, are empty, out of order or out of range.
+    """
+
+    arrival_ns: IntColumn
+    prompt_tokens: IntColumn
+    output_tokens: IntColumn
+    source: str
+    blocks: BlockHashes | None = None
+    session: IntColumn | None = None
+    images: IntColumn | None = None
+    image_tokens: IntColumn | None = None
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("arrival_ns", *_LOWEST):
+            column = getattr(self, name)
+            if column is not None:
+                object.__setattr__(self, name, _frozen(column))
+        _check(self)
+
+    def __len__(self) -> int:
+        return self.arrival_ns.size
+
+    def head(self, limit: int) -> Self:
+        """Return the first ``limit`` requests (all of them when there are fewer).
+
+        Raises
+        ------
+        TraceError
+            When ``limit`` is below 1.
+        """
+        if limit < 1:
+            raise TraceError(f"limit is {limit}, expected at least 1 request")
+        if limit >= len(self):
+            return self
+        return replace(
+            self,
+            arrival_ns=self.arrival_ns[:limit],
+            prompt_tokens=self.prompt_tokens[:limit],
+            output_tokens=self.output_tokens[:limit],
+            blocks=None if self.blocks is None else self.blocks.head(limit),
+            session=None if self.session is None else self.session[:limit],
+            images=None if self.images is None else self.images[:limit],
+            image_tokens=None if self.image_tokens is None else self.image_tokens[:limit],
+        )
+
+    def rescaled(self, rate_scale: float) -> Self:
+        """Return the same requests at ``rate_scale`` times the rate: 2.0 replays twice as fast.
+
+        Raises
+        ------
+        TraceError
+            When ``rate_scale`` is not a positive number, or the last arrival would be over 146 years away.
+        """
+        if not (math.isfinite(rate_scale) and rate_scale > 0):
+            raise TraceError(f"rate_scale is {rate_scale}, expected a positive number (2.0 is twice as fast)")
+        if int(self.arrival_ns[-1]) > LAST_ARRIVAL_NS * rate_scale:
+            raise TraceError(f"rate_scale {rate_scale} spreads the arrivals over 146 years; use a larger one")
+        return replace(self, arrival_ns=np.rint(self.arrival_ns / rate_scale).astype(np.int64))
+
+
+_LOWEST: Final = {"prompt_tokens": 1, "output_tokens": 1, "session": -1, "images": 0, "image_tokens": 0}
+
+
+def _check(arrivals: Arrivals) -> None:
+    """Raise a TraceError for the first law the columns break."""
+    times_ns = arrivals.arrival_ns
+    if not times_ns.size:
+        raise TraceError(f"{arrivals.source}: no request, expected at least 1")
+    if int(times_ns[0]) < 0 or int(times_ns[-1]) > LAST_ARRIVAL_NS or bool((np.diff(times_ns) < 0).any()):
+        raise TraceError(f"{arrivals.source}: arrival_ns must never decrease, from 0 to 2**62 ns at most")
+    for name, lowest in _LOWEST.items():
+        column = getattr(arrivals, name)
+        if column is not None and column.shape != times_ns.shape:
+            raise TraceError(f"{arrivals.source}: {column.size} {name} for {times_ns.size} arrivals")
+        if column is not None and int(column.min()) < lowest:
+            raise TraceError(f"{arrivals.source}: {name} is {column.min()}, expected at least {lowest}")
+    if arrivals.blocks is not None and len(arrivals.blocks) != times_ns.size:
+        raise TraceError(f"{arrivals.source}: {len(arrivals.blocks)} block rows for {times_ns.size} arrivals")
