@@ -154,11 +154,10 @@ class Topology:
             f"that a network or a host connects"
         )
 
-    def _scale_up(self, source: Vertex, target: Vertex) -> list[str]:
-        """Return the devices that a path over NVLink may use."""
-        ends = [source.name, target.name]
-        switch = f"n{source.node}/nvswitch"
-        return [*ends, switch] if switch in self._vertices and source.node == target.node else ends
+    @staticmethod
+    def _scale_up(source: Vertex, target: Vertex) -> list[str]:
+        """Return the devices that a path over NVLink may use; not every node has the switch."""
+        return [source.name, target.name, f"n{source.node}/nvswitch"]
 
     def _scale_out(self, source: Vertex, target: Vertex) -> list[str]:
         """Return the devices that a path over PCIe and the network may use."""
@@ -174,9 +173,7 @@ def build_topology(node: Node, nodes: int = 1, oversubscription: float = 1.0, sp
     return build_cluster([(node, nodes)], oversubscription, spines)
 
 
-def build_cluster(
-    groups: Sequence[tuple[Node, int]], oversubscription: float = 1.0, spines: int = 1
-) -> Topology:
+def build_cluster(groups: Sequence[tuple[Node, int]], oversubscription: float = 1.0, spines: int = 1) -> Topology:
     """Build the topology of a cluster.
 
     Parameters
@@ -211,9 +208,7 @@ def build_cluster(
     lonely = [node.name for node, _ in groups if node.nics == 0]
     if sum(count for _, count in groups) > 1 and lonely:
         raise ScenarioError(f"node {lonely[0]!r} has nics = 0, so it cannot join others; expected nics > 0")
-    return Topology(
-        wire_cluster([(node, load_chip(node.chip), n) for node, n in groups], oversubscription, spines)
-    )
+    return Topology(wire_cluster([(node, load_chip(node.chip), n) for node, n in groups], oversubscription, spines))
 
 
 def shares_link(a: Path, b: Path) -> bool:

@@ -78,9 +78,7 @@ class _Site:
         return gpu * self.node.nics // self.node.chips
 
 
-def wire_cluster(
-    groups: Sequence[tuple[Node, Chip, int]], oversubscription: float = 1.0, spines: int = 1
-) -> Wiring:
+def wire_cluster(groups: Sequence[tuple[Node, Chip, int]], oversubscription: float = 1.0, spines: int = 1) -> Wiring:
     """Wire nodes into a cluster with a rail-optimised network of leaf and spine switches.
 
     NIC i of a node connects to the leaf of rail ``i % rails`` of the node's pod; the uplinks of a leaf
@@ -193,9 +191,7 @@ def _leaf_ports(sites: Sequence[_Site]) -> Iterator[Cable]:
             yield Cable(ends, "leaf", node.nic_bytes_per_s or 0.0, node.latency_ns.leaf)
 
 
-def _uplinks(
-    ports: Sequence[Cable], latency_ns: int, oversubscription: float, spines: int
-) -> Iterator[Cable]:
+def _uplinks(ports: Sequence[Cable], latency_ns: int, oversubscription: float, spines: int) -> Iterator[Cable]:
     below: dict[str, float] = {}
     for port in ports:
         below[port.ends[1]] = below.get(port.ends[1], 0.0) + port.capacity_bytes_per_s

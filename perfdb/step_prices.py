@@ -147,10 +147,22 @@ class StepPrices:
         """Return the fewest steps, at least 1 and at most ``limit``, that last at least ``elapsed_ns``."""
         curve, constant = self.decode_curve(sequences), self.constant_ns(sequences)
         target = elapsed_ns + curve.cumulative(context)
+
+        def covers(steps: int) -> bool:
+            return steps * constant + curve.cumulative(context + steps) >= target
+
         low, high = 1, limit
+        # Steps grow slowly: the price of the first one bounds the answer from above, that of the last from
+        # below. Both guesses are checked, so the search is exact for any curve.
+        guess = elapsed_ns // max(self.decode_ns(sequences, context), 1) + 1
+        if guess < high and covers(guess):
+            high = guess
+        guess = elapsed_ns // max(self.decode_ns(sequences, context + high - 1), 1)
+        if low <= guess < high and not covers(guess):
+            low = guess + 1
         while low < high:
             middle = (low + high) >> 1
-            if middle * constant + curve.cumulative(context + middle) >= target:
+            if covers(middle):
                 high = middle
             else:
                 low = middle + 1

@@ -58,14 +58,18 @@ class BlockPool:
     def needed(self, step: int, steps: int) -> int:
         """Return the blocks the decoding sequences take in ``steps`` steps from step counter ``step``."""
         rounds, rest = divmod(steps, self.block_tokens)
-        total = rounds * self.sequences
-        for later in range(step, step + rest):
-            total += self.growth[later % self.block_tokens]
-        return total
+        start = step % self.block_tokens
+        end = start + rest
+        growth = self.growth
+        part = sum(growth[start:end])
+        if end > self.block_tokens:
+            part += sum(growth[: end - self.block_tokens])
+        return rounds * self.sequences + part
 
     def lasting(self, step: int, limit: int) -> int:
         """Return for how many of the next ``limit`` steps the free blocks suffice."""
-        if self.needed(step, limit) <= self.free:
+        # The first test is an upper bound that is nearly always enough.
+        if (limit // self.block_tokens + 1) * self.sequences <= self.free or self.needed(step, limit) <= self.free:
             return limit
         steps = self.free // self.sequences * self.block_tokens
         left = self.free % self.sequences

@@ -85,11 +85,12 @@ def token_gaps(
     per_second += _second_counts(ledger.column("stall_ends"), seconds)
     stalls = ledger.column("stalls")[ledger.column("stall_ends") >= after_ns]
     pieces = [(stalls, np.ones(len(stalls), np.int64))]
-    for log, price in zip(logs, prices, strict=True):
-        for ends, gaps, sequences in _runs(log.table(), price):
-            np.add.at(per_second, ends // 10**9, sequences)
-            kept = ends >= after_ns
-            pieces.append(_tally(gaps[kept], np.full(int(kept.sum()), sequences)))
+    for price, table in _by_price(logs, prices):
+        for ends, gaps, sequences in _runs(table, price):
+            per_second += sequences * np.bincount(ends // 10**9, minlength=seconds)
+            kept = gaps if after_ns == 0 else gaps[ends >= after_ns]
+            distinct, count = np.unique(kept, return_counts=True)
+            pieces.append((distinct, count * sequences))
     gap_ns, count = _tally(*(np.concatenate(part) for part in zip(*pieces, strict=True)))
     return TokenGaps(gap_ns, count, per_second)
 
@@ -99,10 +100,22 @@ def _second_counts(times_ns: NDArray[np.int64], seconds: int) -> NDArray[np.int6
 
 
 def _tally(gaps: NDArray[np.int64], count: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    distinct, place = np.unique(gaps, return_inverse=True)
-    total = np.zeros(len(distinct), np.int64)
-    np.add.at(total, place, count)
-    return distinct, total
+    order = np.argsort(gaps, kind="stable")
+    ordered = gaps[order]
+    first = np.flatnonzero(np.diff(ordered, prepend=-1))
+    return ordered[first], np.add.reduceat(count[order], first) if len(first) else count
+
+
+def _by_price(
+    logs: Sequence[StepLog], prices: Sequence[StepPrices]
+) -> Iterator[tuple[StepPrices, dict[str, NDArray[np.int64]]]]:
+    """Yield each set of prices once, with the step logs of all instances that share it."""
+    left = list(zip(prices, (log.table() for log in logs), strict=True))
+    while left:
+        price = left[0][0]
+        shared = [table for other, table in left if other is price]
+        yield price, {name: np.concatenate([table[name] for table in shared]) for name in shared[0]}
+        left = [(other, table) for other, table in left if other is not price]
 
 
 def _runs(

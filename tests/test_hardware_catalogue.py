@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hardware
@@ -181,6 +181,7 @@ def test_all_reduce_between_and_beyond_measured_groups() -> None:
     assert efficiency.all_reduce_among(1) is None
 
 
+@settings(deadline=None)
 @given(name=st.sampled_from(chip_names()), chips=st.integers(2, 100))
 def test_a_larger_group_never_has_a_smaller_alpha(name: str, chips: int) -> None:
     efficiency = load_chip(name).efficiency

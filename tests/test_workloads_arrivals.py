@@ -76,9 +76,7 @@ def test_every_process_round_trips_through_its_own_dump_and_refuses_unknown_keys
         ("weibull", {"shape": 2.0}, math.sqrt(4 / math.pi - 1)),
     ],
 )
-def test_renewal_processes_have_their_mean_rate_and_variation(
-    kind: str, changes: dict[str, object], cv: float
-) -> None:
+def test_renewal_processes_have_their_mean_rate_and_variation(kind: str, changes: dict[str, object], cv: float) -> None:
     size = 100_000
     gaps = gaps_s(kind, size, **changes)
     four_sigma = 4 * cv / RATE_PER_S / math.sqrt(size)
@@ -195,9 +193,7 @@ def test_a_ramp_of_one_request_starts_at_its_first_rate() -> None:
         ("mmpp", {"states": [{"rate_per_s": 1, "mean_s": 1e-9}] * 2}, "arrivals per stay"),
     ],
 )
-def test_impossible_parameters_are_refused_by_name(
-    kind: str, changes: dict[str, object], message: str
-) -> None:
+def test_impossible_parameters_are_refused_by_name(kind: str, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         process(kind, **changes)
 

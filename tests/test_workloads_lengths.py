@@ -227,8 +227,6 @@ def test_impossible_quantiles_are_refused_in_words(quantiles: list[list[float]],
         ("lognormal", {"max": -1}, "max"),
     ],
 )
-def test_impossible_durations_are_refused_in_words(
-    kind: str, changes: dict[str, object], message: str
-) -> None:
+def test_impossible_durations_are_refused_in_words(kind: str, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         duration(kind, **changes)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +165,7 @@ def test_prefix_hits_by_example(prompts: list[list[int]], lengths: list[int], hi
 
 def ragged(prompts: list[list[int]], block_tokens: int) -> BlockHashes:
     offsets = np.cumsum([0, *map(len, prompts)])
-    return BlockHashes(offsets, np.array(sum(prompts, []), dtype=np.int64), block_tokens)
+    return BlockHashes(offsets, np.array([*chain.from_iterable(prompts)], dtype=np.int64), block_tokens)
 
 
 @given(st.lists(st.lists(st.integers(0, 6), max_size=5), min_size=1, max_size=12))

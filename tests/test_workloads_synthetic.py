@@ -41,9 +41,7 @@ def test_a_synthetic_workload_repeats_with_its_seed_and_differs_with_another() -
         ("output_tokens", {"kind": "zipf", "alpha": 1, "low": 1, "high": 9}),
     ],
 )
-def test_changing_one_distribution_leaves_the_other_columns_as_they_were(
-    changed: str, spec: dict[str, object]
-) -> None:
+def test_changing_one_distribution_leaves_the_other_columns_as_they_were(changed: str, spec: dict[str, object]) -> None:
     before, after = open_loop(), open_loop(**{changed: spec})
     column = "arrival_ns" if changed == "arrivals" else changed
     assert {name for name in COLUMNS if before[name] != after[name]} == {column}

@@ -63,9 +63,7 @@ def test_a_table_survives_pickling() -> None:
         ([0], {"blocks": blocks()}, "3 block rows for 1 arrivals"),
     ],
 )
-def test_a_table_that_breaks_a_law_is_refused(
-    times_ns: list[int], columns: dict[str, object], message: str
-) -> None:
+def test_a_table_that_breaks_a_law_is_refused(times_ns: list[int], columns: dict[str, object], message: str) -> None:
     with pytest.raises(TraceError, match=message):
         table(times_ns, **columns)
 

@@ -169,16 +169,15 @@ def _until_damage(lines: NumberedLines) -> NumberedLines:
 
 def _keys_of_lines(lines: Sequence[tuple[int, bytes]], fits: Callable[[Sequence[str]], bool]) -> Columns:
     """Return the keys of the objects that fit, all together; failing that, the keys of the first object."""
-    problem = BadRowError("invalid JSON", "no JSON object, expected one per line")
     found: list[Columns] = []
-    for number, line in reversed(lines):
+    problems: list[BadRowError] = []
+    for number, line in lines:
         try:
             found.append(Columns("json", tuple(json_object(decode(line), LENIENT)), number))
         except BadRowError as bad:
-            problem = bad
-    found.reverse()
+            problems.append(bad)
     if not found:
-        raise problem
+        raise problems[0]
     fitting = [columns for columns in found if fits(columns.keys)]
     if not fitting:
         return found[0]

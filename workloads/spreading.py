@@ -35,9 +35,7 @@ def spread_ticks(times_ns: IntColumn) -> IntColumn:
     >>> spread_ticks(np.array([0, 0, 0, 3000, 3000, 6000])).tolist()
     [0, 1000, 2000, 3000, 4500, 6000]
     """
-    stamps, first, group, count = np.unique(
-        times_ns, return_index=True, return_inverse=True, return_counts=True
-    )
+    stamps, first, group, count = np.unique(times_ns, return_index=True, return_inverse=True, return_counts=True)
     if stamps.size == 1:
         return times_ns
     gaps = np.diff(stamps)

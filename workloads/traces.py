@@ -108,20 +108,18 @@ def _check_options(on_error: str, limit: int | None) -> None:
 
 def _columns_and_format(path: Path, name: str | None) -> tuple[Columns, str]:
     if name is None:
-        columns = look(path, _fits_any)
+        columns = look(path, _fits_any_json)
         return columns, _detect(path, columns)
     if name not in READERS:
         raise TraceError(f"{path}: format is {name!r}, {suggest(name, READERS)}")
     columns = look(path, READERS[name].matches, READERS[name].container)
     if not READERS[name].matches(columns.keys):
-        raise TraceError(
-            f"{_found(path, columns)}, expected {READERS[name].expects} (format {name!r}){_hint(columns)}"
-        )
+        raise TraceError(f"{_found(path, columns)}, expected {READERS[name].expects} (format {name!r}){_hint(columns)}")
     return columns, name
 
 
-def _fits_any(keys: Sequence[str]) -> bool:
-    return any(reader.matches(keys) for reader in READERS.values())
+def _fits_any_json(keys: Sequence[str]) -> bool:
+    return any(reader.matches(keys) for reader in READERS.values() if reader.container == "json")
 
 
 def _detect(path: Path, columns: Columns) -> str:
@@ -150,9 +148,7 @@ def _hint(columns: Columns) -> str:
     )
 
 
-def _collect(
-    rows: NumberedLines, layout: Layout, table: GrowingTable, rejects: Rejects, limit: int | None
-) -> None:
+def _collect(rows: NumberedLines, layout: Layout, table: GrowingTable, rejects: Rejects, limit: int | None) -> None:
     """Parse rows into the table until the file or the limit ends."""
     line = 0
     try:

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Azure", "date_ns"]
 
-_STAMP: Final = re.compile(
-    r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d):([0-5]\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?", re.ASCII
-)
+_STAMP: Final = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d):([0-5]\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?", re.ASCII)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -90,9 +88,7 @@ class Azure:
 
 
 def _row(stamp: str, prompt: str, output: str) -> Row:
-    return Row(
-        date_ns(stamp, "TIMESTAMP"), tokens(prompt, "ContextTokens"), tokens(output, "GeneratedTokens")
-    )
+    return Row(date_ns(stamp, "TIMESTAMP"), tokens(prompt, "ContextTokens"), tokens(output, "GeneratedTokens"))
 
 
 def _multimodal_row(stamp: str, prompt: str, output: str, images: str) -> Row:

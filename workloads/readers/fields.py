@@ -115,9 +115,7 @@ def time_ns(value: object, field: str, unit_ns: int = NS_PER_S) -> int:
 def _in_range(found_ns: int, value: object, field: str, expected: str) -> int:
     if 0 <= found_ns <= _LATEST_NS:
         return found_ns
-    raise BadRowError(
-        "time out of range", f"{field} is {shown(value)}, expected {expected} and under 146 years"
-    )
+    raise BadRowError("time out of range", f"{field} is {shown(value)}, expected {expected} and under 146 years")
 
 
 def block_hashes(value: object, prompt_tokens: int, block_tokens: int) -> array[int]:
@@ -164,9 +162,7 @@ def csv_fields(header: Sequence[str], wanted: Sequence[str]) -> Callable[[str], 
     def fields(text: str) -> tuple[str, ...]:
         found = csv_line(text)
         if len(found) != width:
-            raise BadRowError(
-                "wrong number of columns", f"{len(found)} columns, expected {width} as in the header"
-            )
+            raise BadRowError("wrong number of columns", f"{len(found)} columns, expected {width} as in the header")
         picked: tuple[str, ...] = pick(found)
         return picked
 
@@ -216,9 +212,7 @@ def json_object(text: str, decoder: json.JSONDecoder = _DECODER) -> dict[str, ob
         detail = f"{shown(text)} is not JSON ({problem}), expected one object per line"
         raise BadRowError("invalid JSON", detail) from None
     if not isinstance(found, dict):
-        raise BadRowError(
-            "invalid JSON", f"{shown(text)} is not an object, expected one JSON object per line"
-        )
+        raise BadRowError("invalid JSON", f"{shown(text)} is not an object, expected one JSON object per line")
     return found
 
 

@@ -70,9 +70,7 @@ class PlainCsv:
 
         def row(text: str) -> Row:
             time_s, prompt, output = fields(text)
-            return Row(
-                time_ns(time_s, time_column), tokens(prompt, prompt_column), tokens(output, output_column)
-            )
+            return Row(time_ns(time_s, time_column), tokens(prompt, prompt_column), tokens(output, output_column))
 
         return Layout(row)
 

@@ -32,10 +32,7 @@ class ServeGen:
     )
     generic = False
     example = (
-        "timestamp,text_tokens,image_tokens,output_tokens\n"
-        "0.5000,100,300;200,10\n"
-        "2.5000,100,1000,20\n"
-        "5.5000,30,,30\n"
+        "timestamp,text_tokens,image_tokens,output_tokens\n0.5000,100,300;200,10\n2.5000,100,1000,20\n5.5000,30,,30\n"
     )
 
     def matches(self, keys: Sequence[str]) -> bool:

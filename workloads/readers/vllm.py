@@ -89,9 +89,7 @@ def _requests(lines: NumberedLines) -> NumberedLines:
 def _column(found: dict[str, object], key: str) -> list[object]:
     value = member(found, key)
     if not isinstance(value, list):
-        raise BadRowError(
-            "not a list", f"{key} is {shown(value)}, expected a list with one value per request"
-        )
+        raise BadRowError("not a list", f"{key} is {shown(value)}, expected a list with one value per request")
     return value
 
 

@@ -1,0 +1,425 @@
+"""The contract of every trace reader, and what is particular to each format."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from hardware.errors import TraceError
+from workloads.readers import READERS
+from workloads.readers.azure import date_ns
+from workloads.readers.plain_csv import ALIASES
+from workloads.readers.protocol import BadRowError
+from workloads.statistics import describe
+from workloads.traces import detect_format, read_trace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from workloads.table import Arrivals
+
+TIME_FIELDS = ("timestamp", "TIMESTAMP", "Timestamp", "arrival_s")
+
+
+def written(tmp_path: Path, content: str | bytes, name: str = "trace") -> Path:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def read(tmp_path: Path, content: str | bytes, **options: object) -> Arrivals:
+    return read_trace(written(tmp_path, content), **options)
+
+
+def canonical(arrivals: Arrivals) -> list[list[int]]:
+    return [arrivals.arrival_ns.tolist(), arrivals.prompt_tokens.tolist(), arrivals.output_tokens.tolist()]
+
+
+THREE_REQUESTS = [[0, 2_000_000_000, 5_000_000_000], [600, 1100, 30], [10, 20, 30]]
+
+
+def test_the_readers_are_those_of_the_interface_and_read_only() -> None:
+    assert set(READERS) == {"azure", "bailian", "burstgpt", "csv", "mooncake", "servegen", "vllm"}
+    with pytest.raises(TypeError):
+        READERS["new"] = READERS["azure"]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_reader_reads_its_example_and_knows_it_as_its_own(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path, READERS[name].example)
+    assert detect_format(path) == name
+    arrivals = read_trace(path)
+    assert canonical(arrivals) == THREE_REQUESTS
+    assert canonical(read_trace(path, name)) == THREE_REQUESTS
+    assert arrivals.skipped == {}
+    assert arrivals.source == str(path)
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_line_ends_marks_blank_lines_and_gzip_change_nothing(name: str, ending: str, tmp_path: Path) -> None:
+    text = READERS[name].example.rstrip().replace("\n", f"{ending}{ending}")
+    assert canonical(read(tmp_path, text)) == THREE_REQUESTS
+    assert canonical(read(tmp_path, b"\xef\xbb\xbf" + text.encode())) == THREE_REQUESTS
+    assert canonical(read(tmp_path, gzip.compress(text.encode()))) == THREE_REQUESTS
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_limit_and_rate_scale_apply_to_every_format(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path, READERS[name].example)
+    assert canonical(read_trace(path, limit=2)) == [column[:2] for column in THREE_REQUESTS]
+    assert read_trace(path, rate_scale=2.0).arrival_ns.tolist() == [0, 10**9, 25 * 10**8]
+    assert len(read_trace(path, limit=99)) == 3
+
+
+def set_field(line: str, header: list[str] | None, name: str, value: object) -> str:
+    if header is None:
+        return json.dumps({**json.loads(line), name: value})
+    fields = line.split(",")
+    fields[header.index(name)] = str(value)
+    return ",".join(fields)
+
+
+def field_with(line: str, header: list[str] | None, value: int) -> str:
+    """Name the field of a line that holds a value."""
+    if header is None:
+        return next(key for key, found in json.loads(line).items() if found == value)
+    return header[line.split(",").index(str(value))]
+
+
+# What replaces the 20 output tokens of the second request, and the reason it is counted by.
+BAD_LENGTHS = [
+    ("x", "not a number"),
+    ("", "not a number"),
+    ("1_0", "not a number"),
+    ("2.5", "not a number"),
+    ("nan", "not finite"),
+    ("inf", "not finite"),
+    (-5, "length out of range"),
+    (2**31, "length out of range"),
+    (2**53 + 1, "length out of range"),
+    (10**400, "length out of range"),
+    ("1e999999", "length out of range"),
+]
+BAD_TIMES = ["soon", "", "nan", "-inf", -1, 10**30, "1e999999", "-1e999999"]
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize(("value", "reason"), BAD_LENGTHS)
+def test_a_bad_length_is_an_error_with_its_line_or_a_skipped_row(
+    name: str, value: object, reason: str, tmp_path: Path
+) -> None:
+    corrupt_second_row(
+        tmp_path, name, reason, lambda line, header: set_field(line, header, field_with(line, header, 20), value)
+    )
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_length_of_zero_is_refused(name: str, tmp_path: Path) -> None:
+    reason = "no response tokens" if name == "burstgpt" else "length out of range"
+    corrupt_second_row(
+        tmp_path, name, reason, lambda line, header: set_field(line, header, field_with(line, header, 20), 0)
+    )
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("value", BAD_TIMES)
+def test_a_bad_time_is_an_error_with_its_line_or_a_skipped_row(name: str, value: object, tmp_path: Path) -> None:
+    def corrupt(line: str, header: list[str] | None) -> str:
+        keys = header if header is not None else list(json.loads(line))
+        return set_field(line, header, next(key for key in TIME_FIELDS if key in keys), value)
+
+    corrupt_second_row(tmp_path, name, None, corrupt)
+
+
+@pytest.mark.parametrize("name", [name for name, reader in READERS.items() if reader.container == "csv"])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda line: line + ",1", "wrong number of columns"),
+        (lambda line: line.rpartition(",")[0], "wrong number of columns"),
+        (lambda line: '"' + line, "invalid CSV"),
+        (lambda line: "\udcff" + line, "undecodable bytes"),
+        (lambda _line: "\0" * 20, "wrong number of columns"),
+    ],
+)
+def test_a_csv_row_that_is_not_a_row_is_refused(name: str, change: object, reason: str, tmp_path: Path) -> None:
+    corrupt_second_row(tmp_path, name, reason, lambda line, _header: change(line))
+
+
+@pytest.mark.parametrize("name", [name for name, reader in READERS.items() if reader.container == "json"])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda line: line[:-1], "invalid JSON"),
+        (lambda _line: "[1, 2]", "invalid JSON"),
+        (lambda _line: "null", "invalid JSON"),
+        (lambda _line: "[" * 100_000, "invalid JSON"),
+        (lambda line: line.replace(": 20", ": " + "9" * 5000), "invalid JSON"),
+        (lambda line: line.replace(": 20", ": NaN"), "not finite"),
+        (lambda line: line.replace(": 20", ": 1e400"), "not finite"),
+        (lambda line: line.replace(": 20", ": null"), "not a number"),
+        (lambda line: line.replace(": 20", ": true"), "not a number"),
+        (lambda line: line.replace(": 20", ": [20]"), "not a number"),
+        (lambda line: '{"timestamp": 1, ' + line[1:], "duplicate key"),
+        (lambda _line: "{}", "missing field"),
+        (lambda line: line.replace("output_", "answer_"), "missing field"),
+        (lambda line: line.replace("timestamp", "time"), "missing field"),
+        (lambda line: "\udcff\udcfe" + line, "undecodable bytes"),
+        (lambda _line: "\udc9f" * 20 + "\0", "undecodable bytes"),
+    ],
+)
+def test_a_json_row_that_is_not_a_row_is_refused(name: str, change: object, reason: str, tmp_path: Path) -> None:
+    corrupt_second_row(tmp_path, name, reason, lambda line, _header: change(line))
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_time_going_backwards_is_refused(name: str, tmp_path: Path) -> None:
+    lines = READERS[name].example.splitlines()
+    lines[-1], lines[-2] = lines[-2], lines[-1]
+    check_refused(tmp_path, name, lines, "time goes backwards", bad_line=len(lines), kept=2)
+
+
+def corrupt_second_row(tmp_path: Path, name: str, reason: str | None, corrupt: object) -> None:
+    lines = READERS[name].example.splitlines()
+    header = lines[0].split(",") if READERS[name].container == "csv" else None
+    lines[-2] = corrupt(lines[-2], header)
+    check_refused(tmp_path, name, lines, reason, bad_line=len(lines) - 1, kept=2)
+
+
+def check_refused(tmp_path: Path, name: str, lines: list[str], reason: str | None, *, bad_line: int, kept: int) -> None:
+    path = written(tmp_path, "\n".join(lines).encode(errors="surrogateescape"))
+    for format_name in (None, name):
+        with pytest.raises(TraceError) as error:
+            read_trace(path, format_name)
+        message = str(error.value)
+        assert message.startswith(f"{path}:{bad_line}: ")
+        assert "expected" in message
+        assert "\n" not in message
+        assert len(message) < len(str(path)) + 400
+        skipped = read_trace(path, format_name, on_error="skip")
+        assert len(skipped) == kept
+        assert sum(skipped.skipped.values()) == 1
+        assert reason is None or list(skipped.skipped) == [reason]
+
+
+# --- azure
+
+
+@pytest.mark.parametrize(
+    ("text", "expected_ns"),
+    [
+        ("1970-01-01 00:00:00", 0),
+        ("1970-01-02T00:00:01.5", 86_401_500_000_000),
+        ("2023-11-16 18:15:46.6805900", 1_700_158_546_680_590_000),
+        ("2024-05-10 00:00:00.009930+00:00", 1_715_299_200_009_930_000),
+        ("2024-05-10 02:00:00.009930+02:00", 1_715_299_200_009_930_000),
+        ("2024-02-29 23:59:59.999999999Z", 1_709_251_199_999_999_999),
+    ],
+)
+def test_azure_dates_are_exact_nanoseconds(text: str, expected_ns: int) -> None:
+    assert date_ns(text, "TIMESTAMP") == expected_ns
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "2023-11-16", "2023-02-30 00:00:00", "2023-11-16 24:00:00", "2023-11-16 18:15:60", "12:00", "١٢"],
+)
+def test_azure_dates_that_do_not_exist_are_refused(text: str) -> None:
+    with pytest.raises(BadRowError, match="expected a date and time"):
+        date_ns(text, "TIMESTAMP")
+
+
+def test_the_azure_trace_of_2025_has_images(tmp_path: Path) -> None:
+    rows = "2024-10-15 00:00:00.1+00:00,2,900,120\n2024-10-15 00:00:01.1+00:00,0,30,8\n"
+    arrivals = read(tmp_path, "TIMESTAMP,NumImages,ContextTokens,GeneratedTokens\n" + rows)
+    assert arrivals.images.tolist() == [2, 0]
+    assert arrivals.prompt_tokens.tolist() == [900, 30]
+    assert arrivals.arrival_ns.tolist() == [0, 10**9]
+    assert arrivals.image_tokens is None
+
+
+# --- mooncake
+
+
+def mooncake_line(time_ms: int, prompt_tokens: int, hash_ids: object) -> str:
+    return json.dumps({"timestamp": time_ms, "input_length": prompt_tokens, "output_length": 1, "hash_ids": hash_ids})
+
+
+def test_mooncake_keeps_its_block_hashes_and_spreads_its_ticks(tmp_path: Path) -> None:
+    lines = [mooncake_line(t, 600, [t, t + 1]) for t in (0, 0, 3000, 3000, 3000, 6000)]
+    arrivals = read(tmp_path, "\n".join(lines))
+    assert (arrivals.arrival_ns / 1e9).tolist() == [0, 1.5, 3, 4, 5, 6]
+    assert arrivals.blocks.of(2).tolist() == [3000, 3001]
+    ticked = read(tmp_path, "\n".join(lines), spread=False)
+    assert (ticked.arrival_ns / 1e9).tolist() == [0, 0, 3, 3, 3, 6]
+
+
+@pytest.mark.parametrize("hash_ids", [None, 5, "12", [1.5], ["1"], [None], [2**63], [1, 2, 3], {}])
+def test_mooncake_refuses_hashes_that_cannot_be_the_prompts(hash_ids: object, tmp_path: Path) -> None:
+    lines = [mooncake_line(0, 600, [1, 2]), mooncake_line(1, 600, hash_ids), mooncake_line(2, 600, [3])]
+    check_refused(tmp_path, "mooncake", lines, "bad block hashes", bad_line=2, kept=2)
+    kept = read(tmp_path, "\n".join(lines), on_error="skip").blocks
+    assert kept.hashes.tolist() == [1, 2, 3]
+    assert kept.offsets.tolist() == [0, 2, 3]
+
+
+def test_mooncake_without_hashes_has_no_blocks(tmp_path: Path) -> None:
+    line = '{"timestamp": 0, "input_length": 5, "output_length": 1}\n'
+    assert read(tmp_path, line * 2).blocks is None
+
+
+def test_a_first_row_without_hashes_does_not_lose_the_others(tmp_path: Path) -> None:
+    lines = ['{"timestamp": 0, "input_length": 5, "output_length": 1}', mooncake_line(1, 5, [4])]
+    check_refused(tmp_path, "mooncake", lines, "missing field", bad_line=1, kept=1)
+
+
+# --- bailian
+
+
+def test_bailian_conversations_become_sessions(tmp_path: Path) -> None:
+    line = (
+        '{{"chat_id": {}, "parent_chat_id": {}, "timestamp": {}, "input_length": 20, "output_length": 2,'
+        ' "type": "text", "turn": 1, "hash_ids": [1, 2]}}\n'
+    )
+    chats = [(10, -1), (11, -1), (12, 10), (13, 12), (14, 99), (15, 14), (16, 99)]
+    arrivals = read(tmp_path, "".join(line.format(*chat, t) for t, chat in enumerate(chats)))
+    assert arrivals.session.tolist() == [0, 1, 0, 0, 2, 2, 2]
+    assert arrivals.blocks.block_tokens == 16
+    assert describe(arrivals)["sessions"] == 3
+
+
+def test_bailian_refuses_a_chat_id_that_is_no_name(tmp_path: Path) -> None:
+    lines = READERS["bailian"].example.splitlines()
+    lines[1] = lines[1].replace('"chat_id": 8', '"chat_id": [8]')
+    check_refused(tmp_path, "bailian", lines, "bad chat id", bad_line=2, kept=2)
+
+
+# --- burstgpt
+
+
+def test_burstgpt_sessions_are_numbered_and_api_calls_have_none(tmp_path: Path) -> None:
+    assert read(tmp_path, READERS["burstgpt"].example).session.tolist() == [0, 1, -1]
+
+
+def test_the_first_burstgpt_files_have_no_sessions(tmp_path: Path) -> None:
+    rows = "5,ChatGPT,472,18,490,Conversation log\n45,ChatGPT,1087,230,1317,Conversation log\n"
+    header = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+    arrivals = read(tmp_path, header + rows)
+    assert canonical(arrivals) == [[0, 40 * 10**9], [472, 1087], [18, 230]]
+    assert arrivals.session is None
+
+
+# --- servegen
+
+
+def test_servegen_images_count_towards_the_prompt(tmp_path: Path) -> None:
+    arrivals = read(tmp_path, READERS["servegen"].example)
+    assert arrivals.images.tolist() == [2, 1, 0]
+    assert arrivals.image_tokens.tolist() == [500, 1000, 0]
+
+
+@pytest.mark.parametrize("header", ["timestamp,input_tokens,output_tokens", None])
+def test_servegen_text_with_and_without_reason_ratio(header: str | None, tmp_path: Path) -> None:
+    text = f"{header}\n0.5,7,3\n" if header else "timestamp,input_tokens,output_tokens,reason_ratio\n0.5,7,3,0.9\n"
+    assert detect_format(written(tmp_path, text)) == "servegen"
+    arrivals = read(tmp_path, text)
+    assert canonical(arrivals) == [[0], [7], [3]]
+    assert arrivals.images is None
+
+
+@pytest.mark.parametrize("images", ["5;", ";", "x", "0", "-4;9", "2147483647;2147483647"])
+def test_servegen_refuses_image_lists_it_cannot_add_up(images: str, tmp_path: Path) -> None:
+    lines = READERS["servegen"].example.splitlines()
+    lines[2] = f"2.5,100,{images},20"
+    check_refused(tmp_path, "servegen", lines, None, bad_line=3, kept=2)
+
+
+# --- csv
+
+
+@pytest.mark.parametrize("arrival", ALIASES["arrival_s"])
+@pytest.mark.parametrize("prompt", [name.upper() for name in ALIASES["prompt_tokens"]])
+@pytest.mark.parametrize("output", ALIASES["output_tokens"])
+def test_plain_csv_takes_every_alias_in_any_case(arrival: str, prompt: str, output: str, tmp_path: Path) -> None:
+    text = f"id,{prompt},{output},{arrival}\na,5,6,0.25\nb,7,8,0.5\n"
+    assert canonical(read(tmp_path, text, format="csv")) == [[0, 250_000_000], [5, 7], [6, 8]]
+    assert detect_format(written(tmp_path, text)) == "csv"
+
+
+def test_plain_csv_reads_quotes_and_whole_floats(tmp_path: Path) -> None:
+    text = 'name,arrival_s,isl,osl\n"a, b",0,5.0,6\n"c ""d""",1,"7",8e0\n'
+    assert canonical(read(tmp_path, text)) == [[0, 10**9], [5, 7], [6, 8]]
+
+
+def test_two_columns_of_one_meaning_are_ambiguous(tmp_path: Path) -> None:
+    path = written(tmp_path, "arrival_s,timestamp,isl,osl\n0,0,5,6\n")
+    with pytest.raises(TraceError, match=r":1: columns arrival_s and timestamp mean the same"):
+        read_trace(path)
+
+
+# --- vllm
+
+
+@pytest.mark.parametrize("prompt", ["prompt_tokens", "input_len", "prompt_len"])
+@pytest.mark.parametrize("output", ["output_tokens", "output_len"])
+def test_vllm_lines_without_times_all_arrive_at_once(prompt: str, output: str, tmp_path: Path) -> None:
+    lines = [json.dumps({"prompt": "x", prompt: 5 + k, output: 1 + k}) for k in range(3)]
+    arrivals = read(tmp_path, "\n".join(lines))
+    assert canonical(arrivals) == [[0, 0, 0], [5, 6, 7], [1, 2, 3]]
+
+
+RESULT = {
+    "date": "20261101-000000",
+    "rtfx": float("nan"),
+    "input_lens": [600, 30, 1100],
+    "output_lens": [10, 30, 20],
+    "start_times": [700.5, 705.5, 702.5],
+    "generated_texts": ["a", "b", "c"],
+}
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_vllm_result_is_read_in_the_order_sent(indent: int | None, tmp_path: Path) -> None:
+    text = json.dumps(RESULT, indent=indent)
+    assert detect_format(written(tmp_path, text)) == "vllm"
+    assert canonical(read(tmp_path, text)) == THREE_REQUESTS
+
+
+@pytest.mark.parametrize("start", [float("nan"), "x", None, 10**400])
+def test_a_vllm_result_names_the_request_that_is_bad(start: object, tmp_path: Path) -> None:
+    text = json.dumps({**RESULT, "start_times": [700.5, start, 702.5]})
+    with pytest.raises(TraceError, match=":3: "):
+        read(tmp_path, text)
+    arrivals = read(tmp_path, text, on_error="skip")
+    assert arrivals.prompt_tokens.tolist() == [600, 1100]
+    assert sum(arrivals.skipped.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input_lens": [1]}, "3 start_times, 1 input_lens, 3 output_lens"),
+        ({"input_lens": 5}, "input_lens is 5, expected a list"),
+        ({"start_times": [], "input_lens": [], "output_lens": []}, "no rows follow"),
+    ],
+)
+def test_a_vllm_result_must_be_parallel_lists(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=message):
+        read(tmp_path, json.dumps({**RESULT, **changes}))
+
+
+def test_appended_vllm_results_are_not_one_trace(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="not JSON"):
+        read(tmp_path, f"{json.dumps(RESULT)}\n{json.dumps(RESULT)}\n")
+
+
+def test_every_reader_keeps_its_columns_as_64_bit_integers(tmp_path: Path) -> None:
+    for name, reader in READERS.items():
+        arrivals = read(tmp_path, reader.example, format=name)
+        for column in (arrivals.arrival_ns, arrivals.session, arrivals.images, arrivals.image_tokens):
+            assert column is None or column.dtype == np.int64
