@@ -6,12 +6,14 @@ largest step, communication buffers, the CUDA context and the captured graphs. W
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hardware.errors import CapacityError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hardware.catalogue import Chip
     from perfdb.layout import Layout
     from perfdb.model import ModelSpec
@@ -22,14 +24,14 @@ __all__ = ["MemoryBudget", "MemoryPlan", "plan_memory"]
 #: 0.4 to 0.8 GB on A100, H100, H200 and RTX 4090; recalled from both tools' outputs.
 DRIVER_RESERVE_BYTES = 600_000_000
 #: CUDA context and libraries of one process, beyond the reserve; chosen so that the KV blocks vLLM 0.15
-#: reports for four models on H100 come out within 1 % (tests/test_perfdb_memory.py).
+#: reports for three dense models on H100 come out within 1 % (tests/test_perfdb_memory.py).
 CONTEXT_BYTES = 250_000_000
 #: Buffers of collectives: NCCL 342 MB over 2 chips and 392 MB over more (aiconfigurator-core 0.12,
 #: ``misc.nccl_mem``), plus 64 MB for the engine's own all-reduce workspace.
 _COLLECTIVE_BYTES = {1: 0, 2: 342 * 2**20 + 64 * 2**20}
 _WIDE_COLLECTIVE_BYTES = 392 * 2**20 + 64 * 2**20
-#: One captured graph costs about this much per layer: vLLM 0.19 on an RTX 4090 leaves 2,588 blocks to
-#: Llama-3.1-8B, which 67 graphs of 32 layers at this size explain.
+#: One captured graph costs about this much per layer: chosen so that the KV blocks vLLM 0.19 reports for
+#: Llama-3.1-8B on an RTX 4090 (67 graphs of 32 layers) come out within 1 % (same tests).
 GRAPH_BYTES_PER_LAYER = 200_000
 
 
@@ -88,8 +90,17 @@ def plan_memory(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudg
     Raises
     ------
     CapacityError
-        If not a single KV block fits beside the weights.
+        If not a single KV block fits beside the weights; the message names the least tensor parallelism
+        that does fit, if there is one.
     """
+    plan = _divide(model, layout, chip, budget)
+    if plan.blocks < 1:
+        raise CapacityError(_does_not_fit(model, layout, chip, budget, plan))
+    return plan
+
+
+def _divide(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) -> MemoryPlan:
+    """Return the plan; its ``blocks`` are below one where nothing is left for the KV cache."""
     layers = -(-model.layers // layout.pipeline)
     allowed = int((chip.visible_memory_bytes - DRIVER_RESERVE_BYTES) * budget.utilization)
     weights = _stage_weight_bytes(model, layout, layers)
@@ -99,8 +110,6 @@ def plan_memory(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudg
     kv_heads = max(1, model.kv_heads // layout.tensor)
     block = 2 * layers * kv_heads * model.head_dim * model.kv_element_bytes * budget.block_tokens
     left = allowed - weights - activations - collectives - CONTEXT_BYTES - graphs
-    if left < block:
-        raise CapacityError(_does_not_fit(model, layout, chip, allowed, weights))
     return MemoryPlan(allowed, weights, activations, collectives, CONTEXT_BYTES, graphs, block, left // block)
 
 
@@ -124,10 +133,25 @@ def _activation_bytes(model: ModelSpec, layout: Layout, budget: MemoryBudget) ->
     return max(2 * mlp * budget.step_tokens, logits)
 
 
-def _does_not_fit(model: ModelSpec, layout: Layout, chip: Chip, allowed: int, weights: int) -> str:
-    needed = max(2, -(-weights * layout.tensor // max(allowed, 1)))
+def _does_not_fit(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget, plan: MemoryPlan) -> str:
+    fitting = next((t for t in _wider(model, layout) if _divide(model, t, chip, budget).blocks >= 1), None)
+    advice = f"tensor_parallel = {fitting.tensor}" if fitting else "pipeline_parallel (no tensor_parallel is enough)"
+    rest = plan.activations + plan.collectives + plan.context + plan.graphs
     return (
-        f"{model.name} needs {weights / 1e9:.1f} GB of weights per chip at tensor_parallel = {layout.tensor}, "
-        f"but {chip.name} leaves the engine {allowed / 1e9:.1f} GB for weights, activations and KV cache; use "
-        f"tensor_parallel of about {1 << (needed - 1).bit_length()} or more, a larger chip, or narrower weights"
+        f"{model.name} needs {plan.weights / 1e9:.1f} GB of weights and {rest / 1e9:.1f} GB beside them per chip at "
+        f"tensor_parallel = {layout.tensor}, but {chip.name} leaves the engine {plan.budget / 1e9:.1f} GB, which "
+        f"has no room for KV cache; use {advice}, a larger chip, or narrower weights"
     )
+
+
+def _wider(model: ModelSpec, layout: Layout) -> Iterator[Layout]:
+    """Yield the layouts of two, four, eight, ... times the tensor parallelism that still divide the model."""
+    tensor = 2 * layout.tensor
+    while _divides(tensor, model):
+        yield replace(layout, tensor=tensor)
+        tensor *= 2
+
+
+def _divides(tensor: int, model: ModelSpec) -> bool:
+    shared = model.kv_heads % tensor == 0 or tensor % model.kv_heads == 0
+    return shared and model.heads % tensor == 0 and model.intermediate % tensor == 0

@@ -54,6 +54,10 @@ class Family:
         Rows of a learned position table beyond ``max_position_embeddings``; None where there is no table.
     head_bias
         The output projection to the vocabulary has a bias.
+    tied
+        Input and output embeddings are one matrix unless ``tie_word_embeddings`` says otherwise.
+    window_switch
+        ``sliding_window`` counts only where ``use_sliding_window`` is true.
     """
 
     gated_mlp: bool = True
@@ -65,20 +69,23 @@ class Family:
     extra_norms: int = 1
     position_offset: int | None = None
     head_bias: bool = False
+    tied: bool = False
+    window_switch: bool = False
 
 
 #: Dense families this version prices, by the ``architectures`` entry of ``config.json``. Structure as in
 #: the Hugging Face model definitions; each is checked by counting parameters against published sizes.
+#: Defaults of ``tied`` and ``window_switch``: the families' ``configuration_*.py`` in huggingface/transformers.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "LlamaForCausalLM": Family(),
         "MistralForCausalLM": Family(),
-        "Qwen2ForCausalLM": Family(qkv_bias=True),
-        "Qwen3ForCausalLM": Family(qk_norm=True),
+        "Qwen2ForCausalLM": Family(qkv_bias=True, window_switch=True),
+        "Qwen3ForCausalLM": Family(qk_norm=True, window_switch=True),
         "PhiForCausalLM": Family(gated_mlp=False, linear_bias=True, norm_tensors=2, norms_per_layer=1, head_bias=True),
-        "OPTForCausalLM": Family(gated_mlp=False, linear_bias=True, norm_tensors=2, position_offset=2),
-        "BloomForCausalLM": Family(gated_mlp=False, linear_bias=True, norm_tensors=2, extra_norms=2),
-        "FalconForCausalLM": Family(gated_mlp=False, norm_tensors=2),
+        "OPTForCausalLM": Family(gated_mlp=False, linear_bias=True, norm_tensors=2, position_offset=2, tied=True),
+        "BloomForCausalLM": Family(gated_mlp=False, linear_bias=True, norm_tensors=2, extra_norms=2, tied=True),
+        "FalconForCausalLM": Family(gated_mlp=False, norm_tensors=2, tied=True),
     }
 )
 

@@ -110,34 +110,27 @@ class SiliconSource:
         return sites.estimate(self.chip, gemm, rows)
 
     def _all_reduce(self, operator: AllReduce, rows: NDArray[np.int64]) -> Estimate | None:
-        label = "implementation" if self.framework == "trtllm" else "backend"
-        table = self._read("comm", "custom_allreduce", ("num_gpus", "message_size", "latency", label))
+        table = self._read("comm", "custom_allreduce", ("num_gpus", "message_size", "latency", "backend"))
         if table is None:
             return None
-        # Eager rows hold the launch time of the host, which a running engine hides; graph rows do not.
-        chosen = (table["num_gpus"] == operator.chips) & ~_ends_with(table[label], "_eager")
+        chosen = (table["num_gpus"] == operator.chips) & _captured(table)
         if not chosen.any():
             return None
         curve = Curve.through(table["message_size"][chosen], table["latency"][chosen] * _NS_PER_MS)
         return curve.estimate(rows * operator.width, lambda size: np.maximum(size, 1).astype(np.float64))
 
+    def _attention_table(self, name: str, length: str) -> Mapping[str, NDArray[Any]] | None:
+        shape = ("num_heads", "num_key_value_heads", "head_dim", "window_size")
+        table = self._read("attention", name, ("batch_size", length, *shape, "kv_cache_dtype", "latency"))
+        if table is None or "window_size" in table:
+            return table
+        # Engine versions before sliding windows were measured: the A100 tables.
+        return {**table, "window_size": np.zeros_like(table["head_dim"])}
+
     def _attention_rows(self, operator: Attention) -> tuple[Attention, dict[int, Curve]] | None:
         context = operator.name == "context_attention"
         length = "isl" if context else "step"
-        table = self._read(
-            "attention",
-            operator.name,
-            (
-                "batch_size",
-                length,
-                "num_heads",
-                "num_key_value_heads",
-                "head_dim",
-                "kv_cache_dtype",
-                "window_size",
-                "latency",
-            ),
-        )
+        table = self._attention_table(operator.name, length)
         if table is None:
             return None
         usable = (table["kv_cache_dtype"] == _KV_FORMATS[operator.kv_cache]) & (table["head_dim"] == operator.head_dim)
@@ -153,8 +146,11 @@ class SiliconSource:
         }
 
 
-def _ends_with(names: NDArray[Any], ending: str) -> NDArray[np.bool_]:
-    return np.array([str(name).endswith(ending) for name in names], bool)
+def _captured(table: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+    """Tell which all-reduces ran in a graph: eager ones hold launch time of the host, which engines hide."""
+    if "backend" not in table:  # TensorRT-LLM's tables: one kind only
+        return np.ones(len(table["latency"]), bool)
+    return np.array([not str(name).endswith("_eager") for name in table["backend"]], bool)
 
 
 def _nearest_heads(
@@ -226,8 +222,9 @@ class _Sites:
                     total += weight
         if not total:
             return None
-        origin = Origin.INTERPOLATED if inside and total > 0.999 else Origin.EXTRAPOLATED
-        return Estimate.of(gemm_bound(chip, gemm, rows).ns * total / utilisation, origin)
+        between = rows <= self.m.max() if inside and total > 0.999 else np.zeros(len(rows), bool)
+        origin = np.where(between, Origin.INTERPOLATED, Origin.EXTRAPOLATED).astype(np.uint8)
+        return Estimate(gemm_bound(chip, gemm, rows).ns * total / utilisation, origin)
 
     def _measured(self, n: int, k: int) -> bool:
         return bool(((self.n == n) & (self.k == k)).any())

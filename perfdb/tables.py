@@ -93,11 +93,15 @@ def _current_version(root: Path, system: str, framework: str) -> str | None:
 
 @lru_cache(maxsize=16)
 def read_table(path: Path, columns: tuple[str, ...]) -> Mapping[str, NDArray[Any]]:
-    """Return some columns of a Parquet table as arrays of equal length; text columns as objects."""
+    """Return some columns of a Parquet table as arrays of equal length; text columns as objects.
+
+    A column the file does not have is left out: tables of early engine versions lack some.
+    """
     import pyarrow.parquet as pq  # noqa: PLC0415 - 0.1 s that --help must not pay
 
-    table = pq.read_table(path, columns=list(columns))
-    arrays = {name: np.asarray(table.column(name).to_numpy(zero_copy_only=False)) for name in columns}
+    table = pq.ParquetFile(path).read(columns=list(columns))
+    present = [name for name in columns if name in table.column_names]
+    arrays = {name: np.asarray(table.column(name).to_numpy(zero_copy_only=False)) for name in present}
     return MappingProxyType(arrays)
 
 

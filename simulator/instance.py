@@ -108,7 +108,7 @@ class Instance:
                 self._apply_chunks(plan)
             elif plan.decodes:
                 yield self._compute_decodes(plan)
-                self._apply_decodes()
+                self._apply_decodes(plan)
             elif not plan.preempted:
                 raise LawError(f"instance {self.number} has {len(state.waiting)} waiting requests and no plan")
 
@@ -155,12 +155,13 @@ class Instance:
         self._run_steps, self._run_start_ns = plan.steps, self.env.now
         return self._wait(self.prices.decode_ns(plan.decodes, context, plan.steps))
 
-    def _apply_decodes(self) -> None:
+    def _apply_decodes(self, plan: Plan) -> None:
         state, steps, start = self.state, self._run_steps, self._run_start_ns
         self._run_steps = 0
         decodes = state.decodes
         self.log.add((start, self.env.now - start, steps, decodes, state.context_sum // decodes, 0, 0, 0, 0, 0))
-        state.pool.take(state.pool.needed(state.step, steps))
+        if plan.steps > 1:
+            state.pool.take(state.pool.needed(state.step, steps))
         state.step += steps
         state.context_sum += decodes * steps
         self._finish_due()

@@ -61,9 +61,13 @@ def _latencies(summary: Mapping[str, Any], slo: Mapping[str, float | None]) -> T
     table = _table("Latency, ms", "", *_COLUMNS, "SLO")
     for label, key in _LATENCIES:
         bound = slo.get(key)
-        cells = [f"{summary[f'{column}_{key}_ms']:,.2f}" for column in _COLUMNS]
+        cells = [_milliseconds(summary[f"{column}_{key}_ms"]) for column in _COLUMNS]
         table.add_row(label, *cells, "" if bound is None else f"{bound:,.0f}")
     return table
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10_000 else f"{value:,.2f}"
 
 
 def _throughput(summary: Mapping[str, Any]) -> Table:

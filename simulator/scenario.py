@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hardware.errors import ScenarioError, suggest
 from hardware.strict import Strict
@@ -35,49 +35,69 @@ __all__ = [
 ]
 
 
-def _known(value: str, options: Sequence[str] | Mapping[str, object]) -> str:
-    if value not in options:
-        raise ValueError(f"unknown name; {suggest(value, options)}")
-    return value
+_MOST_REQUESTS: Final = 10**9
+_LONGEST_NAME_BYTES: Final = 200
+_STAGES: Final = ("prefill", "decode")
+_WORKLOAD_KINDS: Final = ("trace", "synthetic", "closed_loop")
+
+
+def _one_of(options: Sequence[str] | Mapping[str, object]) -> AfterValidator:
+    """Return a check that a name is among the options."""
+
+    def known(value: str) -> str:
+        if value not in options:
+            raise ValueError(f"unknown name; {suggest(value, options)}")
+        return value
+
+    return AfterValidator(known)
+
+
+# Numbers are strict: true is no 1, and "2" in quotation marks no 2.
+_Count: TypeAlias = Annotated[int, Field(gt=0, strict=True)]
+_Replicas: TypeAlias = Annotated[int, Field(gt=0, le=100_000, strict=True)]
+_Positive: TypeAlias = Annotated[float, Field(gt=0, strict=True)]
+_Share: TypeAlias = Annotated[float, Field(gt=0, le=1, strict=True)]
+_Seconds: TypeAlias = Annotated[float, Field(ge=0, le=1e9, strict=True)]
+_Price: TypeAlias = Annotated[float, Field(ge=0, le=1e9, strict=True)]
+_Flag: TypeAlias = Annotated[bool, Field(strict=True)]
+_Weights: TypeAlias = Annotated[str, _one_of(WEIGHT_BYTES)]
+_Format: TypeAlias = Annotated[str, _one_of(READERS)]
+_Stage: TypeAlias = Annotated[str, _one_of(_STAGES)]
+_Engine: TypeAlias = Annotated[str, _one_of(ENGINES)]
+_Router: TypeAlias = Annotated[str, _one_of(ROUTERS)]
+_CostSource: TypeAlias = Annotated[str, _one_of(COST_SOURCES)]
 
 
 class Model(Strict):
     """``[model]``: what is served."""
 
     name: str
-    weights: str | None = None
+    weights: _Weights | None = None
     kv_cache: Literal["bf16", "fp8"] | None = None
-
-    @field_validator("weights")
-    @classmethod
-    def _weights(cls, value: str | None) -> str | None:
-        return value if value is None else _known(value, WEIGHT_BYTES)
 
 
 class Workload(Strict):
     """``[workload]``: exactly one of ``trace``, ``synthetic`` and ``closed_loop``."""
 
     trace: str | None = None
-    format: str | None = None
+    format: _Format | None = None
     on_error: Literal["raise", "skip"] = "raise"
-    spread: bool = True
+    spread: _Flag = True
     synthetic: Synthetic | None = None
     closed_loop: ClosedLoop | None = None
-    rate_scale: float = Field(default=1.0, gt=0)
-    limit: int | None = Field(default=None, gt=0)
-    warmup_s: float = Field(default=0.0, ge=0)
-
-    @field_validator("format")
-    @classmethod
-    def _format(cls, value: str | None) -> str | None:
-        return value if value is None else _known(value, READERS)
+    rate_scale: _Positive = 1.0
+    limit: _Count | None = None
+    warmup_s: _Seconds = 0.0
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        kinds = [name for name in ("trace", "synthetic", "closed_loop") if getattr(self, name) is not None]
+        kinds = [name for name in _WORKLOAD_KINDS if getattr(self, name) is not None]
         if len(kinds) != 1:
             found = " and ".join(kinds) or "none"
             raise ValueError(f"found {found}, expected exactly one of trace, synthetic and closed_loop")
+        table = self.synthetic or self.closed_loop
+        if table is not None and table.requests > _MOST_REQUESTS:
+            raise ValueError(f"{kinds[0]}.requests is {table.requests}, expected at most {_MOST_REQUESTS}")
         if self.closed_loop is not None and self.rate_scale != 1:
             raise ValueError("rate_scale has no meaning for a closed loop, whose rate follows from its concurrency")
         return self
@@ -86,59 +106,54 @@ class Workload(Strict):
 class Slo(Strict):
     """``[slo]``: bounds, ms, that a good request meets; and the share of requests that must."""
 
-    ttft_ms: float | None = Field(default=None, gt=0)
-    tpot_ms: float | None = Field(default=None, gt=0)
-    e2e_ms: float | None = Field(default=None, gt=0)
-    attainment: float = Field(default=0.9, gt=0, le=1)
+    ttft_ms: _Positive | None = None
+    tpot_ms: _Positive | None = None
+    e2e_ms: _Positive | None = None
+    attainment: _Share = 0.9
 
 
 class Limits(Strict):
     """``[pool.limits]``: measured figures that replace estimates."""
 
-    kv_blocks: int | None = Field(default=None, gt=1)
+    kv_blocks: Annotated[int, Field(gt=1, strict=True)] | None = None
 
 
 class Pool(Strict):
     """``[[pool]]``: equal instances that serve the same stages."""
 
     name: str | None = None
-    stages: tuple[str, ...] = ("prefill", "decode")
-    replicas: int = Field(default=1, gt=0)
+    stages: tuple[_Stage, ...] = _STAGES
+    replicas: _Replicas = 1
     chip: str
-    tensor_parallel: int = Field(default=1, gt=0)
-    pipeline_parallel: int = Field(default=1, gt=0)
-    engine: str = "vllm"
-    router: str = "least_loaded"
-    cost_sources: tuple[str, ...] = DEFAULT_SOURCES
+    tensor_parallel: _Count = 1
+    pipeline_parallel: _Count = 1
+    engine: _Engine = "vllm"
+    router: _Router = "least_loaded"
+    cost_sources: tuple[_CostSource, ...] = DEFAULT_SOURCES
     engine_options: VllmOptions = VllmOptions()
     limits: Limits = Limits()
 
-    @field_validator("stages")
+    @field_validator("name")
     @classmethod
-    def _stages(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for stage in value:
-            _known(stage, ("prefill", "decode"))
-        if value != ("prefill", "decode"):
-            raise ValueError("this version serves both stages in one pool; expected stages = ['prefill', 'decode']")
+    def _addressable(cls, value: str | None) -> str | None:
+        if value is not None and (not value.strip() or "." in value or value.isdecimal()):
+            raise ValueError("expected a name without dots that is no number, since --set goes by it")
         return value
 
-    @field_validator("engine")
+    @field_validator("stages")
     @classmethod
-    def _engine(cls, value: str) -> str:
-        return _known(value, ENGINES)
-
-    @field_validator("router")
-    @classmethod
-    def _router(cls, value: str) -> str:
-        return _known(value, ROUTERS)
+    def _both_stages(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value != _STAGES:
+            raise ValueError(
+                f"found {list(value)}, but this version serves both stages in one pool; expected {list(_STAGES)}"
+            )
+        return value
 
     @field_validator("cost_sources")
     @classmethod
-    def _sources(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _some_source(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
-            raise ValueError("expected at least one cost source")
-        for name in value:
-            _known(name, COST_SOURCES)
+            raise ValueError(f"found an empty list, expected at least one of {', '.join(COST_SOURCES)}")
         return value
 
     @field_validator("pipeline_parallel")
@@ -152,7 +167,7 @@ class Pool(Strict):
 class Cost(Strict):
     """``[cost]``: currency per chip-hour by chip name."""
 
-    chip_hour: dict[str, float] = Field(default_factory=dict)
+    chip_hour: dict[str, _Price] = Field(default_factory=dict)
 
 
 class Scenario(Strict):
@@ -167,16 +182,33 @@ class Scenario(Strict):
     """
 
     name: str = "scenario"
-    seed: int = Field(default=0, ge=0)
+    seed: Annotated[int, Field(ge=0, strict=True)] = 0
     model: Model
     workload: Workload
     slo: Slo = Slo()
-    pool: tuple[Pool, ...] = Field(min_length=1)
+    pool: tuple[Pool, ...]
     cost: Cost = Cost()
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        printable = value.strip() and value.isprintable() and len(value.encode()) <= _LONGEST_NAME_BYTES
+        if not printable or value.startswith(".") or "/" in value or "\\" in value:
+            raise ValueError(
+                "expected a name for the result folder: printable, at most 200 bytes, without slashes, no dot first"
+            )
+        return value
+
+    @field_validator("pool")
+    @classmethod
+    def _some_pool(cls, value: tuple[Pool, ...]) -> tuple[Pool, ...]:
+        if not value:
+            raise ValueError("found an empty list, expected at least one [[pool]] table")
+        return value
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        names = [pool.name for pool in self.pool if pool.name is not None]
+        names = [self.pool_name(number) for number in range(len(self.pool))]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"two pools are named {twice!r}; names must differ")
@@ -211,12 +243,13 @@ def load_scenario(path: str | Path, overrides: Mapping[str, Any] | None = None) 
     ScenarioError
         If the file cannot be read, is not TOML, or has a key or value that is unknown or impossible.
     """
-    file = _find(path)
-    table = read_table(file, ScenarioError)
-    for key, value in (overrides or {}).items():
+    file, changes = _find(path), overrides or {}
+    table = _read(file)
+    for key, value in changes.items():
         _set(table, key, value)
-    table.setdefault("name", file.stem)
-    scenario = validated(Scenario, table, str(path), error=ScenarioError)
+    table.setdefault("name", file.stem.lstrip(".") or "scenario")
+    where = f"{path} with {', '.join(changes)} set" if changes else str(path)
+    scenario = validated(Scenario, table, where, error=ScenarioError)
     return _beside(scenario, file.parent)
 
 
@@ -240,7 +273,8 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ScenarioError(f"--set {text}: expected KEY=VALUE, for example pool.0.replicas=4")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
+        # TOML errors are ValueErrors, and so is an integer of over 4300 digits.
         return key.strip(), value
 
 
@@ -251,54 +285,78 @@ def _shipped() -> Path:
 
 def _find(path: str | Path) -> Path:
     file = Path(path)
-    if file.is_file():
+    if _exists(file) and file.is_file():
         return file
-    shipped = _shipped() / f"{path}.toml"
-    if shipped.is_file():
-        return shipped
-    what = "is a folder" if file.is_dir() else "is not a file"
+    if str(path) in scenario_names():
+        return _shipped() / f"{path}.toml"
+    what = "is a folder, not a file" if str(path) and _exists(file) and file.is_dir() else "is neither a file"
     raise ScenarioError(
-        f"scenario {str(path)!r} {what}, nor the name of a shipped one; {suggest(str(path), scenario_names())}"
+        f"scenario {str(path)!r} {what} nor the name of a shipped one; {suggest(str(path), scenario_names())}"
     )
+
+
+def _exists(path: str | Path) -> bool:
+    """Tell whether there is such a file or folder; no, where the name is impossible or the way is barred."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return read_table(file, ScenarioError)
+    except (ValueError, RecursionError) as problem:
+        raise ScenarioError(
+            f"{file}: not a TOML file that can be read ({problem}); expected shorter numbers and less nesting"
+        ) from problem
 
 
 def _beside(scenario: Scenario, folder: Path) -> Scenario:
     """Look a relative trace or model path up beside the scenario file, where it is not found as it stands."""
     changes: dict[str, Any] = {}
     trace, model = scenario.workload.trace, scenario.model.name
-    if trace and not Path(trace).exists() and (folder / trace).exists():
+    if trace and not _exists(trace) and _exists(folder / trace):
         changes["workload"] = scenario.workload.model_copy(update={"trace": str(folder / trace)})
-    if not Path(model).exists() and (folder / model).exists():
+    if model and not _exists(model) and _exists(folder / model):
         changes["model"] = scenario.model.model_copy(update={"name": str(folder / model)})
     return scenario.model_copy(update=changes)
 
 
 def _set(table: dict[str, Any], key: str, value: Any) -> None:  # noqa: ANN401 - any TOML value
     *parents, last = key.split(".")
+    if not all((*parents, last)):
+        raise ScenarioError(f"--set {key}: found an empty part, expected names joined by dots, as in pool.0.replicas")
     place: Any = table
     for depth, part in enumerate(parents):
-        place = _step_into(place, part, ".".join(parents[: depth + 1]))
-    if isinstance(place, list):
-        raise ScenarioError(
-            f"--set {key}: {'.'.join(parents)} is a list of tables; name a key of one, as in pool.0.replicas"
-        )
+        place = _step_into(place, part, key, ".".join(parents[:depth]))
+    if not isinstance(place, dict):
+        raise _not_a_table(place, key, ".".join(parents))
     if last in _WORKLOAD_KINDS and parents == ["workload"]:
         for other in _WORKLOAD_KINDS:
             place.pop(other, None)
     place[last] = value
 
 
-_WORKLOAD_KINDS = ("trace", "synthetic", "closed_loop")
+def _step_into(place: Any, part: str, key: str, above: str) -> Any:  # noqa: ANN401 - any TOML value
+    """Return the table or value at ``part`` of what stands at the key ``above``."""
+    if isinstance(place, dict):
+        return place.setdefault(part, {})
+    if not _is_tables(place):
+        raise _not_a_table(place, key, above)
+    names = [str(item.get("name", number)) for number, item in enumerate(place)]
+    if part.isdecimal() and int(part) < len(place):
+        return place[int(part)]
+    if part in names:
+        return place[names.index(part)]
+    raise ScenarioError(f"--set {key}: there is no {above} {part!r}; {suggest(part, names)}")
 
 
-def _step_into(place: Any, part: str, key: str) -> Any:  # noqa: ANN401 - any TOML value
-    if isinstance(place, list):
-        names = [str(item.get("name", number)) for number, item in enumerate(place)]
-        if part.isdecimal() and int(part) < len(place):
-            return place[int(part)]
-        if part in names:
-            return place[names.index(part)]
-        raise ScenarioError(f"--set {key}: there is no pool {part!r}; {suggest(part, names)}")
-    if not isinstance(place, dict):
-        raise ScenarioError(f"--set {key}: {key.rpartition('.')[0]} is a value, not a table")
-    return place.setdefault(part, {})
+def _is_tables(place: object) -> bool:
+    return isinstance(place, list) and bool(place) and all(isinstance(item, dict) for item in place)
+
+
+def _not_a_table(place: object, key: str, above: str) -> ScenarioError:
+    if _is_tables(place):
+        return ScenarioError(f"--set {key}: {above} is a list of tables, expected a key of one, as in {above}.0.KEY")
+    return ScenarioError(f"--set {key}: {above} is {place!r}, which has no keys; expected --set {above}=VALUE")

@@ -141,6 +141,23 @@ def test_markov_modulation_has_its_mean_rate_and_is_burstier_than_poisson(switch
     assert gaps.std() / gaps.mean() > 1.3
 
 
+def test_markov_modulation_starts_in_proportion_to_the_time_spent_in_each_state() -> None:
+    states = [{"rate_per_s": 1000.0, "mean_s": 9.0}, {"rate_per_s": 0.01, "mean_s": 1.0}]
+    mmpp, runs = process("mmpp", states=states), 400
+    busy = sum(mmpp.times_ns(stream(seed, "arrivals"), 1)[0] < 10**7 for seed in range(runs))
+    assert busy / runs == pytest.approx(0.9, abs=4 * math.sqrt(0.09 / runs) + 0.01)
+
+
+def test_markov_states_follow_on_from_block_to_block() -> None:
+    blocks = process("mmpp")._cumulative_rate(stream(0, "arrivals"))
+    (expected, time_s), (next_expected, next_time_s) = next(blocks), next(blocks)
+    assert (next_expected[0], next_time_s[0]) == (expected[-1], time_s[-1])
+    slopes = [np.diff(expected) / np.diff(time_s), np.diff(next_expected) / np.diff(next_time_s)]
+    rates = np.rint(np.concatenate(slopes))
+    assert set(rates[::2].tolist()) | set(rates[1::2].tolist()) == {2.0, 7.0}
+    assert (rates[1:] != rates[:-1]).all()
+
+
 def test_markov_modulation_with_equal_states_is_poisson() -> None:
     states = [{"rate_per_s": RATE_PER_S, "mean_s": 1.0}, {"rate_per_s": RATE_PER_S, "mean_s": 5.0}]
     gaps = gaps_s("mmpp", 50_000, states=states)

@@ -11,8 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from workloads.durations import DURATIONS, DurationDistribution
 from workloads.lengths import LENGTHS, LengthDistribution
+from workloads.limits import MAX_TOKENS
+from workloads.shapes import choose
 from workloads.streams import stream
-from workloads.table import MAX_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -136,6 +137,14 @@ def test_weighted_values_appear_in_proportion_and_weight_zero_never() -> None:
     values, counts = np.unique(sample("empirical"), return_counts=True)
     assert values.tolist() == [1, 7]
     assert counts[0] / SIZE == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / SIZE))
+
+
+def test_a_weight_of_zero_is_not_drawn_even_at_the_edges() -> None:
+    class Edges:
+        def random(self, size: int) -> NDArray[np.float64]:
+            return np.resize([0.0, 0.5, np.nextafter(1.0, 0.0)], size)
+
+    assert choose(Edges(), 3, np.array([0.0, 1.0, 0.0, 1.0, 0.0])).tolist() == [1, 3, 3]
 
 
 def test_values_without_weights_are_equally_likely() -> None:

@@ -105,7 +105,19 @@ BAD_LENGTHS = [
     (10**400, "length out of range"),
     ("1e999999", "length out of range"),
 ]
-BAD_TIMES = ["soon", "", "nan", "-inf", -1, 10**30, "1e999999", "-1e999999"]
+BAD_TIMES = [
+    "soon",
+    "",
+    "nan",
+    "-inf",
+    -1,
+    10**30,
+    "1e999999",
+    "-1e999999",
+    "9999-12-31 00:00:00",
+    "1969-12-31 23:59:59",
+    "0001-01-01 00:00:00+23:59",
+]
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -337,6 +349,11 @@ def test_servegen_refuses_image_lists_it_cannot_add_up(images: str, tmp_path: Pa
     lines = READERS["servegen"].example.splitlines()
     lines[2] = f"2.5,100,{images},20"
     check_refused(tmp_path, "servegen", lines, None, bad_line=3, kept=2)
+
+
+def test_servegen_prompts_may_be_all_image(tmp_path: Path) -> None:
+    arrivals = read(tmp_path, "timestamp,text_tokens,image_tokens,output_tokens\n0,0,5;6,1\n")
+    assert arrivals.prompt_tokens.tolist() == [11]
 
 
 # --- csv

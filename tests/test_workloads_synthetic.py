@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -45,6 +47,16 @@ def test_changing_one_distribution_leaves_the_other_columns_as_they_were(changed
     before, after = open_loop(), open_loop(**{changed: spec})
     column = "arrival_ns" if changed == "arrivals" else changed
     assert {name for name in COLUMNS if before[name] != after[name]} == {column}
+
+
+def test_prompts_outputs_and_think_times_are_drawn_independently() -> None:
+    long = {"kind": "exponential", "mean": 10_000}
+    spec = {"concurrency": 1, "requests": 2000, "prompt_tokens": long, "output_tokens": long}
+    plan = plan_closed_loop(ClosedLoop.model_validate({**spec, "think_time_s": long}), 0)
+    columns = open_loop(requests=2000, prompt_tokens=long, output_tokens=long)
+    drawn = [columns["prompt_tokens"], columns["output_tokens"], plan.think_ns]
+    correlation = np.corrcoef(drawn) - np.eye(3)
+    assert np.abs(correlation).max() < 4 / math.sqrt(2000)
 
 
 def test_the_source_says_how_it_was_made() -> None:

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hardware.errors import TraceError
+from workloads.limits import LAST_ARRIVAL_NS
 from workloads.spreading import spread_ticks
 from workloads.streams import stream
-from workloads.table import LAST_ARRIVAL_NS, Arrivals, BlockHashes
+from workloads.table import Arrivals, BlockHashes
 
 TIMES = st.lists(st.integers(0, 10**12), min_size=1, max_size=40).map(sorted)
 
@@ -148,6 +149,7 @@ def test_spreading_keeps_order_and_stays_before_the_next_stamp(stamps: list[int]
         ([0, 0, 0, 30, 30, 60], [0, 10, 20, 30, 45, 60]),
         ([0, 30, 60, 60, 60], [0, 30, 60, 70, 80]),
         ([0, 30, 30, 900, 930], [0, 30, 45, 900, 930]),
+        ([0, 0, 30, 30, 90], [0, 15, 30, 45, 90]),
         ([5, 5, 5], [5, 5, 5]),
         ([0, 7, 20], [0, 7, 20]),
     ],

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from hardware.errors import ScenarioError
 from hardware.strict import Strict
-from workloads.table import LAST_ARRIVAL_NS, NS_PER_S, IntColumn
+from workloads.limits import LAST_ARRIVAL_NS, NS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from workloads.shapes import Floats
+    from workloads.table import IntColumn
 
 __all__ = [
     "ARRIVAL_PROCESSES",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
@@ -10,8 +11,11 @@ from pydantic import Field
 from hardware.strict import Strict
 from workloads.durations import DurationDistribution, FixedSeconds
 from workloads.lengths import LengthDistribution
+from workloads.limits import NS_PER_S
 from workloads.streams import stream
-from workloads.table import NS_PER_S, IntColumn
+
+if TYPE_CHECKING:
+    from workloads.table import IntColumn
 
 __all__ = ["ClosedLoop", "ClosedLoopPlan", "plan_closed_loop"]
 

@@ -10,13 +10,15 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from hardware.strict import Strict
+from workloads.limits import MAX_TOKENS
 from workloads.shapes import ExponentialShape, Floats, LognormalShape, check_order, choose
-from workloads.table import MAX_TOKENS, IntColumn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.random import Generator
+
+    from workloads.table import IntColumn
 
 __all__ = [
     "LENGTHS",

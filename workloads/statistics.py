@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workloads.table import NS_PER_S
+from workloads.limits import NS_PER_S
 
 if TYPE_CHECKING:
     from workloads.table import Arrivals, BlockHashes, IntColumn

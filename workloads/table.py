@@ -10,19 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware.errors import TraceError
+from workloads.limits import LAST_ARRIVAL_NS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["LAST_ARRIVAL_NS", "MAX_TOKENS", "NS_PER_S", "Arrivals", "BlockHashes", "IntColumn"]
+__all__ = ["Arrivals", "BlockHashes", "IntColumn"]
 
 IntColumn: TypeAlias = NDArray[np.int64]
-
-NS_PER_S: Final = 1_000_000_000
-MAX_TOKENS: Final = 2**31 - 1
-"""The longest length a row may have: sums over four billion such rows still fit 64 bits."""
-LAST_ARRIVAL_NS: Final = 2**62
-"""No arrival may be later than this (146 years), so that the engine can add to it without overflow."""
 
 
 def _frozen(column: IntColumn) -> IntColumn:

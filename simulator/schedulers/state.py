@@ -106,6 +106,6 @@ class Scheduler(Protocol):
             The instance; the scheduler moves requests between its queues.
         limit
             Steps after which the plan must end: the first finish, which the scheduler cannot see. A plan
-            of several steps takes no blocks: the engine takes those of the steps it really ran.
+            of several steps takes no blocks yet: the engine takes those of the steps it really ran.
         """
         ...

@@ -44,7 +44,7 @@ class VllmScheduler:
         """Return the next plan; see :class:`simulator.schedulers.state.Scheduler`."""
         if self._nothing_to_admit(state) and state.prefilling is None:
             steps = state.pool.lasting(state.step, limit)
-            if steps:
+            if steps > 1:
                 return Plan([], state.decodes, steps, [])
         preempted = self._room_for_decodes(state)
         chunks: list[tuple[Request, int]] = []

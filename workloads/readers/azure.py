@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from workloads.limits import LAST_ARRIVAL_NS, NS_PER_S
 from workloads.readers.fields import csv_fields, shown, tokens
 from workloads.readers.protocol import BadRowError, Layout, Row
-from workloads.table import NS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ def date_ns(text: str, field: str) -> int:
     Raises
     ------
     BadRowError
-        When the text is not such a date, or before 1970.
+        When the text is not such a date, or not from 1970 to 2116.
 
     Examples
     --------
@@ -53,7 +53,10 @@ def date_ns(text: str, field: str) -> int:
         minute_ns = _minute_ns(minute, offset or "Z")
     except ValueError:
         raise _not_a_date(text, field) from None
-    return minute_ns + int(second) * NS_PER_S + int((fraction or "0").ljust(9, "0"))
+    found_ns = minute_ns + int(second) * NS_PER_S + int((fraction or "0").ljust(9, "0"))
+    if 0 <= found_ns <= LAST_ARRIVAL_NS:
+        return found_ns
+    raise BadRowError("time out of range", f"{field} is {shown(text)}, expected a date from 1970 to 2116")
 
 
 def _not_a_date(text: str, field: str) -> BadRowError:

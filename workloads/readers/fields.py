@@ -9,8 +9,8 @@ from decimal import Decimal, InvalidOperation
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from workloads.limits import LAST_ARRIVAL_NS, MAX_TOKENS, NS_PER_S
 from workloads.readers.protocol import BadRowError
-from workloads.table import MAX_TOKENS, NS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +27,6 @@ __all__ = [
     "tokens",
 ]
 
-_LATEST_NS: Final = 2**62
 _SHOWN_CHARACTERS: Final = 40
 
 
@@ -107,13 +106,13 @@ def time_ns(value: object, field: str, unit_ns: int = NS_PER_S) -> int:
         return _in_range(value * unit_ns, value, field, expected)
     number = _decimal(value, field, expected)
     # Compared before it is multiplied: 1e999999 would otherwise become an integer of a million digits.
-    if abs(number) > _LATEST_NS:
-        _in_range(_LATEST_NS + 1, value, field, expected)
+    if abs(number) > LAST_ARRIVAL_NS:
+        _in_range(LAST_ARRIVAL_NS + 1, value, field, expected)
     return _in_range(round(number * unit_ns), value, field, expected)
 
 
 def _in_range(found_ns: int, value: object, field: str, expected: str) -> int:
-    if 0 <= found_ns <= _LATEST_NS:
+    if 0 <= found_ns <= LAST_ARRIVAL_NS:
         return found_ns
     raise BadRowError("time out of range", f"{field} is {shown(value)}, expected {expected} and under 146 years")
 

@@ -1,0 +1,44 @@
+"""Golden summaries of the shipped scenarios: ``python tests/goldens.py`` writes them anew."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from simulator.run import run_scenario
+from simulator.scenario import load_scenario
+
+FOLDER = Path(__file__).parent / "golden"
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "traces"
+
+#: Changes that make each shipped scenario runnable here; a trace stands in the shared folder.
+SCENARIOS = {
+    "quickstart": {},
+    "azure-conversation": {"workload.trace": str(SHARED / "azure2023_conv.csv")},
+    "mooncake-conversation": {"workload.trace": str(SHARED / "mooncake_conversation_trace.jsonl")},
+}
+
+
+def missing_trace(name: str) -> str | None:
+    """Return the trace a scenario needs and that is not there, or None."""
+    trace = SCENARIOS[name].get("workload.trace")
+    return trace if trace and not Path(trace).is_file() else None
+
+
+def summary_of(name: str, changes: dict | None = None) -> dict:
+    """Run a shipped scenario and return its summary without the time of the run."""
+    summary = run_scenario(load_scenario(name, SCENARIOS[name] | (changes or {}))).summary
+    return {key: value for key, value in summary.items() if key != "cpu_s"}
+
+
+def main() -> None:
+    """Write the golden summary of every scenario whose trace is at hand."""
+    FOLDER.mkdir(exist_ok=True)
+    for name in SCENARIOS:
+        if missing_trace(name) is None:
+            text = json.dumps(summary_of(name), indent=2) + "\n"
+            (FOLDER / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What engine tests are made of: simple prices, a cluster around them, and columns to compare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, StepPrices
+from simulator.cluster import Cluster, EngineParts
+from simulator.laws import check_laws
+from simulator.records import Ledger
+from simulator.router import RoundRobin
+from simulator.schedulers import VllmScheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from simulator.router import Router
+
+LONGEST = 1 << 17
+
+
+def linear_prices(
+    *,
+    step_ns: int = 1_000_000,
+    token_ns: int = 1_000,
+    context_ns: float = 3.0,
+    pair_ns: float = 0.01,
+    tokens: int = 4096,
+    sequences: int = 512,
+) -> StepPrices:
+    """Return prices that grow with tokens, with cached tokens and with attended pairs."""
+
+    def decode(n: int) -> DecodeCurve:
+        knots = [0, 7, 100, 1000, LONGEST]
+        first = [int(n * context_ns * (k + 1) * 2**FRACTION_BITS) for k in knots]
+        slope = [(first[i + 1] - first[i]) // (knots[i + 1] - knots[i]) for i in range(4)]
+        base = [0]
+        for i in range(4):
+            d = knots[i + 1] - knots[i]
+            base.append(base[-1] + d * first[i] + slope[i] * (d * (d - 1) // 2))
+        return DecodeCurve(knots, base, first, [*slope, slope[-1]])
+
+    def context(b: int) -> ContextCurve:
+        return ContextCurve([0], [0.0], [(pair_ns * b) ** 0.5])
+
+    return StepPrices(
+        [step_ns + token_ns * t if t else 0 for t in range(tokens + 1)],
+        [0] * (sequences + 1),
+        [0] * (sequences + 1),
+        decode,
+        context,
+    )
+
+
+@dataclass
+class OpenLoop:
+    """Arrivals at given times."""
+
+    times_ns: Sequence[int]
+
+    def first(self) -> Sequence[int]:
+        return self.times_ns
+
+    def after(self, _finished: int) -> int | None:
+        return None
+
+
+@dataclass
+class Users:
+    """A closed loop."""
+
+    concurrency: int
+    think_ns: Sequence[int]
+
+    def first(self) -> Sequence[int]:
+        return [0] * self.concurrency
+
+    def after(self, finished: int) -> int | None:
+        return self.think_ns[finished - 1] if finished <= len(self.think_ns) else None
+
+
+@dataclass
+class Deployment:
+    """One pool of equal instances."""
+
+    blocks: int = 1000
+    block_tokens: int = 16
+    max_tokens: int = 2048
+    max_sequences: int = 256
+    replicas: int = 1
+    chunked: bool = True
+    reserve_full_prompt: bool = True
+    longest: int = LONGEST
+    prices: StepPrices = field(default_factory=linear_prices)
+    router: Router = field(default_factory=lambda: RoundRobin(np.random.default_rng(0)))
+
+    def serve(self, arrivals, prompts, outputs, *, macro_steps: bool = True) -> Cluster:
+        """Run requests to the end and check every law."""
+        scheduler = VllmScheduler(self.max_tokens, self.max_sequences, self.chunked, self.reserve_full_prompt)
+        parts = EngineParts(
+            scheduler=scheduler,
+            prices=self.prices,
+            blocks=self.blocks,
+            block_tokens=self.block_tokens,
+            max_tokens=min(self.longest, self.blocks * self.block_tokens),
+            replicas=self.replicas,
+        )
+        ledger = Ledger(np.asarray(prompts, np.int64), np.asarray(outputs, np.int64))
+        cluster = Cluster([parts], self.router, arrivals, ledger, macro_steps=macro_steps)
+        cluster.run()
+        check_laws(cluster)
+        return cluster
+
+
+COLUMNS = ("arrival_ns", "admitted_ns", "first_token_ns", "finish_ns", "instance", "preemptions", "failed")
+
+
+def times(cluster: Cluster) -> dict[str, list[int]]:
+    """Return every column of the ledger as lists; stalls sorted, for instances end some at one instant."""
+    found = {name: cluster.ledger.column(name).tolist() for name in COLUMNS}
+    return found | {"stalls": sorted(cluster.ledger.column("stalls").tolist())}

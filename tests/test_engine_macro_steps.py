@@ -1,0 +1,113 @@
+"""Advancing unchanged decode steps in one event changes nothing but the number of events."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from serving import Deployment, OpenLoop, Users, linear_prices, times
+
+from simulator.router import ROUTERS
+from simulator.token_gaps import token_gaps
+
+requests = st.lists(
+    st.tuples(st.integers(0, 40_000_000), st.integers(1, 400), st.integers(1, 80)), min_size=1, max_size=40
+)
+
+
+@st.composite
+def deployments(draw) -> dict:
+    block_tokens = draw(st.sampled_from([1, 3, 16]))
+    # At least one longest sequence (480 tokens) fits; often little more, so that preemption is common.
+    least = -(-480 // block_tokens)
+    max_sequences = draw(st.sampled_from([1, 2, 7, 64]))
+    return {
+        "block_tokens": block_tokens,
+        "blocks": least + draw(st.sampled_from([0, 1, 5, 40, 10_000])),
+        "max_sequences": max_sequences,
+        "max_tokens": max(max_sequences, draw(st.sampled_from([16, 64, 333, 2048]))),
+        "replicas": draw(st.integers(1, 3)),
+        "reserve_full_prompt": draw(st.booleans()),
+    }
+
+
+def serve_both(settings_, arrivals, prompts, outputs, router="round_robin"):
+    found = []
+    for macro_steps in (True, False):
+        deployment = Deployment(**settings_, router=ROUTERS[router](np.random.default_rng(5)))
+        found.append(deployment.serve(arrivals, prompts, outputs, macro_steps=macro_steps))
+    return found
+
+
+def assert_same(macro, single):
+    assert times(macro) == times(single)
+    gaps = [
+        token_gaps(run.logs, [instance.prices for instance in run.instances], run.ledger) for run in (macro, single)
+    ]
+    for name in ("gap_ns", "count", "per_second"):
+        assert getattr(gaps[0], name).tolist() == getattr(gaps[1], name).tolist()
+    for column in ("steps", "duration_ns", "tokens", "completed", "pairs"):
+        sums = [[int(log.table()[column].sum()) for log in run.logs] for run in (macro, single)]
+        assert sums[0] == sums[1], column
+    for one, other in zip(macro.instances, single.instances, strict=True):
+        assert one.state.pool.least_free == other.state.pool.least_free
+        assert one.state.pool.allocated == other.state.pool.allocated
+    assert macro.events <= single.events
+
+
+@settings(max_examples=250, deadline=None)
+@given(requests, deployments(), st.sampled_from(sorted(ROUTERS)))
+def test_open_loop(rows, deployment, router):
+    rows = sorted(rows)
+    arrivals = OpenLoop([row[0] for row in rows])
+    macro, single = serve_both(deployment, arrivals, [r[1] for r in rows], [r[2] for r in rows], router)
+    assert_same(macro, single)
+
+
+@settings(max_examples=120, deadline=None)
+@given(requests, deployments(), st.integers(1, 12), st.sampled_from([0, 1, 5_000_000]))
+def test_closed_loop(rows, deployment, concurrency, think):
+    concurrency = min(concurrency, len(rows))
+    users = Users(concurrency, [think * (i % 3) for i in range(len(rows) - concurrency)])
+    macro, single = serve_both(deployment, users, [r[1] for r in rows], [r[2] for r in rows], "least_loaded")
+    assert_same(macro, single)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_arrivals_exactly_at_step_boundaries(seed):
+    """Prices of whole milliseconds and arrivals on the same grid: every tie there can be."""
+    rng = np.random.default_rng(seed)
+    prices = linear_prices(step_ns=1_000_000, token_ns=0, context_ns=0.0, pair_ns=0.0)
+    size = 30
+    arrivals = OpenLoop(sorted((rng.integers(0, 60, size) * 1_000_000).tolist()))
+    prompts, outputs = rng.integers(1, 50, size), rng.integers(1, 40, size)
+    runs = [
+        Deployment(blocks=20, max_tokens=64, max_sequences=8, replicas=2, prices=prices).serve(
+            arrivals, prompts, outputs, macro_steps=macro
+        )
+        for macro in (True, False)
+    ]
+    assert_same(*runs)
+
+
+def test_a_starved_cache_preempts_thousands_of_times_and_still_agrees():
+    rng = np.random.default_rng(1)
+    size = 600
+    arrivals = OpenLoop(np.sort(rng.integers(0, 2_000_000_000, size)).tolist())
+    prompts, outputs = rng.integers(1, 200, size), rng.integers(100, 400, size)
+    macro, single = serve_both(
+        {"blocks": 60, "max_sequences": 64, "max_tokens": 512}, arrivals, prompts, outputs
+    )
+    assert sum(macro.ledger.preemptions) > 1000
+    assert_same(macro, single)
+
+
+def test_a_light_load_takes_few_events():
+    rng = np.random.default_rng(2)
+    size = 2000
+    arrivals = OpenLoop(np.cumsum(rng.exponential(50_000_000, size)).astype(int).tolist())
+    cluster = Deployment().serve(arrivals, rng.integers(1, 500, size), rng.integers(1, 400, size))
+    steps = sum(int(log.table()["steps"].sum()) for log in cluster.logs)
+    assert cluster.events / size < 6
+    assert steps / size > 20

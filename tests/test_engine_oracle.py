@@ -1,0 +1,76 @@
+"""The engine decides as vLLM V1 does: every time of every request equals that of a token-by-token oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from serving import Deployment, OpenLoop, linear_prices
+from vllm_oracle import Oracle
+
+PRICES = linear_prices()
+
+WORKLOADS = {
+    "light": {"gap_ns": 80_000_000, "prompt": 300, "output": 60, "blocks": 1000},
+    "saturated": {"gap_ns": 2_000_000, "prompt": 300, "output": 60, "blocks": 400},
+    "starved": {"gap_ns": 3_000_000, "prompt": 100, "output": 200, "blocks": 30},
+    "long prompts": {"gap_ns": 30_000_000, "prompt": 1500, "output": 30, "blocks": 300},
+    "single tokens": {"gap_ns": 1_000_000, "prompt": 40, "output": 1, "blocks": 60},
+}
+
+
+def compare(arrivals, prompts, outputs, **limits) -> int:
+    reserve = limits.pop("reserve_full_prompt", True)
+    sequences = Oracle(PRICES, **limits, reserve_full_prompt=reserve).run(arrivals, prompts, outputs)
+    cluster = Deployment(**limits, reserve_full_prompt=reserve, prices=PRICES).serve(
+        OpenLoop(arrivals), prompts, outputs
+    )
+    expected = {
+        "admitted_ns": [s.admitted_ns for s in sequences],
+        "first_token_ns": [s.first_ns for s in sequences],
+        "finish_ns": [s.finish_ns for s in sequences],
+        "preemptions": [s.preemptions for s in sequences],
+    }
+    assert {name: cluster.ledger.column(name).tolist() for name in expected} == expected
+    return sum(cluster.ledger.preemptions)
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("block_tokens", [1, 16])
+def test_times_equal_the_oracle(name, block_tokens):
+    shape = WORKLOADS[name]
+    rng = np.random.default_rng(7)
+    size = 250
+    arrivals = np.cumsum(rng.exponential(shape["gap_ns"], size)).astype(int).tolist()
+    prompts = rng.integers(1, 2 * shape["prompt"], size).tolist()
+    outputs = rng.integers(1, 2 * shape["output"], size).tolist()
+    blocks = max(shape["blocks"], -(-2 * (shape["prompt"] + shape["output"]) // 16)) * 16 // block_tokens
+    preemptions = compare(
+        arrivals, prompts, outputs, blocks=blocks, block_tokens=block_tokens, max_tokens=512, max_sequences=48
+    )
+    assert preemptions > 300 or name != "starved"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 30_000_000), st.integers(1, 250), st.integers(1, 60)), min_size=1, max_size=30),
+    st.sampled_from([1, 4, 16]),
+    st.sampled_from([0, 2, 9, 200]),
+    st.sampled_from([1, 3, 20]),
+    st.sampled_from([20, 100, 1000]),
+    st.booleans(),
+)
+def test_any_workload(rows, block_tokens, spare, max_sequences, max_tokens, reserve):
+    rows = sorted(rows)
+    arrivals, prompts, outputs = (list(column) for column in zip(*rows, strict=True))
+    compare(
+        arrivals,
+        prompts,
+        outputs,
+        blocks=-(-310 // block_tokens) + spare,
+        block_tokens=block_tokens,
+        max_tokens=max_tokens,
+        max_sequences=max_sequences,
+        reserve_full_prompt=reserve,
+    )

@@ -1,0 +1,110 @@
+"""Small parts of the engine: blocks, routers, what a policy can see, laws that fire."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from serving import Deployment, OpenLoop
+
+from hardware.errors import LawError
+from simulator.kvcache import BlockPool
+from simulator.laws import check_laws
+from simulator.request import Request
+from simulator.router import ROUTERS
+from simulator.schedulers import SCHEDULERS
+from simulator.schedulers.state import EngineState
+
+
+@given(
+    st.integers(1, 20), st.lists(st.integers(-50, 50), min_size=1, max_size=20), st.integers(0, 60), st.integers(0, 90)
+)
+def test_blocks_needed_equal_a_count_of_every_sequence_and_step(block_tokens, anchors, step, steps):
+    pool = BlockPool(10_000, block_tokens)
+    for anchor in anchors:
+        pool.join(anchor)
+    expected = sum((anchor + later) % block_tokens == 0 for anchor in anchors for later in range(step, step + steps))
+    assert pool.needed(step, steps) == expected
+
+
+@given(
+    st.integers(1, 20),
+    st.lists(st.integers(-50, 50), min_size=1, max_size=20),
+    st.integers(0, 60),
+    st.integers(0, 40),
+    st.integers(1, 200),
+)
+def test_free_blocks_last_exactly_as_long_as_they_suffice(block_tokens, anchors, step, free, limit):
+    pool = BlockPool(free, block_tokens)
+    for anchor in anchors:
+        pool.join(anchor)
+    steps = pool.lasting(step, limit)
+    assert 0 <= steps <= limit
+    assert pool.needed(step, steps) <= free
+    assert steps == limit or pool.needed(step, steps + 1) > free
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_every_router_uses_existing_instances_and_repeats_itself(name):
+    loads = [3, 0, 2, 0]
+    runs = [[ROUTERS[name](np.random.default_rng(9)).choose(loads) for _ in range(1)] for _ in range(2)]
+    assert runs[0] == runs[1]
+    router = ROUTERS[name](np.random.default_rng(9))
+    assert {router.choose(loads) for _ in range(200)} <= set(range(4))
+    assert router.choose([5]) == 0
+
+
+def test_routers_do_what_their_names_say():
+    rng = np.random.default_rng(0)
+    turn = ROUTERS["round_robin"](rng)
+    assert [turn.choose([9, 0, 0]) for _ in range(5)] == [0, 1, 2, 0, 1]
+    assert ROUTERS["least_loaded"](rng).choose([2, 1, 1]) == 1
+    counts = np.bincount([ROUTERS["power_of_two"](rng).choose([0, 9, 9, 9]) for _ in range(2000)], minlength=4)
+    assert counts[0] / 2000 == pytest.approx(1 - (3 / 4) ** 2, abs=0.05)
+    counts = np.bincount([ROUTERS["random"](rng).choose([0, 9, 9, 9]) for _ in range(4000)], minlength=4)
+    assert (np.abs(counts / 4000 - 0.25) < 0.04).all()
+
+
+def test_least_loaded_counts_running_requests_and_waiting_ones():
+    """One long request on instance 0 and an empty instance 1: the next request goes to instance 1."""
+    router = ROUTERS["least_loaded"](np.random.default_rng(0))
+    cluster = Deployment(replicas=2, max_sequences=1, router=router).serve(
+        OpenLoop([0, 1_000_000_000 // 100, 11_000_000, 12_000_000]), [10] * 4, [400] * 4
+    )
+    assert cluster.ledger.column("instance").tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_policy_admits_serves_and_never_overfills(name):
+    scheduler = SCHEDULERS[name](64, 4, True, True)
+    state = EngineState(12, 16)
+    state.waiting.extend(Request(i, 30 + i) for i in range(6))
+    plan = scheduler.plan(state, 100)
+    assert plan.chunks
+    assert sum(new for _, new in plan.chunks) <= 64
+    assert len(state.running) <= 4
+    assert state.pool.free >= 0
+
+
+def test_a_policy_cannot_see_how_many_tokens_a_request_will_produce():
+    assert not any("output" in name for name in Request.__slots__)
+    assert not hasattr(Request(0, 5), "__dict__")
+
+
+BREAKAGES = {
+    "requests in = finished": lambda cluster: cluster.ledger.finish_ns.__setitem__(1, -1),
+    "nothing is left": lambda cluster: cluster.instances[0].state.waiting.append(Request(0, 1)),
+    "blocks allocated = freed": lambda cluster: cluster.instances[0].state.pool.give(1),
+    "tokens produced": lambda cluster: cluster.logs[0].add((0, 1, 1, 1, 1, 0, 0, 0, 0, 0)),
+    "prompt tokens computed": lambda cluster: cluster.logs[0].add((0, 1, 1, 0, 0, 7, 1, 0, 49, 7)),
+    "clock never backwards": lambda cluster: cluster.ledger.first_token_ns.__setitem__(2, 0),
+}
+
+
+@pytest.mark.parametrize("law", BREAKAGES)
+def test_a_broken_law_stops_the_run(law):
+    cluster = Deployment().serve(OpenLoop([5, 6, 7]), [10, 20, 30], [4, 4, 4])
+    BREAKAGES[law](cluster)
+    with pytest.raises(LawError, match=law):
+        check_laws(cluster)
