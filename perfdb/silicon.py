@@ -141,7 +141,9 @@ class SiliconSource:
         chosen &= (table["num_key_value_heads"] == nearest.kv_heads) & (table["window_size"] == nearest.window)
         batches, lengths, ns = (table[name][chosen] for name in ("batch_size", length, "latency"))
         return nearest, {
-            int(b): Curve.through(lengths[batches == b], ns[batches == b] * _NS_PER_MS, quadratic=context)
+            int(b): Curve.through(
+                lengths[batches == b], ns[batches == b] * _NS_PER_MS, quadratic=context, streams=not context
+            )
             for b in np.unique(batches)
         }
 
@@ -176,7 +178,11 @@ def _over_batches(
     batch: NDArray[np.int64],
     tokens: NDArray[np.int64],
 ) -> Estimate:
-    """Interpolate between the curves of the measured batch sizes; beyond the last hold its utilisation."""
+    """Interpolate between the curves of the measured batch sizes; beyond the last hold its utilisation.
+
+    Large batches were measured up to shorter lengths only. Where a batch's own curve has ended, a kernel over
+    more sequences of one length is at least as well utilised as over fewer.
+    """
     measured = np.array(sorted(curves), np.int64)
     inside = np.clip(batch, measured[0], measured[-1])
     high = np.searchsorted(measured, inside)
@@ -184,6 +190,10 @@ def _over_batches(
     rows = [_row(chip, operator, int(b), curves[int(b)], tokens) for b in measured]
     ns = np.stack([row.ns for row in rows])
     origin = np.stack([row.origin for row in rows])
+    bound = np.stack([attention_bound(chip, operator, np.full(len(tokens), b), tokens).ns for b in measured])
+    for i in range(1, len(measured)):
+        ended = origin[i] == Origin.EXTRAPOLATED
+        ns[i] = np.where(ended, np.minimum(ns[i], ns[i - 1] * bound[i] / bound[i - 1]), ns[i])
     point = np.arange(len(batch))
     span = np.maximum(measured[high] - measured[low], 1)
     found = blend(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hardware.catalogue import load_chip
-from hardware.errors import CapacityError, ScenarioError
+from hardware.catalogue import chip_names, load_chip
+from hardware.errors import CapacityError, ScenarioError, suggest
 from perfdb.compile import CompiledCosts, StepLimits, compile_costs
 from perfdb.layout import Layout
 from perfdb.load_model import load_model
@@ -33,9 +33,18 @@ if TYPE_CHECKING:
     from perfdb.model import ModelSpec
     from simulator.engines import VllmOptions
     from simulator.router import Router
-    from simulator.scenario import Pool, Scenario
+    from simulator.scenario import Pool, Scenario, Workload
+    from workloads.table import Arrivals
 
-__all__ = ["BuiltPool", "Requests", "build_model", "build_pools", "build_requests", "build_router"]
+__all__ = [
+    "BuiltPool",
+    "Requests",
+    "build_model",
+    "build_pools",
+    "build_requests",
+    "build_router",
+    "synthetic_arrivals",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +130,8 @@ def build_requests(scenario: Scenario) -> Requests:
     ------
     TraceError
         If a trace cannot be read.
+    ScenarioError
+        If every request arrives during the warm-up.
     """
     workload = scenario.workload
     nothing = np.zeros(0, np.int64)
@@ -131,18 +142,8 @@ def build_requests(scenario: Scenario) -> Requests:
         later = plan.think_ns[plan.concurrency : size]
         source = f"closed loop of {plan.concurrency}"
         return Requests(plan.prompt_tokens[:size], plan.output_tokens[:size], start, later, None, {}, source)
-    if workload.synthetic is not None:
-        found = synthesize(workload.synthetic, scenario.seed).head(workload.limit or workload.synthetic.requests)
-        found = found.rescaled(workload.rate_scale)
-    else:
-        found = read_trace(
-            workload.trace or "",
-            workload.format,
-            on_error=workload.on_error,
-            limit=workload.limit,
-            rate_scale=workload.rate_scale,
-            spread=workload.spread,
-        )
+    found = _open_loop(scenario)
+    _check_warmup(workload, found)
     return Requests(
         found.prompt_tokens,
         found.output_tokens,
@@ -152,6 +153,45 @@ def build_requests(scenario: Scenario) -> Requests:
         found.skipped,
         found.source,
     )
+
+
+def synthetic_arrivals(scenario: Scenario) -> Arrivals:
+    """Return the arrivals of a scenario's ``[workload.synthetic]`` table, ``limit`` and ``rate_scale`` applied.
+
+    Raises
+    ------
+    ScenarioError
+        If the scenario has no such table.
+    """
+    workload = scenario.workload
+    if workload.synthetic is None:
+        kind = "trace" if workload.trace is not None else "closed_loop"
+        raise ScenarioError(f"scenario {scenario.name!r}: workload is a {kind}, expected one with workload.synthetic")
+    found = synthesize(workload.synthetic, scenario.seed).head(workload.limit or workload.synthetic.requests)
+    return found.rescaled(workload.rate_scale)
+
+
+def _open_loop(scenario: Scenario) -> Arrivals:
+    workload = scenario.workload
+    if workload.trace is None:
+        return synthetic_arrivals(scenario)
+    return read_trace(
+        workload.trace,
+        workload.format,
+        on_error=workload.on_error,
+        limit=workload.limit,
+        rate_scale=workload.rate_scale,
+        spread=workload.spread,
+    )
+
+
+def _check_warmup(workload: Workload, found: Arrivals) -> None:
+    last_s = int(found.arrival_ns[-1]) / 1e9
+    if workload.warmup_s > last_s:
+        raise ScenarioError(
+            f"workload.warmup_s is {workload.warmup_s:g}, but the last of the {len(found)} requests arrives at "
+            f"{last_s:.6g} s, so that none would be measured; lower it"
+        )
 
 
 def build_model(scenario: Scenario) -> ModelSpec:
@@ -179,7 +219,17 @@ def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
         If a name is unknown, the layout does not divide the model, or the model does not fit.
     """
     model = build_model(scenario)
-    return tuple(_build_pool(pool, scenario.pool_name(number), model) for number, pool in enumerate(scenario.pool))
+    pools = tuple(_build_pool(pool, scenario.pool_name(number), model) for number, pool in enumerate(scenario.pool))
+    _check_prices(scenario, {pool.chip.name for pool in pools})
+    return pools
+
+
+def _check_prices(scenario: Scenario, used: set[str]) -> None:
+    """Check that prices are of chips there are: a misspelt one would leave the cost out without a word."""
+    known = used.union(chip_names())
+    for name in scenario.cost.chip_hour:
+        if name not in known:
+            raise ScenarioError(f"cost.chip_hour.{name}: there is no such chip; {suggest(name, known)}")
 
 
 def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
@@ -236,7 +286,7 @@ def _max_tokens(name: str, model: ModelSpec, options: VllmOptions, blocks: int) 
             f"{model.max_tokens} tokens (max_position_embeddings); lower it, or give a config.json that says more"
         )
     if asked == "auto":
-        return min(longest, room)
+        longest = min(longest, room)
     if longest > room:
         raise CapacityError(
             f"pool.{name}: a sequence of max_model_len = {longest} tokens does not fit the KV cache of {room} tokens; "

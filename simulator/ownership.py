@@ -24,7 +24,7 @@ def foreign_package() -> tuple[str, str] | None:
     for name in PACKAGES:
         found = importlib.util.find_spec(name)
         origin = found.origin if found is not None else None
-        if origin is None or Path(origin).resolve().parents[1] != ours:
+        if origin is None or Path(origin).resolve().parent != ours / name:
             return name, origin or "a folder without __init__.py"
     return None
 

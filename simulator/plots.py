@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
@@ -43,7 +44,7 @@ def plot_cdf(requests: pd.DataFrame, gaps: TokenGaps, slo_ms: dict[str, float | 
         PNG file to write.
     """
     figure = Figure(figsize=(12, 7), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     shown = requests[requests["measured"] & requests["completed"]]
     panels = figure.subplots(2, 2).ravel()
     for axes, (label, column, bound) in zip(
@@ -57,7 +58,10 @@ def plot_cdf(requests: pd.DataFrame, gaps: TokenGaps, slo_ms: dict[str, float | 
     total = max(int(gaps.count.sum()), 1)
     _curve(panels[3], gaps.gap_ns / 1e6, np.cumsum(gaps.count) / total)
     _dress(panels[3], "ITL", None)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    with warnings.catch_warnings():
+        # A title may be in a script that the font of matplotlib lacks: boxes in the picture are all it costs.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
 def _curve(axes: Axes, values: NDArray[np.float64], share: NDArray[np.float64]) -> None:

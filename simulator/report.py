@@ -53,7 +53,8 @@ def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column(columns[0])
     for column in columns[1:]:
-        table.add_column(column, justify="right")
+        # As text: rich would take a pool named [b] for markup.
+        table.add_column(Text(column), justify="right")
     return table
 
 
@@ -104,7 +105,7 @@ def _pools(summary: Mapping[str, Any]) -> Table:
         ("preemptions", lambda pool: f"{pool['preemptions']:,}"),
     )
     for label, cell in rows:
-        table.add_row(label, *(cell(pool) for pool in pools.values()))
+        table.add_row(label, *(Text(cell(pool)) for pool in pools.values()))
     return table
 
 

@@ -52,6 +52,12 @@ def _one_of(options: Sequence[str] | Mapping[str, object]) -> AfterValidator:
     return AfterValidator(known)
 
 
+def _written(value: str) -> str:
+    if not value.strip():
+        raise ValueError("expected a name or a path")
+    return value
+
+
 # Numbers are strict: true is no 1, and "2" in quotation marks no 2.
 _Count: TypeAlias = Annotated[int, Field(gt=0, strict=True)]
 _Replicas: TypeAlias = Annotated[int, Field(gt=0, le=100_000, strict=True)]
@@ -59,6 +65,7 @@ _Positive: TypeAlias = Annotated[float, Field(gt=0, strict=True)]
 _Share: TypeAlias = Annotated[float, Field(gt=0, le=1, strict=True)]
 _Seconds: TypeAlias = Annotated[float, Field(ge=0, le=1e9, strict=True)]
 _Price: TypeAlias = Annotated[float, Field(ge=0, le=1e9, strict=True)]
+_Text: TypeAlias = Annotated[str, AfterValidator(_written)]
 _Flag: TypeAlias = Annotated[bool, Field(strict=True)]
 _Weights: TypeAlias = Annotated[str, _one_of(WEIGHT_BYTES)]
 _Format: TypeAlias = Annotated[str, _one_of(READERS)]
@@ -71,7 +78,7 @@ _CostSource: TypeAlias = Annotated[str, _one_of(COST_SOURCES)]
 class Model(Strict):
     """``[model]``: what is served."""
 
-    name: str
+    name: _Text
     weights: _Weights | None = None
     kv_cache: Literal["bf16", "fp8"] | None = None
 
@@ -79,7 +86,7 @@ class Model(Strict):
 class Workload(Strict):
     """``[workload]``: exactly one of ``trace``, ``synthetic`` and ``closed_loop``."""
 
-    trace: str | None = None
+    trace: _Text | None = None
     format: _Format | None = None
     on_error: Literal["raise", "skip"] = "raise"
     spread: _Flag = True
@@ -124,7 +131,7 @@ class Pool(Strict):
     name: str | None = None
     stages: tuple[_Stage, ...] = _STAGES
     replicas: _Replicas = 1
-    chip: str
+    chip: _Text
     tensor_parallel: _Count = 1
     pipeline_parallel: _Count = 1
     engine: _Engine = "vllm"
@@ -248,7 +255,7 @@ def load_scenario(path: str | Path, overrides: Mapping[str, Any] | None = None) 
     for key, value in changes.items():
         _set(table, key, value)
     table.setdefault("name", file.stem.lstrip(".") or "scenario")
-    where = f"{path} with {', '.join(changes)} set" if changes else str(path)
+    where = f"{path} with --set" if changes else str(path)
     scenario = validated(Scenario, table, where, error=ScenarioError)
     return _beside(scenario, file.parent)
 
