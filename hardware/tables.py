@@ -101,32 +101,84 @@ def validated(
     except ValidationError as problem:
         mistakes = problem.errors(include_url=False)
         first = min(mistakes, key=lambda mistake: mistake["type"] != "extra_forbidden")
-        raise error(f"{where}: {_sentence(model, first, prefix)}") from problem
+        raise error(f"{where}: {_sentence(model, table, first, prefix)}") from problem
 
 
-def _sentence(model: type[Strict], mistake: ErrorDetails, prefix: str) -> str:
-    loc, found = mistake["loc"], mistake["input"]
-    key = repr(prefix + ".".join(str(part) for part in loc))
-    message = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    if mistake["type"] == "extra_forbidden":
-        return f"unknown key {key}; {suggest(str(loc[-1]), _keys_at(model, loc[:-1]))}"
-    if mistake["type"] == "missing":
-        return f"key {key} is missing"
-    if mistake["type"] == "model_type":
-        return f"key {key} is {found!r}: expected a table"
+def _sentence(model: type[Strict], table: Mapping[str, Any], mistake: ErrorDetails, prefix: str) -> str:
+    loc, found, kind = mistake["loc"], mistake["input"], mistake["type"]
+    key = prefix + ".".join(_written(table, loc, last_too=kind == "missing"))
+    if kind == "extra_forbidden":
+        return f"unknown key {key!r}; {suggest(str(loc[-1]), _keys_at(model, loc[:-1]))}"
+    if kind == "missing":
+        return f"key {key!r} is missing"
+    if kind.startswith("union_tag"):
+        return _untagged(key, mistake["ctx"])
+    message = _PLAIN.get(kind) or mistake["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     if not loc:
         return message
-    if isinstance(found, dict | list):
-        return f"key {key}: {message}"
-    return f"key {key} is {found!r}: {message}"
+    if isinstance(found, dict | list) and kind not in _PLAIN:
+        return f"key {key!r}: {message}"
+    return f"key {key!r} is {_shown(found)}: {message}"
+
+
+def _untagged(key: str, context: Mapping[str, Any]) -> str:
+    """Say what is wrong with the key, such as ``kind``, that tells which of several tables is meant."""
+    field = context["discriminator"].strip("'")
+    if "tag" not in context:
+        return f"key '{key}.{field}' is missing"
+    known = context["expected_tags"].replace("'", "").split(", ")
+    return f"key '{key}.{field}' is {context['tag']!r}: unknown name; {suggest(str(context['tag']), known)}"
+
+
+#: pydantic's kinds of mistake that a writer of TOML knows under another name.
+_PLAIN = {
+    "model_type": "expected a table",
+    "model_attributes_type": "expected a table",
+    "dict_type": "expected a table",
+    "tuple_type": "expected a list",
+}
+
+
+def _shown(found: object) -> str:
+    text = repr(found)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _written(table: object, loc: tuple[int | str, ...], *, last_too: bool) -> list[str]:
+    """Return the parts of a place that stand in the file: pydantic adds names of the types it tried.
+
+    Parameters
+    ----------
+    table
+        What the file says.
+    loc
+        Where pydantic sees the mistake.
+    last_too
+        Keep the last part although it is not there, for a key that is missing.
+    """
+    parts: list[str] = []
+    for part in loc:
+        inside = part in table if isinstance(table, dict) else isinstance(table, list) and isinstance(part, int)
+        if inside:
+            table = table[part]  # type: ignore[index]
+            parts.append(str(part))
+    return [*parts, str(loc[-1])] if last_too else parts
 
 
 def _keys_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """Return the keys the table at `loc` would accept."""
+    models = [model]
     for part in loc:
-        field = model.model_fields.get(str(part))
-        if field is None:
-            continue
-        choices = (field.annotation, *get_args(field.annotation))
-        model = next((c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)), model)
-    return list(model.model_fields)
+        tagged = [m for m in models if any(field.default == part for field in m.model_fields.values())]
+        fields = [m.model_fields[str(part)] for m in models if str(part) in m.model_fields]
+        if fields:
+            models = [m for field in fields for m in _models_in(field.annotation)] or models
+        elif tagged:
+            models = tagged
+    return list(models[0].model_fields)
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]

@@ -171,7 +171,8 @@ def _decode_curve(knots: NDArray[np.int64], ns: NDArray[np.float64]) -> DecodeCu
     contexts = [int(k) for k in knots]
     first = [int(value) for value in np.rint(ns * (1 << FRACTION_BITS))]
     slope = [(b - a) // (y - x) for (x, y), (a, b) in zip(pairwise(contexts), pairwise(first), strict=True)]
-    slope.append(slope[-1] if slope else 0)
+    # Beyond the longest context the last slope goes on, but noise must not make a price fall for ever.
+    slope.append(max(slope[-1], 0) if slope else 0)
     base = [0]
     for (x, y), price, growth in zip(pairwise(contexts), first, slope, strict=False):
         d = y - x

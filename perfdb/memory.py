@@ -135,12 +135,12 @@ def _activation_bytes(model: ModelSpec, layout: Layout, budget: MemoryBudget) ->
 
 def _does_not_fit(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget, plan: MemoryPlan) -> str:
     fitting = next((t for t in _wider(model, layout) if _divide(model, t, chip, budget).blocks >= 1), None)
-    advice = f"tensor_parallel = {fitting.tensor}" if fitting else "pipeline_parallel (no tensor_parallel is enough)"
+    advice = f"tensor_parallel = {fitting.tensor}, " if fitting else ""
     rest = plan.activations + plan.collectives + plan.context + plan.graphs
     return (
         f"{model.name} needs {plan.weights / 1e9:.1f} GB of weights and {rest / 1e9:.1f} GB beside them per chip at "
         f"tensor_parallel = {layout.tensor}, but {chip.name} leaves the engine {plan.budget / 1e9:.1f} GB, which "
-        f"has no room for KV cache; use {advice}, a larger chip, or narrower weights"
+        f"has no room for KV cache; use {advice}a larger chip, or narrower weights"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +55,8 @@ class SiliconSource:
         self.framework = framework
         self.root = root or installed_root()
         self.files: list[Path] = []
+        self._sites: dict[str, _Sites | None] = {}
+        self._curves: dict[Attention, tuple[Attention, dict[int, Curve]] | None] = {}
 
     def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate | None:
         """Return measured projections and all-reduces; None for every other operator."""
@@ -67,7 +68,9 @@ class SiliconSource:
 
     def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
         """Return measured attention, from the nearest head counts where the exact ones were not measured."""
-        found = self._attention_rows(operator)
+        if operator not in self._curves:
+            self._curves[operator] = self._measured_curves(operator)
+        found = self._curves[operator]
         if found is None:
             return None
         nearest, curves = found
@@ -93,21 +96,21 @@ class SiliconSource:
             self.files.append(path)
         return read_table(path, columns)
 
-    @cached_property
-    def _gemms(self) -> Mapping[str, NDArray[Any]] | None:
-        return self._read("gemm", "gemm", ("gemm_dtype", "m", "n", "k", "latency"))
-
     def _gemm(self, gemm: Gemm, rows: NDArray[np.int64]) -> Estimate | None:
-        table = self._gemms
-        if table is None or gemm.weights not in _GEMM_FORMATS:
+        if gemm.weights not in self._sites:
+            self._sites[gemm.weights] = self._measured_sites(gemm.weights)
+        sites = self._sites[gemm.weights]
+        return sites.estimate(self.chip, gemm, rows) if sites else None
+
+    def _measured_sites(self, weights: str) -> _Sites | None:
+        table = self._read("gemm", "gemm", ("gemm_dtype", "m", "n", "k", "latency"))
+        if table is None or weights not in _GEMM_FORMATS:
             return None
-        chosen = table["gemm_dtype"] == _GEMM_FORMATS[gemm.weights]
+        chosen = table["gemm_dtype"] == _GEMM_FORMATS[weights]
         if not chosen.any():
             return None
-        sites = _Sites(
-            table["n"][chosen], table["k"][chosen], table["m"][chosen], table["latency"][chosen] * _NS_PER_MS
-        )
-        return sites.estimate(self.chip, gemm, rows)
+        n, k, m, latency = (table[name][chosen] for name in ("n", "k", "m", "latency"))
+        return _Sites(n, k, m, latency * _NS_PER_MS)
 
     def _all_reduce(self, operator: AllReduce, rows: NDArray[np.int64]) -> Estimate | None:
         table = self._read("comm", "custom_allreduce", ("num_gpus", "message_size", "latency", "backend"))
@@ -127,7 +130,7 @@ class SiliconSource:
         # Engine versions before sliding windows were measured: the A100 tables.
         return {**table, "window_size": np.zeros_like(table["head_dim"])}
 
-    def _attention_rows(self, operator: Attention) -> tuple[Attention, dict[int, Curve]] | None:
+    def _measured_curves(self, operator: Attention) -> tuple[Attention, dict[int, Curve]] | None:
         context = operator.name == "context_attention"
         length = "isl" if context else "step"
         table = self._attention_table(operator.name, length)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from math import sqrt
+from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,6 +49,17 @@ class DecodeCurve:
         d = context - self.knots[knot]
         total = self.base[knot] + d * self.first[knot] + self.slope[knot] * (d * (d - 1) >> 1)
         return total >> FRACTION_BITS
+
+    def steps_near(self, context: int, constant_ns: int, elapsed_ns: int) -> float:
+        """Return about how many steps from ``context`` last ``elapsed_ns``, ``constant_ns`` of each included.
+
+        Exact but for rounding as long as no knot lies between; a guess otherwise.
+        """
+        knot = bisect_right(self.knots, context) - 1
+        growth = self.slope[knot] / (1 << FRACTION_BITS)
+        price = constant_ns + self.first[knot] / (1 << FRACTION_BITS) + growth * (context - self.knots[knot] - 0.5)
+        root = price * price + 2 * growth * elapsed_ns
+        return 2 * elapsed_ns / (price + sqrt(root)) if root > 0 and price > 0 else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,30 +154,42 @@ class StepPrices:
         attention = curve.cumulative(context + steps) - curve.cumulative(context)
         return steps * self.constant_ns(sequences) + attention
 
-    def steps_covering(self, sequences: int, context: int, elapsed_ns: int, limit: int) -> int:
-        """Return the fewest steps, at least 1 and at most ``limit``, that last at least ``elapsed_ns``."""
+    def steps_covering(self, sequences: int, context: int, elapsed_ns: int, limit: int) -> tuple[int, int]:
+        """Return the fewest steps that last at least ``elapsed_ns``, and their time, ns.
+
+        Parameters
+        ----------
+        sequences, context
+            See :meth:`decode_ns`.
+        elapsed_ns
+            Time to cover.
+        limit
+            Most steps; returned, with their time, where even they do not last that long.
+        """
         curve, constant = self.decode_curve(sequences), self.constant_ns(sequences)
-        target = elapsed_ns + curve.cumulative(context)
+        start = curve.cumulative(context)
 
-        def covers(steps: int) -> bool:
-            return steps * constant + curve.cumulative(context + steps) >= target
+        def lasting(steps: int) -> int:
+            return steps * constant + curve.cumulative(context + steps) - start
 
+        # Steps grow linearly between knots, so a root of a quadratic is nearly always the answer; it is
+        # checked, and where a knot lies between, halving finishes the search.
+        guess = max(1, min(limit, ceil(curve.steps_near(context, constant, elapsed_ns))))
+        found = lasting(guess)
         low, high = 1, limit
-        # Steps grow slowly: the price of the first one bounds the answer from above, that of the last from
-        # below. Both guesses are checked, so the search is exact for any curve.
-        guess = elapsed_ns // max(self.decode_ns(sequences, context), 1) + 1
-        if guess < high and covers(guess):
-            high = guess
-        guess = elapsed_ns // max(self.decode_ns(sequences, context + high - 1), 1)
-        if low <= guess < high and not covers(guess):
+        if found >= elapsed_ns:
+            if guess == 1 or lasting(guess - 1) < elapsed_ns:
+                return guess, found
+            high = guess - 1
+        else:
             low = guess + 1
         while low < high:
             middle = (low + high) >> 1
-            if covers(middle):
+            if lasting(middle) >= elapsed_ns:
                 high = middle
             else:
                 low = middle + 1
-        return low
+        return (limit, lasting(limit)) if low > limit else (low, lasting(low))
 
     def mixed_ns(  # noqa: PLR0913 - one forward pass is described by these seven sums
         self, *, tokens: int, samples: int, decodes: int, context: int, prompts: int, pairs: int, reach: int
@@ -195,8 +218,9 @@ class StepPrices:
         """
         attention = 0
         if prompts:
-            computed = self.context_curve(prompts).price(sqrt(pairs / prompts))
-            attention = max(computed, self._generation_ns(1, reach))
+            attention = self.context_curve(prompts).price(sqrt(pairs / prompts))
+            if reach > tokens - decodes:
+                attention = max(attention, self._generation_ns(1, reach))
         if decodes:
             attention += self._generation_ns(decodes, context)
         sequences = decodes + prompts

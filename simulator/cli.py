@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.ownership import ForeignPackageError, check_ownership
+from simulator.trace_cli import trace
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from rich.console import Group
 
     from simulator.run import Result
     from simulator.scenario import Scenario
@@ -31,6 +35,8 @@ class _Commands(click.Group):
             self._fail(str(error), EXIT_USER)
         except click.exceptions.Exit:
             raise
+        except MemoryError as error:
+            self._fail(f"out of memory ({error}); simulate fewer requests or replicas at a time", EXIT_ERROR)
         except Exception as error:
             from hardware.errors import ServesimError, UserError  # noqa: PLC0415 - only when something failed
 
@@ -40,14 +46,18 @@ class _Commands(click.Group):
 
     @staticmethod
     def _fail(sentence: str, code: int) -> None:
-        click.echo(f"servesim: error: {sentence}", err=True)
+        # One line, whatever a file name or a library put into the sentence.
+        click.echo(f"servesim: error: {' '.join(sentence.splitlines())}", err=True)
         sys.exit(code)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("servesim", cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="servesim", prog_name="servesim")
 def main() -> None:
     """Simulate LLM serving, to find the deployment that meets the latency targets at the least cost."""
+
+
+main.add_command(trace)
 
 
 @main.command()
@@ -81,25 +91,45 @@ def run(  # noqa: PLR0913 - one parameter per option
     """
     from pathlib import Path  # noqa: PLC0415 - --help stays light
 
-    from simulator.export import check_target, write_result  # noqa: PLC0415 - --help stays light
+    from simulator.export import check_target, slo_bounds, write_result  # noqa: PLC0415 - --help stays light
+    from simulator.scenario import load_changed  # noqa: PLC0415 - --help stays light
 
-    loaded = _load(scenario, changes, seed)
-    target = Path(out) if out else Path("results") / loaded.name
+    loaded = load_changed(scenario, changes, seed)
+    target = Path("results") / loaded.name if out is None else Path(out)
     check_target(target)
     result = _simulate(loaded, quiet=quiet or as_json)
     write_result(result, target, csv=csv)
-    _print(result, target, as_json=as_json, quiet=quiet)
+    if as_json:
+        _print_json(result.summary)
+    elif not quiet:
+        _print_tables(_render(result.summary, slo_bounds(result)), target)
     if result.summary["slo_attainment"] < loaded.slo.attainment:
         sys.exit(EXIT_SLO_MISSED)
 
 
-def _load(path: str, changes: tuple[str, ...], seed: int | None) -> Scenario:
-    from simulator.scenario import load_scenario, parse_override  # noqa: PLC0415 - --help stays light
+@main.command()
+@click.argument("result_dir")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def show(result_dir: str, *, as_json: bool) -> None:
+    """Print the tables of a finished run again, from its RESULT_DIR."""
+    from pathlib import Path  # noqa: PLC0415 - --help stays light
 
-    overrides = dict(parse_override(change) for change in changes)
-    if seed is not None:
-        overrides["seed"] = seed
-    return load_scenario(path, overrides)
+    from hardware.errors import UserError  # noqa: PLC0415 - --help stays light
+    from simulator.result_folder import read_result  # noqa: PLC0415 - --help stays light
+
+    folder = Path(result_dir)
+    stored = read_result(folder)
+    try:
+        tables = _render(stored.summary, stored.slo_ms)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder / 'summary.json'}: not the summary of a run of this version ({type(error).__name__}: {error}); "
+            "run the scenario again"
+        ) from error
+    if as_json:
+        _print_json(stored.summary)
+    else:
+        _print_tables(tables, folder)
 
 
 def _simulate(scenario: Scenario, *, quiet: bool) -> Result:
@@ -116,16 +146,20 @@ def _simulate(scenario: Scenario, *, quiet: bool) -> Result:
         )
 
 
-def _print(result: Result, target: Path, *, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        import json  # noqa: PLC0415 - --help stays light
+def _print_json(summary: Mapping[str, Any]) -> None:
+    import json  # noqa: PLC0415 - --help stays light
 
-        click.echo(json.dumps(result.summary, indent=2))
-    elif not quiet:
-        from rich.console import Console  # noqa: PLC0415 - --help stays light
+    click.echo(json.dumps(summary, indent=2))
 
-        from simulator.export import slo_bounds  # noqa: PLC0415 - --help stays light
-        from simulator.report import render  # noqa: PLC0415 - --help stays light
 
-        Console().print(render(result.summary, slo_bounds(result)))
-        click.echo(f"Results: {target}")
+def _render(summary: Mapping[str, Any], slo_ms: Mapping[str, float | None]) -> Group:
+    from simulator.report import render  # noqa: PLC0415 - --help stays light
+
+    return render(summary, slo_ms)
+
+
+def _print_tables(tables: Group, folder: Path) -> None:
+    from rich.console import Console  # noqa: PLC0415 - --help stays light
+
+    Console().print(tables)
+    click.echo(f"Results: {folder}")

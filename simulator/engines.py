@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from hardware.strict import Strict
 from perfdb.compile import HostTime
@@ -50,6 +50,8 @@ class VllmOptions(Strict):
     enable_prefix_caching
         Reuse of KV blocks between requests. Only ``false`` is simulated.
     """
+
+    model_config = ConfigDict(strict=True)
 
     max_num_batched_tokens: int | None = Field(default=None, gt=0)
     max_num_seqs: int | None = Field(default=None, gt=0)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
-import shutil
 import tempfile
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hardware.errors import OutputError
 from simulator.plots import plot_cdf
+from simulator.result_folder import foreign_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,8 +28,8 @@ _PACKAGES = ("servesim", "aiconfigurator-core", "numpy", "simpy", "pandas", "pya
 def write_result(result: Result, directory: Path, *, csv: bool = False) -> None:
     """Write ``summary.json``, ``requests.parquet``, ``manifest.json`` and ``cdf.png``.
 
-    The files appear together: they are written beside the target and moved there in one step. An earlier
-    result in the target is replaced; any other folder is left alone.
+    The files appear together: they are written beside the target and moved there in one step, so that whatever
+    fails leaves the target as it was. An earlier result is replaced; a folder with anything else in it is refused.
 
     Parameters
     ----------
@@ -44,40 +45,67 @@ def write_result(result: Result, directory: Path, *, csv: bool = False) -> None:
     OutputError
         If the directory holds something else or cannot be written.
     """
-    check_target(directory)
+    target = directory.resolve()
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".servesim-", dir=target.parent) as staging:
+            fresh = Path(staging) / "new"
+            fresh.mkdir()
+            _fill(result, fresh, csv=csv)
+            check_target(directory)
+            _put_in_place(fresh, target, Path(staging) / "old")
     except OSError as error:
-        raise OutputError(f"--out {directory}: cannot be written ({error.strerror})") from error
+        raise _unwritable(directory, error) from error
+
+
+def _put_in_place(fresh: Path, target: Path, aside: Path) -> None:
+    """Move ``fresh`` to ``target``; what is there moves aside, and back again should that fail."""
+    replaces = target.exists()
+    if replaces:
+        target.rename(aside)
     try:
-        _fill(result, staging, csv=csv)
-        if directory.exists():
-            shutil.rmtree(directory)
-        staging.chmod(0o755)
-        staging.rename(directory)
-    except OSError as error:
-        raise OutputError(f"--out {directory}: cannot be written ({error.strerror})") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        fresh.rename(target)
+    except BaseException:
+        if replaces:
+            aside.rename(target)
+        raise
 
 
 def check_target(directory: Path) -> None:
-    """Refuse a result directory that exists and is not an earlier result.
+    """Refuse a result directory that cannot be written, or that holds anything but an earlier result.
 
     Raises
     ------
     OutputError
-        If it is a file, or a folder with other content.
+        If it is a file, a mount point or a folder with other content, or the folder above is not writable.
     """
-    if not directory.exists():
-        return
-    if not directory.is_dir():
+    target = directory.resolve()
+    try:
+        if target.exists():
+            _check_replaceable(directory, target)
+        above = next(folder for folder in target.parents if folder.exists())
+        if not above.is_dir():
+            raise OutputError(f"--out {directory}: {above} is a file, expected a folder")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise OutputError(f"--out {directory}: folder {above} is not writable, expected one that is")
+    except OSError as error:
+        raise _unwritable(directory, error) from error
+
+
+def _check_replaceable(directory: Path, target: Path) -> None:
+    if not target.is_dir():
         raise OutputError(f"--out {directory}: is a file, expected a folder that servesim may create")
-    if any(directory.iterdir()) and not (directory / "manifest.json").is_file():
+    if target.is_mount():
+        raise OutputError(f"--out {directory}: is a mount point, which cannot be replaced; name a folder inside it")
+    foreign = foreign_file(target)
+    if foreign is not None:
         raise OutputError(
-            f"--out {directory}: holds files that are not a servesim result; name an empty or a new folder"
+            f"--out {directory}: holds {foreign!r}, which is not of a servesim result; name an empty or a new folder"
         )
+
+
+def _unwritable(directory: Path, error: OSError) -> OutputError:
+    return OutputError(f"--out {directory}: cannot be written ({error.strerror or error}); name another folder")
 
 
 def slo_bounds(result: Result) -> dict[str, float | None]:

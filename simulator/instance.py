@@ -133,10 +133,10 @@ class Instance:
     def _cut(self) -> None:
         elapsed = self.env.now - self._run_start_ns
         sequences, context = self.state.decodes, self.state.context_sum // self.state.decodes
-        steps = self.prices.steps_covering(sequences, context, elapsed, self._run_steps)
+        steps, duration = self.prices.steps_covering(sequences, context, elapsed, self._run_steps)
         if steps < self._run_steps:
             self._run_steps = steps
-            self._ring(self.prices.decode_ns(sequences, context, steps) - elapsed)
+            self._ring(duration - elapsed)
 
     # --- steps ---------------------------------------------------------------------------------------
 

@@ -146,7 +146,7 @@ def throughput_summary(
         "request_goodput": good / duration,
         "output_throughput": outputs / duration,
         "total_token_throughput": (inputs + outputs) / duration,
-        "max_output_tokens_per_s": int(gaps.per_second[warmup_ns // 10**9 :].max(initial=0)),
+        "max_output_tokens_per_s": int(gaps.per_second[gaps.seconds >= warmup_ns // 10**9].max(initial=0)),
         "max_concurrent_requests": _most_concurrent(ledger, times.completed),
         "slo_attainment": good / sent if sent else 0.0,
     }

@@ -38,6 +38,8 @@ def render(summary: Mapping[str, Any], slo: Mapping[str, float | None]) -> Group
     ]
     if summary["skipped_rows"]:
         parts.append(_skipped(summary))
+    if summary["requests_with_images"]:
+        parts.append(_images(summary))
     return Group(*parts)
 
 
@@ -121,3 +123,11 @@ def _origins(summary: Mapping[str, Any]) -> Text:
 def _skipped(summary: Mapping[str, Any]) -> Text:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in summary["skipped_rows"].items())
     return Text(f"Trace rows skipped: {reasons}.", style="yellow")
+
+
+def _images(summary: Mapping[str, Any]) -> Text:
+    return Text(
+        f"{summary['requests_with_images']:,} requests carry images: their tokens are priced as prompt tokens, the "
+        "encoder is not simulated.",
+        style="yellow",
+    )

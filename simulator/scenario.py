@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias
 
@@ -14,6 +13,7 @@ from hardware.tables import read_table, validated
 from perfdb.model import WEIGHT_BYTES
 from perfdb.sources import COST_SOURCES, DEFAULT_SOURCES
 from simulator.engines import ENGINES, VllmOptions
+from simulator.overrides import WORKLOAD_KINDS, parse_override, set_key
 from simulator.router import ROUTERS
 from workloads.closed_loop import ClosedLoop
 from workloads.readers import READERS
@@ -30,6 +30,7 @@ __all__ = [
     "Scenario",
     "Slo",
     "Workload",
+    "load_changed",
     "load_scenario",
     "scenario_names",
 ]
@@ -38,7 +39,6 @@ __all__ = [
 _MOST_REQUESTS: Final = 10**9
 _LONGEST_NAME_BYTES: Final = 200
 _STAGES: Final = ("prefill", "decode")
-_WORKLOAD_KINDS: Final = ("trace", "synthetic", "closed_loop")
 
 
 def _one_of(options: Sequence[str] | Mapping[str, object]) -> AfterValidator:
@@ -98,7 +98,7 @@ class Workload(Strict):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        kinds = [name for name in _WORKLOAD_KINDS if getattr(self, name) is not None]
+        kinds = [name for name in WORKLOAD_KINDS if getattr(self, name) is not None]
         if len(kinds) != 1:
             found = " and ".join(kinds) or "none"
             raise ValueError(f"found {found}, expected exactly one of trace, synthetic and closed_loop")
@@ -253,36 +253,34 @@ def load_scenario(path: str | Path, overrides: Mapping[str, Any] | None = None) 
     file, changes = _find(path), overrides or {}
     table = _read(file)
     for key, value in changes.items():
-        _set(table, key, value)
+        set_key(table, key, value)
     table.setdefault("name", file.stem.lstrip(".") or "scenario")
     where = f"{path} with --set" if changes else str(path)
     scenario = validated(Scenario, table, where, error=ScenarioError)
     return _beside(scenario, file.parent)
 
 
-def parse_override(text: str) -> tuple[str, Any]:
-    """Split ``KEY=VALUE``; the value is TOML where it can be, else text.
+def load_changed(path: str | Path, changes: Sequence[str], seed: int | None = None) -> Scenario:
+    """Read a scenario as a command line gives it.
 
-    Examples
-    --------
-    >>> parse_override("pool.0.replicas=4")
-    ('pool.0.replicas', 4)
-    >>> parse_override("workload.trace=conversation.jsonl")
-    ('workload.trace', 'conversation.jsonl')
+    Parameters
+    ----------
+    path
+        As for :func:`load_scenario`.
+    changes
+        Texts ``KEY=VALUE``, as ``--set`` takes them; a later one wins.
+    seed
+        Replaces the scenario's seed, unless None.
 
     Raises
     ------
     ScenarioError
-        If there is no ``=`` or no key.
+        As for :func:`load_scenario`, or if a change is not ``KEY=VALUE``.
     """
-    key, sign, value = text.partition("=")
-    if not sign or not key.strip():
-        raise ScenarioError(f"--set {text}: expected KEY=VALUE, for example pool.0.replicas=4")
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except (ValueError, RecursionError):
-        # TOML errors are ValueErrors, and so is an integer of over 4300 digits.
-        return key.strip(), value
+    overrides = dict(parse_override(change) for change in changes)
+    if seed is not None:
+        overrides["seed"] = seed
+    return load_scenario(path, overrides)
 
 
 def _shipped() -> Path:
@@ -328,42 +326,3 @@ def _beside(scenario: Scenario, folder: Path) -> Scenario:
     if model and not _exists(model) and _exists(folder / model):
         changes["model"] = scenario.model.model_copy(update={"name": str(folder / model)})
     return scenario.model_copy(update=changes)
-
-
-def _set(table: dict[str, Any], key: str, value: Any) -> None:  # noqa: ANN401 - any TOML value
-    *parents, last = key.split(".")
-    if not all((*parents, last)):
-        raise ScenarioError(f"--set {key}: found an empty part, expected names joined by dots, as in pool.0.replicas")
-    place: Any = table
-    for depth, part in enumerate(parents):
-        place = _step_into(place, part, key, ".".join(parents[:depth]))
-    if not isinstance(place, dict):
-        raise _not_a_table(place, key, ".".join(parents))
-    if last in _WORKLOAD_KINDS and parents == ["workload"]:
-        for other in _WORKLOAD_KINDS:
-            place.pop(other, None)
-    place[last] = value
-
-
-def _step_into(place: Any, part: str, key: str, above: str) -> Any:  # noqa: ANN401 - any TOML value
-    """Return the table or value at ``part`` of what stands at the key ``above``."""
-    if isinstance(place, dict):
-        return place.setdefault(part, {})
-    if not _is_tables(place):
-        raise _not_a_table(place, key, above)
-    names = [str(item.get("name", number)) for number, item in enumerate(place)]
-    if part.isdecimal() and int(part) < len(place):
-        return place[int(part)]
-    if part in names:
-        return place[names.index(part)]
-    raise ScenarioError(f"--set {key}: there is no {above} {part!r}; {suggest(part, names)}")
-
-
-def _is_tables(place: object) -> bool:
-    return isinstance(place, list) and bool(place) and all(isinstance(item, dict) for item in place)
-
-
-def _not_a_table(place: object, key: str, above: str) -> ScenarioError:
-    if _is_tables(place):
-        return ScenarioError(f"--set {key}: {above} is a list of tables, expected a key of one, as in {above}.0.KEY")
-    return ScenarioError(f"--set {key}: {above} is {place!r}, which has no keys; expected --set {above}=VALUE")

@@ -39,6 +39,7 @@ def summarise(run: Finished) -> dict[str, Any]:
         "prefix_cache_hit_rate": 0.0,
         "pools": _pools(run),
         "skipped_rows": dict(sorted(run.requests.skipped.items())),
+        "requests_with_images": 0 if run.requests.images is None else int((run.requests.images > 0).sum()),
         "events": cluster.events,
         "steps": int(sum(log.table()["steps"].sum() for log in cluster.logs)),
     }

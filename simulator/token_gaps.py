@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -30,12 +30,15 @@ class TokenGaps:
         Distinct gaps, increasing, shape (gaps,).
     count
         How often each occurs, same shape.
+    seconds
+        Seconds of the run in which tokens appear, first tokens included, increasing, shape (seconds,).
     per_second
-        Tokens, first ones included, that appear in each second of the run, shape (seconds,).
+        Tokens that appear in each of them, same shape.
     """
 
     gap_ns: NDArray[np.int64]
     count: NDArray[np.int64]
+    seconds: NDArray[np.int64]
     per_second: NDArray[np.int64]
 
     def mean_ms(self) -> float:
@@ -79,29 +82,29 @@ def token_gaps(
     after_ns
         End of the warm-up.
     """
-    finish = ledger.column("finish_ns")
-    seconds = int(finish.max(initial=0)) // 10**9 + 1
-    per_second = _second_counts(ledger.column("first_token_ns"), seconds)
-    per_second += _second_counts(ledger.column("stall_ends"), seconds)
-    stalls = ledger.column("stalls")[ledger.column("stall_ends") >= after_ns]
-    pieces = [(stalls, np.ones(len(stalls), np.int64))]
+    first, stall_ends = ledger.column("first_token_ns"), ledger.column("stall_ends")
+    gaps_found = [_counted(ledger.column("stalls")[stall_ends >= after_ns])]
+    seconds_found = [_counted(first[first >= 0] // 10**9), _counted(stall_ends // 10**9)]
     for price, table in _by_price(logs, prices):
         for ends, gaps, sequences in _runs(table, price):
-            per_second += sequences * np.bincount(ends // 10**9, minlength=seconds)
             kept = gaps if after_ns == 0 else gaps[ends >= after_ns]
-            distinct, count = np.unique(kept, return_counts=True)
-            pieces.append((distinct, count * sequences))
-    gap_ns, count = _tally(*(np.concatenate(part) for part in zip(*pieces, strict=True)))
-    return TokenGaps(gap_ns, count, per_second)
+            gaps_found.append(_counted(kept, sequences))
+            seconds_found.append(_counted(ends // 10**9, sequences))
+    return TokenGaps(*_merged(gaps_found), *_merged(seconds_found))
 
 
-def _second_counts(times_ns: NDArray[np.int64], seconds: int) -> NDArray[np.int64]:
-    return np.bincount(times_ns[times_ns >= 0] // 10**9, minlength=seconds)
+_Counted: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.int64]]"
 
 
-def _tally(gaps: NDArray[np.int64], count: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    order = np.argsort(gaps, kind="stable")
-    ordered = gaps[order]
+def _counted(values: NDArray[np.int64], times: int = 1) -> _Counted:
+    distinct, count = np.unique(values, return_counts=True)
+    return distinct, count * times
+
+
+def _merged(pieces: Sequence[_Counted]) -> _Counted:
+    values, count = (np.concatenate(part) for part in zip(*pieces, strict=True))
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
     first = np.flatnonzero(np.diff(ordered, prepend=-1))
     return ordered[first], np.add.reduceat(count[order], first) if len(first) else count
 

@@ -77,7 +77,7 @@ def test_least_loaded_counts_running_requests_and_waiting_ones():
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_policy_admits_serves_and_never_overfills(name):
-    scheduler = SCHEDULERS[name](64, 4, True, True)
+    scheduler = SCHEDULERS[name](64, 4, *(True, True))
     state = EngineState(12, 16)
     state.waiting.extend(Request(i, 30 + i) for i in range(6))
     plan = scheduler.plan(state, 100)

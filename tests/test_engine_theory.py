@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from serving import Deployment, OpenLoop, Users, linear_prices
 
 
-def attention_root(prices, tokens):
+def whole_prompt(tokens):
     """Pairs and reach of one whole prompt."""
     return {"prompts": 1, "pairs": tokens * tokens, "reach": tokens, "decodes": 0, "context": 0}
 
@@ -18,7 +18,7 @@ def attention_root(prices, tokens):
 def test_one_request_takes_its_closed_form_to_the_nanosecond(prompt, output):
     prices = linear_prices()
     cluster = Deployment(prices=prices).serve(OpenLoop([123]), [prompt], [output])
-    prefill = prices.mixed_ns(tokens=prompt, samples=1, **attention_root(prices, prompt))
+    prefill = prices.mixed_ns(tokens=prompt, samples=1, **whole_prompt(prompt))
     decode = sum(prices.decode_ns(1, prompt + i) for i in range(output - 1))
     assert cluster.ledger.first_token_ns[0] == 123 + prefill
     assert cluster.ledger.finish_ns[0] == 123 + prefill + decode
@@ -53,7 +53,7 @@ def batch_means(values, batches=25):
 def test_batch_cap_one_is_an_m_d_1_queue(output, load):
     """Pollaczek-Khinchine with a constant service time s: the mean wait is load * s / (2 * (1 - load))."""
     prices = linear_prices(context_ns=0.0)
-    service = prices.mixed_ns(tokens=64, samples=1, **attention_root(prices, 64)) + (output - 1) * prices.decode_ns(1, 0)
+    service = prices.mixed_ns(tokens=64, samples=1, **whole_prompt(64)) + (output - 1) * prices.decode_ns(1, 0)
     rng = np.random.default_rng(11)
     size = 40_000
     arrivals = np.cumsum(rng.exponential(service / load, size)).astype(np.int64)
@@ -70,7 +70,7 @@ def test_replicas_behind_a_random_router_are_independent_m_d_1_queues():
     from simulator.router import Random
 
     prices = linear_prices(context_ns=0.0)
-    service = prices.mixed_ns(tokens=64, samples=1, **attention_root(prices, 64))
+    service = prices.mixed_ns(tokens=64, samples=1, **whole_prompt(64))
     rng = np.random.default_rng(12)
     size = 60_000
     arrivals = np.cumsum(rng.exponential(service / 0.6 / 3, size)).astype(np.int64)

@@ -51,7 +51,7 @@ def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def figure(value: Any, key: str) -> Any:  # noqa: ANN401  (any figure of a chip)
+def figure(value: Any, key: str) -> Any:
     for part in key.split("."):
         value = None if value is None else getattr(value, part)
     return value

@@ -12,7 +12,7 @@ from simulator.metrics import Bounds, latency_summary, request_times, throughput
 from simulator.token_gaps import token_gaps
 
 
-def run(seed, blocks=1000, size=60, macro_steps=True):
+def run(seed, blocks=1000, size=60, *, macro_steps=True):
     rng = np.random.default_rng(seed)
     arrivals = np.cumsum(rng.exponential(5_000_000, size)).astype(int).tolist()
     prompts, outputs = rng.integers(1, 400, size), rng.integers(1, 60, size)

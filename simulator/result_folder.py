@@ -1,0 +1,91 @@
+"""The folder of a finished run: which files are in it, and how it is read back."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from hardware.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["RESULT_FILES", "StoredResult", "foreign_file", "read_result"]
+
+RESULT_FILES: Final = (
+    "cdf.png",
+    "manifest.json",
+    "report.html",
+    "requests.csv",
+    "requests.parquet",
+    "summary.json",
+    "timeline.json",
+)
+"""Every file a run may leave; a folder with any other is not ours to replace."""
+
+
+class StoredResult(NamedTuple):
+    """What a result folder says.
+
+    Attributes
+    ----------
+    summary
+        The content of ``summary.json``.
+    slo_ms
+        The bounds of the scenario by ``ttft``, ``tpot`` and ``e2el``, None for no bound.
+    """
+
+    summary: dict[str, Any]
+    slo_ms: dict[str, float | None]
+
+
+def foreign_file(directory: Path) -> str | None:
+    """Return the name of something in a folder that is no part of a servesim result; None if all of it is.
+
+    A ``manifest.json`` is a common name: it counts as ours only with the hash of a scenario in it.
+    """
+    names = sorted(entry.name for entry in directory.iterdir())
+    strange = next((name for name in names if name not in RESULT_FILES), None)
+    if strange is not None or not names:
+        return strange
+    try:
+        ours = "scenario_sha256" in _read_json(directory, "manifest.json")
+    except UserError:
+        ours = False
+    return None if ours else names[0]
+
+
+def read_result(directory: Path) -> StoredResult:
+    """Read a result folder back.
+
+    Raises
+    ------
+    UserError
+        If it is not one.
+    """
+    if not directory.is_dir():
+        found = "is a file" if directory.exists() else "there is no such folder"
+        raise UserError(f"{directory}: {found}, expected the folder of a servesim result")
+    summary, manifest = (_read_json(directory, name) for name in ("summary.json", "manifest.json"))
+    try:
+        slo = manifest["scenario"]["slo"]
+        return StoredResult(summary, {"ttft": slo["ttft_ms"], "tpot": slo["tpot_ms"], "e2el": slo["e2e_ms"]})
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{directory / 'manifest.json'}: has no scenario with an slo table, expected the manifest of a servesim run"
+        ) from None
+
+
+def _read_json(directory: Path, name: str) -> dict[str, Any]:
+    file = directory / name
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{directory}: has no {name}, expected the folder of a servesim result") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}), expected a file of a servesim result") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not JSON in UTF-8 ({error}), expected a file of a servesim result") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: holds a {type(found).__name__}, expected a JSON object")
+    return found

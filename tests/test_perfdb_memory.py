@@ -1,0 +1,187 @@
+"""KV blocks against what vLLM logged, and the laws of the memory plan."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pricing import SHARED
+
+from hardware.catalogue import load_chip
+from hardware.errors import CapacityError
+from perfdb.layout import Layout
+from perfdb.load_model import load_model, model_from_config, preset_names
+from perfdb.memory import CONTEXT_BYTES, DRIVER_RESERVE_BYTES, GRAPH_BYTES_PER_LAYER, MemoryBudget, plan_memory
+
+BUDGET = MemoryBudget(utilization=0.9, step_tokens=2048, step_sequences=128, block_tokens=16, graphs=0)
+CODE_LLAMA_34B = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 8192,
+    "intermediate_size": 22016,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 32000,
+    "max_position_embeddings": 16384,
+}
+MODELS = {
+    "meta-llama/Llama-2-7b-hf": load_model("Llama-2-7B"),
+    "meta-llama/Llama-2-70b-hf": load_model("Llama-2-70B"),
+    "codellama/CodeLlama-34b-Instruct-hf": model_from_config("CodeLlama-34B", CODE_LLAMA_34B),
+    "meta-llama/Llama-3.1-8B": load_model("Llama-3.1-8B"),
+}
+
+
+def measured(name):
+    path = SHARED / "validation" / name
+    if not path.is_file():
+        pytest.skip(f"the shared {name} is not beside this checkout")
+    with path.open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if row["model"] in MODELS and row["kv_blocks"]]
+
+
+def logged(row):
+    """Return the model, layout and budget of a measured case, and the blocks its log shows."""
+    budget = replace(
+        BUDGET,
+        utilization=float(row["gpu_mem_util"]),
+        step_tokens=int(row["max_num_batched_tokens"]),
+        step_sequences=int(row["max_num_seqs"]),
+        block_tokens=int(row["block_size"]),
+    )
+    return MODELS[row["model"]], Layout(int(row["tp"])), budget, float(row["kv_blocks"])
+
+
+# --- against measurements ----------------------------------------------------------------------------
+
+
+def test_blocks_are_within_one_percent_of_what_vllm_logged_on_h100():
+    rows = measured("blis_training_vllm_h100.csv")
+    assert {row["model"] for row in rows} == set(MODELS) - {"meta-llama/Llama-3.1-8B"}
+    for row in rows:
+        # This version (0.15) did not take captured graphs off the budget.
+        model, layout, budget, blocks = logged(row)
+        assert plan_memory(model, layout, load_chip("h100_sxm"), budget).blocks == pytest.approx(blocks, rel=0.01)
+
+
+def test_blocks_are_within_three_percent_of_what_vllm_logged_on_a_small_card():
+    rows = [row for row in measured("llmservingsim_bench.csv") if row["gpu"] == "RTX4090"]
+    assert len(rows) == 1
+    model, layout, budget, blocks = logged(rows[0])
+    found = plan_memory(model, layout, load_chip("rtx_4090"), replace(budget, graphs=67))
+    assert found.blocks == pytest.approx(blocks, rel=0.03)
+
+
+# --- laws --------------------------------------------------------------------------------------------
+
+budgets = st.builds(
+    MemoryBudget,
+    utilization=st.floats(0.05, 1.0),
+    step_tokens=st.integers(1, 32_768),
+    step_sequences=st.integers(1, 2048),
+    block_tokens=st.sampled_from([8, 16, 32, 64]),
+    graphs=st.integers(0, 100),
+)
+layouts = st.builds(Layout, st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4]))
+chips = st.sampled_from(["h200_sxm", "h100_sxm", "l4", "b200_sxm", "rtx_4090"]).map(load_chip)
+models = st.sampled_from(["Llama-3.1-8B", "Qwen3-32B", "Llama-3.1-70B", "OPT-13B", "Qwen2.5-3B"]).map(load_model)
+
+
+def blocks_of(model, layout, chip, budget):
+    try:
+        return plan_memory(model, layout, chip, budget).blocks
+    except CapacityError:
+        return 0
+
+
+@given(models, layouts, chips, budgets)
+def test_the_parts_of_a_plan_fill_the_budget_up_to_one_block(model, layout, chip, budget):
+    if not blocks_of(model, layout, chip, budget):
+        return
+    plan = plan_memory(model, layout, chip, budget)
+    taken = plan.weights + plan.activations + plan.collectives + plan.context + plan.graphs
+    assert 0 <= plan.budget - taken - plan.blocks * plan.block < plan.block
+    assert plan.budget == int((chip.visible_memory_bytes - DRIVER_RESERVE_BYTES) * budget.utilization)
+    assert plan.context == CONTEXT_BYTES
+    assert plan.graphs == budget.graphs * -(-model.layers // layout.pipeline) * GRAPH_BYTES_PER_LAYER
+
+
+@given(models, layouts, chips, budgets, st.floats(0, 0.5))
+def test_more_memory_or_smaller_steps_never_leave_fewer_blocks(model, layout, chip, budget, more):
+    blocks = blocks_of(model, layout, chip, budget)
+    assert blocks_of(model, layout, chip, replace(budget, utilization=budget.utilization + more)) >= blocks
+    assert blocks_of(model, layout, chip, replace(budget, step_tokens=budget.step_tokens // 2 + 1)) >= blocks
+    assert blocks_of(model, layout, chip, replace(budget, step_sequences=budget.step_sequences // 2 + 1)) >= blocks
+    assert blocks_of(model, layout, chip, replace(budget, graphs=0)) >= blocks
+    assert blocks_of(replace(model, weights="fp8"), layout, chip, budget) >= blocks
+    assert blocks_of(replace(model, kv_cache="fp8"), layout, chip, budget) >= blocks
+
+
+@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("chip", ["h200_sxm", "h100_sxm", "l4"])
+def test_more_chips_never_hold_fewer_blocks(name, chip):
+    model, memory = load_model(name), load_chip(chip)
+    tensors = [tensor for tensor in (1, 2, 4, 8, 16) if model.heads % tensor == 0]
+    blocks = [blocks_of(model, Layout(tensor), memory, BUDGET) for tensor in tensors]
+    assert blocks == sorted(blocks)
+
+
+@given(models, layouts)
+def test_the_weights_of_all_chips_are_at_least_the_model(model, layout):
+    plan = plan_memory(model, layout, load_chip("gb300"), replace(BUDGET, utilization=1.0))
+    assert plan.weights * layout.chips >= model.weight_bytes * (1 - 1e-6) - layout.chips
+    if layout.pipeline == 1:
+        assert plan.weights == model.weight_bytes // layout.tensor
+
+
+@given(models, st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 16, 32]))
+def test_a_block_holds_the_kv_of_its_tokens(model, tensor, block_tokens):
+    budget = replace(BUDGET, block_tokens=block_tokens, utilization=1.0)
+    plan = plan_memory(model, Layout(tensor), load_chip("gb300"), budget)
+    copies = max(1, tensor // model.kv_heads)
+    assert plan.block * tensor == copies * block_tokens * model.kv_bytes_per_token
+
+
+# --- what does not fit -------------------------------------------------------------------------------
+
+
+def refusal(name, chip, tensor=1, budget=BUDGET):
+    with pytest.raises(CapacityError) as problem:
+        plan_memory(load_model(name), Layout(tensor), load_chip(chip), budget)
+    text = str(problem.value)
+    assert "\n" not in text
+    assert text.startswith(load_model(name).name)
+    assert f"at tensor_parallel = {tensor}, but {chip} leaves" in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("name", "chip", "tensor", "budget"),
+    [
+        ("Llama-3.1-70B", "h100_sxm", 1, BUDGET),
+        ("Llama-3.1-70B", "l4", 1, BUDGET),
+        ("Llama-3.1-70B", "l4", 4, BUDGET),
+        ("Llama-3.1-405B", "h200_sxm", 4, BUDGET),
+        ("Qwen3-32B", "h100_sxm", 1, replace(BUDGET, utilization=0.8, step_tokens=32_768)),
+        ("Llama-3.1-8B", "l4", 1, replace(BUDGET, step_tokens=131_072)),
+        ("Qwen2.5-7B", "l4", 1, replace(BUDGET, utilization=0.6)),
+    ],
+)
+def test_a_model_that_does_not_fit_is_told_the_least_tensor_parallelism_that_does(name, chip, tensor, budget):
+    found = re.search(r"use tensor_parallel = (\d+),", refusal(name, chip, tensor, budget))
+    advised = int(found.group(1))
+    model = load_model(name)
+    assert advised > tensor
+    assert model.heads % advised == 0
+    assert blocks_of(model, Layout(advised), load_chip(chip), budget) >= 1
+    assert blocks_of(model, Layout(advised // 2), load_chip(chip), budget) == 0
+
+
+@pytest.mark.parametrize(("name", "chip", "utilization"), [("Falcon-180B", "l4", 0.9), ("Llama-3.1-8B", "l4", 0.02)])
+def test_a_model_no_tensor_parallelism_can_fit_is_told_so(name, chip, utilization):
+    text = refusal(name, chip, 8, replace(BUDGET, utilization=utilization))
+    assert "use a larger chip" in text

@@ -1,0 +1,114 @@
+"""The operators of a step hold every weight once, however the model is cut."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from perfdb.layout import Layout
+from perfdb.load_model import load_model, preset_names
+from perfdb.operators import AllReduce, Elementwise, Gemm, PointToPoint, step_operators
+
+CUTS = (1, 2, 4, 8)
+
+
+def divides(model, tensor):
+    parts = (model.heads, model.kv_heads, model.intermediate, model.vocab)
+    return all(part % tensor == 0 for part in parts)
+
+
+CASES = [(name, tensor) for name in preset_names() for tensor in CUTS if divides(load_model(name), tensor)]
+
+
+def gemms(operators):
+    return [operator for operator in operators if isinstance(operator, Gemm)]
+
+
+def weights(operators):
+    return sum(gemm.n * gemm.k * gemm.count for gemm in gemms(operators))
+
+
+@pytest.mark.parametrize(("name", "tensor"), CASES)
+def test_projections_of_all_chips_multiply_each_token_with_every_weight(name, tensor):
+    model = load_model(name)
+    operators = step_operators(model, Layout(tensor))
+    # Two operations per weight and token: the same law in FLOPs.
+    assert tensor * weights(operators.per_token) == model.matrix_parameters
+    assert tensor * weights(operators.per_sample) == model.vocab * model.hidden
+
+
+def test_most_presets_divide_among_eight_chips():
+    assert sum(tensor == 8 for _, tensor in CASES) >= len(preset_names()) - 2
+
+
+@pytest.mark.parametrize("tensor", [4, 8, 16])
+def test_with_more_chips_than_kv_heads_each_chip_holds_one(tensor):
+    model = replace(load_model("Qwen3-32B"), kv_heads=2)
+    operators = step_operators(model, Layout(tensor))
+    replicated = model.layers * 2 * (tensor - model.kv_heads) * model.head_dim * model.hidden
+    assert tensor * weights(operators.per_token) == model.matrix_parameters + replicated
+    for attention in (operators.context, operators.generation):
+        assert (attention.heads, attention.kv_heads) == (model.heads // tensor, 1)
+
+
+@pytest.mark.parametrize("tensor", CUTS)
+def test_attention_of_all_chips_reads_every_cached_byte(tensor):
+    for kv_cache in ("bf16", "fp8"):
+        model = load_model("Llama-3.1-70B", kv_cache=kv_cache)
+        attention = step_operators(model, Layout(tensor)).generation
+        assert tensor * attention.count * attention.kv_bytes_per_token == model.kv_bytes_per_token
+        assert tensor * attention.heads == model.heads
+        assert attention.head_dim == model.head_dim
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_projection_and_attention_runs_once_per_layer(name):
+    model = load_model(name)
+    operators = step_operators(model, Layout(1))
+    assert [gemm.name for gemm in gemms(operators.per_token)] == ["qkv", "attention_out", "mlp_in", "mlp_out"]
+    assert {gemm.count for gemm in gemms(operators.per_token)} == {model.layers}
+    assert operators.context.count == operators.generation.count == model.layers
+    counts = {op.name: op.count for op in operators.per_token if isinstance(op, Elementwise)}
+    assert counts == {
+        "embedding": 1,
+        "norm": model.family.norms_per_layer * model.layers,
+        "rotary": model.layers,
+        "activation": model.layers,
+        "final_norm": 1,
+    }
+
+
+def test_projections_have_the_weight_format_and_the_head_keeps_16_bits():
+    operators = step_operators(load_model("Qwen3-32B", weights="fp8_block"), Layout(2))
+    assert {gemm.weights for gemm in gemms(operators.per_token)} == {"fp8_block"}
+    assert {gemm.weights for gemm in gemms(operators.per_sample)} == {"bf16"}
+
+
+def test_tensor_parallelism_adds_two_all_reduces_per_layer_and_one_for_the_embedding():
+    model = load_model("Llama-3.1-8B")
+    found = [op for op in step_operators(model, Layout(4)).per_token if isinstance(op, AllReduce)]
+    assert [(op.width, op.chips, op.count) for op in found] == [(4096, 4, 64), (4096, 4, 1)]
+    assert not [op for op in step_operators(model, Layout(1)).per_token if isinstance(op, AllReduce)]
+
+
+@pytest.mark.parametrize("tensor", [1, 4])
+@pytest.mark.parametrize("stages", [2, 4])
+def test_pipeline_parallelism_adds_hand_overs_and_nothing_else(tensor, stages):
+    model = load_model("Llama-3.1-8B")
+    alone, piped = (step_operators(model, Layout(tensor, pipeline)) for pipeline in (1, stages))
+    added = [op for op in piped.per_token if op not in alone.per_token]
+    assert added == [PointToPoint("hand_over", 2 * model.hidden, stages - 1)]
+    assert [op for op in piped.per_token if op not in added] == list(alone.per_token)
+    assert replace(piped, per_token=alone.per_token) == alone
+    assert Layout(tensor, stages).chips == tensor * stages
+
+
+def test_a_norm_reads_and_writes_two_rows_and_an_activation_reads_what_the_mlp_made():
+    model = load_model("Llama-3.1-8B")
+    moved = {
+        op.name: op.bytes_per_row for op in step_operators(model, Layout(2)).per_token if hasattr(op, "bytes_per_row")
+    }
+    assert moved["norm"] == 4 * 2 * model.hidden
+    assert moved["activation"] == 2 * (2 + 1) * model.intermediate // 2
+    assert moved["embedding"] == moved["final_norm"] == 2 * 2 * model.hidden
