@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -262,7 +263,12 @@ def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:
     if model.heads % tensor:
         raise ScenarioError(
             f"pool.{name}.tensor_parallel is {tensor}, which does not divide the {model.heads} attention heads "
-            f"of {model.name}; use one of {_divisors(model.heads)}"
+            f"of {model.name}; use one of {_divisors(model.heads, model.intermediate)}"
+        )
+    if model.intermediate % tensor:
+        raise ScenarioError(
+            f"pool.{name}.tensor_parallel is {tensor}, which does not divide the MLP width {model.intermediate} of "
+            f"{model.name}; use one of {_divisors(model.heads, model.intermediate)}"
         )
     if model.kv_heads % tensor and tensor % model.kv_heads:
         raise ScenarioError(
@@ -271,8 +277,9 @@ def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:
         )
 
 
-def _divisors(number: int) -> str:
-    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
+def _divisors(*numbers: int) -> str:
+    common = math.gcd(*numbers)
+    return ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
 
 
 def _max_tokens(name: str, model: ModelSpec, options: VllmOptions, blocks: int) -> int:
