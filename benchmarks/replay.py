@@ -101,7 +101,7 @@ def measure(program: str, trace: Path, case: Case) -> dict[str, float]:
     """Run one program in a fresh process and return what it printed."""
     command = [sys.executable, "-m", "benchmarks.replay", "--child", program, str(trace), str(case.instances)]
     environment = os.environ | {"DYN_LOG": "error", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)  # noqa: S603
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)  # noqa: S603
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 

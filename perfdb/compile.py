@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from perfdb.estimate import Estimate, Origin
 from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, StepPrices
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -72,7 +73,7 @@ class CompiledCosts:
     generation
         Cost of generation attention, all layers, at (sequences, knot); row 0 is no sequence.
     context
-        Cost of context attention, all layers, of one prompt at each knot.
+        Cost of context attention, all layers, of a number of equal prompts at each knot.
     generation_knots, context_knots
         Tokens at each knot, int64.
     """
@@ -81,7 +82,7 @@ class CompiledCosts:
     token_ns: NDArray[np.float64]
     sample_ns: NDArray[np.float64]
     generation: Estimate
-    context: Estimate
+    context: Callable[[int], Estimate]
     generation_knots: NDArray[np.int64]
     context_knots: NDArray[np.int64]
 
@@ -113,14 +114,18 @@ def compile_costs(operators: StepOperators, source: SourceChain, limits: StepLim
     context_knots = _halved_knots(limits.context)
     generation = _generation(operators, source, limits.sequences, generation_knots)
     sequences = np.arange(limits.sequences + 1)
+
+    @cache
+    def context(prompts: int) -> Estimate:
+        return _context(operators, source, prompts, context_knots)
+
     prices = StepPrices(
         _whole(token_ns.sum(axis=1)),
         _whole(sample_ns.sum(axis=1)),
         _whole(np.where(sequences > 0, host.step_ns + host.sequence_ns * sequences, 0)),
         lambda n: _decode_curve(generation_knots, generation.ns.reshape(-1, len(generation_knots))[n]),
-        lambda b: _context_curve(context_knots, _context(operators, source, b, context_knots).ns),
+        lambda b: _context_curve(context_knots, context(b).ns),
     )
-    context = _context(operators, source, 1, context_knots)
     return CompiledCosts(prices, token_ns, sample_ns, generation, context, generation_knots, context_knots)
 
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["Curve", "blend"]
 
 
+#: Some tables hold one row at 2.5 times the time of two; honest steps between kernels stay below 1.5.
+_FAR = 1.5
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
     """Latency along one axis.
@@ -53,6 +57,16 @@ class Curve:
         order = np.lexsort((ns, at))
         positions, first = np.unique(at[order], return_index=True)
         return cls(positions.astype(np.float64), ns[order][first], quadratic, streams)
+
+    def without_slow_starts(self) -> Curve:
+        """Return the curve without the points that a longer one beats by far.
+
+        A kernel over few rows may run over more, padded, so it need not cost much more than they do. Smaller
+        steps down are real (kernels change with the row count) and stay.
+        """
+        best_later = np.minimum.accumulate(self.ns[::-1])[::-1]
+        kept = self.ns <= best_later * _FAR
+        return Curve(self.at[kept], self.ns[kept], self.quadratic, self.streams)
 
     def estimate(self, at: NDArray[np.int64], bound_ns: Callable[[NDArray[np.int64]], NDArray[np.float64]]) -> Estimate:
         """Return latencies at any positions.

@@ -17,7 +17,7 @@ from perfdb.quantisation import checked_format, declared_format
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["load_model", "model_from_config", "preset_names", "presets"]
+__all__ = ["load_model", "model_from_config", "presets"]
 
 _PRESETS = Path(__file__).parent / "presets" / "dense.toml"
 _SHAPES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
@@ -37,11 +37,6 @@ _OLD_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 def presets() -> Mapping[str, Mapping[str, Any]]:
     """Return the preset tables by Hugging Face name."""
     return MappingProxyType(tomllib.loads(_PRESETS.read_text(encoding="utf-8")))
-
-
-def preset_names() -> tuple[str, ...]:
-    """Return the Hugging Face names of the presets, in file order."""
-    return tuple(presets())
 
 
 def load_model(name: str, *, weights: str | None = None, kv_cache: str | None = None) -> ModelSpec:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perfdb.estimate import Origin
+from perfdb.step_series import cumulatives
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,40 +37,60 @@ def time_by_origin(costs: CompiledCosts, table: Mapping[str, NDArray[np.int64]])
 
     Notes
     -----
-    A run of decode steps is judged at its middle context. Context attention is what remains of a step once
+    A run of decode steps is cut at the contexts between which attention is interpolated, so that the answer
+    does not depend on how steps were gathered into runs. Context attention is what remains of a step once
     everything else is taken off, judged at the prompt length it was priced at.
     """
-    steps = table["steps"]
-    by_row = costs.token_ns[table["tokens"] + table["decodes"]] + costs.sample_ns[table["decodes"] + table["completed"]]
-    total = (by_row * steps[:, None]).sum(axis=0)
-    host = np.asarray(costs.prices.host_ns, np.float64)[table["decodes"] + table["prompts"]]
-    generation = _generation(costs, table)
-    np.add.at(total, generation[1], generation[0] * steps)
-    rest = table["duration_ns"] - (by_row.sum(axis=1) + host + generation[0]) * steps
-    context = np.where(table["prompts"] > 0, np.maximum(rest, 0.0), 0.0)
-    np.add.at(total, _context_origin(costs, table), context)
+    steps, prices = table["steps"], costs.prices
+    tokens, samples = table["tokens"] + table["decodes"], table["decodes"] + table["completed"]
+    sequences = table["decodes"] + table["prompts"]
+    total = _counts(tokens, steps, len(costs.token_ns)) @ costs.token_ns
+    total += _counts(samples, steps, len(costs.sample_ns)) @ costs.sample_ns
+    host = np.asarray(prices.host_ns)
+    generation = _generation(costs, table, total)
+    mixed = table["prompts"] > 0
+    known = np.asarray(prices.token_ns)[tokens] + np.asarray(prices.sample_ns)[samples] + host[sequences] + generation
+    np.add.at(total, _context_origin(costs, table, mixed), np.maximum(table["duration_ns"] - known, 0)[mixed])
     found = {origin.name.lower(): float(total[origin]) for origin in Origin}
-    return found | {"host": float((host * steps).sum())}
+    return found | {"host": float(_counts(sequences, steps, len(host)) @ host)}
+
+
+def _counts(values: NDArray[np.int64], steps: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Return how many steps have each value, shape (size,): whole numbers add up the same in any order."""
+    total = np.zeros(size, np.int64)
+    np.add.at(total, values, steps)
+    return total
 
 
 def _generation(
-    costs: CompiledCosts, table: Mapping[str, NDArray[np.int64]]
-) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    knots, n = costs.generation_knots, table["decodes"]
-    shape = (-1, len(knots))
-    ns, origin = costs.generation.ns.reshape(shape), costs.generation.origin.reshape(shape)
-    middle = np.minimum(table["context"] + table["steps"] // 2, knots[-1])
-    high = np.minimum(np.searchsorted(knots, middle), len(knots) - 1)
-    low = np.maximum(high - 1, 0)
-    weight = (middle - knots[low]) / np.maximum(knots[high] - knots[low], 1)
-    price = ns[n, low] + weight * (ns[n, high] - ns[n, low])
-    worst = np.maximum(np.maximum(origin[n, low], origin[n, high]), Origin.INTERPOLATED)
-    return np.where(n > 0, price, 0.0), worst.astype(np.uint8)
+    costs: CompiledCosts, table: Mapping[str, NDArray[np.int64]], total: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Add the time of generation attention to ``total`` by origin; return it by row, ns."""
+    knots, by_row = costs.generation_knots, np.zeros(len(table["steps"]), np.int64)
+    origin = costs.generation.origin.reshape(-1, len(knots))
+    for n in np.unique(table["decodes"][table["decodes"] > 0]):
+        rows = np.flatnonzero(table["decodes"] == n)
+        start = table["context"][rows]
+        edges = np.clip(
+            np.append(knots, np.iinfo(np.int64).max), start[:, None], (start + table["steps"][rows])[:, None]
+        )
+        pieces = np.diff(cumulatives(costs.prices.decode_curve(int(n)), edges), axis=1)
+        by_row[rows] = pieces.sum(axis=1)
+        worst = np.maximum(np.maximum(origin[n], np.append(origin[n][1:], origin[n][-1])), Origin.INTERPOLATED)
+        np.add.at(total, worst, pieces.sum(axis=0))
+    return by_row
 
 
-def _context_origin(costs: CompiledCosts, table: Mapping[str, NDArray[np.int64]]) -> NDArray[np.uint8]:
+def _context_origin(
+    costs: CompiledCosts, table: Mapping[str, NDArray[np.int64]], mixed: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """Return the origin of context attention in the steps that compute prompts."""
+    prompts = table["prompts"][mixed]
+    length = np.sqrt(table["pairs"][mixed] / prompts)
     knots = costs.context_knots
-    length = np.sqrt(table["pairs"] / np.maximum(table["prompts"], 1))
     high = np.minimum(np.searchsorted(knots, length), len(knots) - 1)
-    worst = np.maximum(costs.context.origin[high], Origin.INTERPOLATED)
-    return np.where(length > knots[-1], np.maximum(worst, Origin.EXTRAPOLATED), worst).astype(np.uint8)
+    found = np.zeros(len(prompts), np.uint8)
+    for b in np.unique(prompts):
+        found[prompts == b] = costs.context(int(b)).origin[high[prompts == b]]
+    worst = np.where(length > knots[-1], Origin.EXTRAPOLATED, Origin.INTERPOLATED)
+    return np.maximum(found, worst).astype(np.uint8)

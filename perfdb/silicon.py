@@ -244,7 +244,7 @@ class _Sites:
 
     def _curve(self, n: int, k: int) -> Curve:
         site = (self.n == n) & (self.k == k)
-        return Curve.through(self.m[site], self.ns[site])
+        return Curve.through(self.m[site], self.ns[site]).without_slow_starts()
 
     def _utilisation(self, chip: Chip, site: Gemm, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         bound = gemm_bound(chip, site, rows).ns

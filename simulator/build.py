@@ -183,6 +183,7 @@ def _open_loop(scenario: Scenario) -> Arrivals:
         limit=workload.limit,
         rate_scale=workload.rate_scale,
         spread=workload.spread,
+        seed=scenario.seed,
     )
 
 
@@ -207,8 +208,15 @@ def build_model(scenario: Scenario) -> ModelSpec:
 
 
 def build_router(scenario: Scenario) -> Router:
-    """Return the router of a scenario, on its own random stream."""
-    return ROUTERS[scenario.pool[0].router](stream(scenario.seed, "router"))
+    """Return the router that requests arrive at, on its own random stream."""
+    return ROUTERS[scenario.entry_pools[0].router](stream(scenario.seed, "router"))
+
+
+def build_decode_router(scenario: Scenario) -> Router | None:
+    """Return the router of requests that are handed over, on its own random stream; None where none are."""
+    if not scenario.decode_pools:
+        return None
+    return ROUTERS[scenario.decode_pools[0].router](stream(scenario.seed, "decode_router"))
 
 
 def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
@@ -252,6 +260,8 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
         block_tokens=options.block_size,
         max_tokens=max_tokens,
         replicas=pool.replicas,
+        prefills=pool.prefills,
+        decodes=pool.decodes,
     )
     tables = {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
     return BuiltPool(name, chip, layout, options, memory, costs, parts, tables)

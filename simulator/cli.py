@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from simulator.compare_cli import compare, sweep
 from simulator.ownership import ForeignPackageError, check_ownership
 from simulator.trace_cli import trace
 
@@ -57,6 +58,8 @@ def main() -> None:
     """Simulate LLM serving, to find the deployment that meets the latency targets at the least cost."""
 
 
+main.add_command(compare)
+main.add_command(sweep)
 main.add_command(trace)
 
 
@@ -103,7 +106,9 @@ def run(  # noqa: PLR0913 - one parameter per option
         _print_json(result.summary)
     elif not quiet:
         _print_tables(_render(result.summary, slo_bounds(result)), target)
-    if result.summary["slo_attainment"] < loaded.slo.attainment:
+    attained, wanted = result.summary["slo_attainment"], loaded.slo.attainment
+    if attained < wanted:
+        click.echo(f"servesim: {attained:.2%} of the requests met the SLO, below slo.attainment = {wanted:g}", err=True)
         sys.exit(EXIT_SLO_MISSED)
 
 
@@ -111,25 +116,35 @@ def run(  # noqa: PLR0913 - one parameter per option
 @click.argument("result_dir")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def show(result_dir: str, *, as_json: bool) -> None:
-    """Print the tables of a finished run again, from its RESULT_DIR."""
+    """Print the tables of a finished run, comparison or sweep again, from its RESULT_DIR."""
     from pathlib import Path  # noqa: PLC0415 - --help stays light
 
     from hardware.errors import UserError  # noqa: PLC0415 - --help stays light
-    from simulator.result_folder import read_result  # noqa: PLC0415 - --help stays light
 
     folder = Path(result_dir)
-    stored = read_result(folder)
     try:
-        tables = _render(stored.summary, stored.slo_ms)
+        content, tables = _stored(folder)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{folder / 'summary.json'}: not the summary of a run of this version ({type(error).__name__}: {error}); "
-            "run the scenario again"
+            f"{folder}: not a result of this version ({type(error).__name__}: {error}); run the scenario again"
         ) from error
     if as_json:
-        _print_json(stored.summary)
+        _print_json(content)
     else:
         _print_tables(tables, folder)
+
+
+def _stored(folder: Path) -> tuple[Mapping[str, Any], Group]:
+    """Return the JSON content of a result folder and its tables."""
+    from simulator.compare_report import render_comparison  # noqa: PLC0415 - --help stays light
+    from simulator.result_folder import read_result, read_side_by_side  # noqa: PLC0415 - --help stays light
+    from simulator.sweep_report import render_sweep  # noqa: PLC0415 - --help stays light
+
+    content = read_side_by_side(folder)
+    if content is not None:
+        return content, (render_comparison if content["servesim"] == "compare" else render_sweep)(content)
+    stored = read_result(folder)
+    return stored.summary, _render(stored.summary, stored.slo_ms)
 
 
 def _simulate(scenario: Scenario, *, quiet: bool) -> Result:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from simpy.events import URGENT, Event
-
-from simulator.instance import Clock, Instance
+from hardware.errors import LawError
+from simulator.instance import Clock, Instance, Urgent
 from simulator.records import StepLog
 from simulator.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
 
+    from simpy import Event
+
     from perfdb.step_prices import StepPrices
-    from simulator.records import Ledger
+    from simulator.records import Ledger, TransferLog
     from simulator.router import Router
     from simulator.schedulers.state import Scheduler
+    from simulator.transfer import LinkUse
 
-__all__ = ["Arrivals", "Cluster", "EngineParts"]
+__all__ = ["Arrivals", "Carrier", "Cluster", "EngineParts"]
 
 
 class Arrivals(Protocol):
@@ -39,6 +41,26 @@ class Arrivals(Protocol):
         ...
 
 
+class Carrier(Protocol):
+    """What brings KV from one instance to another.
+
+    Attributes
+    ----------
+    log
+        Every transfer that is over.
+    """
+
+    log: TransferLog
+
+    def carry(self, source: int, target: int, tokens: int, on_done: Callable[[], None]) -> None:
+        """Start to move the KV of ``tokens`` tokens now; ``on_done`` is called once all of it is there."""
+        ...
+
+    def link_use(self) -> LinkUse:
+        """Return what each link has carried so far."""
+        ...
+
+
 class EngineParts:
     """What the instances of one pool share.
 
@@ -54,6 +76,8 @@ class EngineParts:
         Longest sequence served; a longer request is refused.
     replicas
         Instances.
+    prefills, decodes
+        Stages they serve.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a pool, all named
@@ -65,20 +89,34 @@ class EngineParts:
         block_tokens: int,
         max_tokens: int,
         replicas: int,
+        prefills: bool = True,
+        decodes: bool = True,
     ) -> None:
         self.scheduler, self.prices = scheduler, prices
         self.blocks, self.block_tokens = blocks, block_tokens
         self.max_tokens, self.replicas = max_tokens, replicas
+        self.prefills, self.decodes = prefills, decodes
 
 
-class _Arrival(Event):
-    """An event before all engine events of its instant: a plan sees what has arrived by its time."""
+class _Group:
+    """Instances that share the requests of one stage, and the router before them."""
 
-    def __init__(self, env: Clock, delay_ns: int) -> None:
-        super().__init__(env)
-        self._ok = True
-        self._value = None
-        env.schedule(self, URGENT, delay_ns)
+    def __init__(self, router: Router) -> None:
+        self.router = router
+        self.instances: list[Instance] = []
+        self.loads: list[int] = []
+
+    def add(self, instance: Instance) -> int:
+        """Add an instance and return its position among the others."""
+        self.instances.append(instance)
+        self.loads.append(0)
+        return len(self.loads) - 1
+
+    def choose(self) -> Instance:
+        """Return the instance to use and count a request on it."""
+        chosen = self.router.choose(self.loads)
+        self.loads[chosen] += 1
+        return self.instances[chosen]
 
 
 class Cluster:
@@ -88,12 +126,14 @@ class Cluster:
     ----------
     pools
         What each pool's instances are made of.
-    router
-        Chooses the instance of a request.
+    router, decode_router
+        Choose the instance of a request, and the one its KV is handed over to.
     arrivals
         When requests come.
     ledger
         Lengths in, times out.
+    carrier
+        Makes what carries KV between instances, given the clock; needed where a pool serves one stage only.
     macro_steps
         See :class:`simulator.instance.Instance`.
     on_progress
@@ -114,16 +154,23 @@ class Cluster:
         arrivals: Arrivals,
         ledger: Ledger,
         *,
+        decode_router: Router | None = None,
+        carrier: Callable[[Clock], Carrier] | None = None,
         macro_steps: bool = True,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
         self.env = Clock()
-        self.router, self.arrivals, self.ledger = router, arrivals, ledger
+        self.arrivals, self.ledger = arrivals, ledger
+        self.entry, self.decoding = _Group(router), _Group(decode_router or router)
+        self.carrier = carrier(self.env) if carrier is not None else None
         self.logs: list[StepLog] = []
         self.instances: list[Instance] = []
-        self.limits: list[int] = []
         self.on_progress = on_progress
         self.events = 0
+        self._limits: list[int] = []
+        self._decode_limit = min((parts.max_tokens for parts in pools if not parts.prefills), default=1 << 62)
+        self._places: list[tuple[_Group, int]] = []
+        self._leaving: dict[int, tuple[Instance, Request]] = {}
         self._done = 0
         self._sent = 0
         self._stride = max(1, len(ledger) // 100)
@@ -131,7 +178,6 @@ class Cluster:
         for parts in pools:
             for _ in range(parts.replicas):
                 self._add_instance(parts, macro_steps=macro_steps)
-        self.loads = [0] * len(self.instances)
 
     def run(self) -> None:
         """Serve every request."""
@@ -139,30 +185,70 @@ class Cluster:
         self.env.run(until=self._all_done)
         self.events = next(self.env._eid)  # noqa: SLF001 - SimPy numbers its events here and nowhere public
 
+    def finished(self, instance: int, index: int) -> None:
+        """Count a request that produced its last token."""
+        self.ledger.decode_instance[index] = instance
+        self._leave(instance)
+        self._count_done()
+
+    def hand_over(self, instance: int, request: Request) -> None:
+        """Send a request whose prompt is computed on to an instance that decodes."""
+        self._leaving[request.index] = (self.instances[instance], request)
+        _soon(self.env, 1, lambda: self._continue(request.index))
+
+    def fetch(self, instance: int, request: Request) -> None:
+        """Start to bring a request's KV to the instance that has made room for it."""
+        if self.carrier is None:
+            raise LawError(f"instance {instance} fetches KV, but nothing carries it")
+        source, _ = self._leaving[request.index]
+        target = self.instances[instance]
+        self.carrier.carry(source.number, instance, request.tokens - 1, lambda: self._arrived(target, request))
+
+    def _continue(self, index: int) -> None:
+        ledger = self.ledger
+        request = Request(index, ledger.prompt_tokens[index] + 1)
+        request.remote = True
+        request.stalled_ns = ledger.first_token_ns[index]
+        self.decoding.choose().submit(request)
+
+    def _arrived(self, target: Instance, request: Request) -> None:
+        """Let the source forget KV that has arrived, and the target go on with it."""
+        source, left = self._leaving.pop(request.index)
+        self.ledger.kv_ready_ns[request.index] = self.env.now
+        self._leave(source.number)
+        source.release(left)
+        target.deliver(request)
+
+    def _leave(self, instance: int) -> None:
+        group, position = self._places[instance]
+        group.loads[position] -= 1
+
     def _add_instance(self, parts: EngineParts, *, macro_steps: bool) -> None:
         log = StepLog()
-        self.instances.append(
-            Instance(
-                self.env,
-                len(self.instances),
-                scheduler=parts.scheduler,
-                prices=parts.prices,
-                blocks=parts.blocks,
-                block_tokens=parts.block_tokens,
-                ledger=self.ledger,
-                log=log,
-                on_finish=self._finished,
-                macro_steps=macro_steps,
-            )
+        instance = Instance(
+            self.env,
+            len(self.instances),
+            scheduler=parts.scheduler,
+            prices=parts.prices,
+            blocks=parts.blocks,
+            block_tokens=parts.block_tokens,
+            ledger=self.ledger,
+            log=log,
+            watcher=self,
+            decodes_here=parts.decodes,
+            macro_steps=macro_steps,
         )
+        group = self.entry if parts.prefills else self.decoding
+        self._places.append((group, group.add(instance)))
+        self.instances.append(instance)
         self.logs.append(log)
-        self.limits.append(parts.max_tokens)
+        self._limits.append(parts.max_tokens)
 
     def _arrive(self) -> Generator[Event, None, None]:
         env = self.env
         for time_ns in self.arrivals.first():
             if time_ns > env.now:
-                yield _Arrival(env, time_ns - env.now)
+                yield Urgent(env, time_ns - env.now)
             self._send()
 
     def _send(self) -> None:
@@ -170,19 +256,15 @@ class Cluster:
         index, ledger = self._sent, self.ledger
         self._sent += 1
         ledger.arrival_ns[index] = self.env.now
-        chosen = self.router.choose(self.loads)
-        ledger.instance[index] = chosen
         prompt = ledger.prompt_tokens[index]
-        if prompt + ledger.output_tokens[index] > self.limits[chosen]:
+        chosen = self.entry.choose()
+        ledger.instance[index] = ledger.decode_instance[index] = chosen.number
+        if prompt + ledger.output_tokens[index] > min(self._limits[chosen.number], self._decode_limit):
             ledger.failed[index] = 1
+            self._leave(chosen.number)
             self._count_done()
             return
-        self.loads[chosen] += 1
-        self.instances[chosen].submit(Request(index, prompt))
-
-    def _finished(self, instance: int, _index: int) -> None:
-        self.loads[instance] -= 1
-        self._count_done()
+        chosen.submit(Request(index, prompt))
 
     def _count_done(self) -> None:
         self._done += 1
@@ -190,8 +272,15 @@ class Cluster:
             self.on_progress(self._done)
         think_ns = self.arrivals.after(self._done)
         if think_ns is not None:
-            # An effect is at least a nanosecond after its cause, so that no order of events at one
-            # instant, which macro-steps may change, decides anything.
-            _Arrival(self.env, max(1, think_ns)).callbacks.append(lambda _: self._send())
+            _soon(self.env, max(1, think_ns), self._send)
         if self._done == len(self.ledger):
             self._all_done.succeed()
+
+
+def _soon(env: Clock, delay_ns: int, action: Callable[[], None]) -> None:
+    """Do something at least a nanosecond from now, before the engines of that instant.
+
+    An effect is never at the instant of its cause, so that no order of events at one instant, which
+    macro-steps may change, decides anything (``docs/decisions/002-order-of-events.md``).
+    """
+    Urgent(env, delay_ns).callbacks.append(lambda _: action())

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import tempfile
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hardware.errors import OutputError
+from simulator.made_by import versions
+from simulator.measures import slo_ms
 from simulator.plots import plot_cdf
 from simulator.result_folder import foreign_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from simulator.run import Result
 
-__all__ = ["check_target", "manifest", "slo_bounds", "write_result"]
-
-_PACKAGES = ("servesim", "aiconfigurator-core", "numpy", "simpy", "pandas", "pyarrow")
+__all__ = ["check_target", "manifest", "put_in_place", "slo_bounds", "unwritable", "write_result"]
 
 
-def write_result(result: Result, directory: Path, *, csv: bool = False) -> None:
+def write_result(
+    result: Result, directory: Path, *, csv: bool = False, origin: Mapping[str, Any] | None = None
+) -> None:
     """Write ``summary.json``, ``requests.parquet``, ``manifest.json`` and ``cdf.png``.
 
     The files appear together: they are written beside the target and moved there in one step, so that whatever
@@ -39,6 +39,8 @@ def write_result(result: Result, directory: Path, *, csv: bool = False) -> None:
         The result directory.
     csv
         Write ``requests.csv`` in place of the Parquet file.
+    origin
+        What the manifest says on top, such as the candidate a run stands for.
 
     Raises
     ------
@@ -51,14 +53,14 @@ def write_result(result: Result, directory: Path, *, csv: bool = False) -> None:
         with tempfile.TemporaryDirectory(prefix=".servesim-", dir=target.parent) as staging:
             fresh = Path(staging) / "new"
             fresh.mkdir()
-            _fill(result, fresh, csv=csv)
+            _fill(result, fresh, manifest(result) | dict(origin or {}), csv=csv)
             check_target(directory)
-            _put_in_place(fresh, target, Path(staging) / "old")
+            put_in_place(fresh, target, Path(staging) / "old")
     except OSError as error:
-        raise _unwritable(directory, error) from error
+        raise unwritable(directory, error) from error
 
 
-def _put_in_place(fresh: Path, target: Path, aside: Path) -> None:
+def put_in_place(fresh: Path, target: Path, aside: Path) -> None:
     """Move ``fresh`` to ``target``; what is there moves aside, and back again should that fail."""
     replaces = target.exists()
     if replaces:
@@ -71,8 +73,15 @@ def _put_in_place(fresh: Path, target: Path, aside: Path) -> None:
         raise
 
 
-def check_target(directory: Path) -> None:
+def check_target(directory: Path, foreign: Callable[[Path], str | None] = foreign_file) -> None:
     """Refuse a result directory that cannot be written, or that holds anything but an earlier result.
+
+    Parameters
+    ----------
+    directory
+        The result directory.
+    foreign
+        Returns the name of something in a folder that is no part of an earlier result of the same kind, or None.
 
     Raises
     ------
@@ -82,36 +91,37 @@ def check_target(directory: Path) -> None:
     target = directory.resolve()
     try:
         if target.exists():
-            _check_replaceable(directory, target)
+            _check_replaceable(directory, target, foreign)
         above = next(folder for folder in target.parents if folder.exists())
         if not above.is_dir():
             raise OutputError(f"--out {directory}: {above} is a file, expected a folder")
         if not os.access(above, os.W_OK | os.X_OK):
             raise OutputError(f"--out {directory}: folder {above} is not writable, expected one that is")
     except OSError as error:
-        raise _unwritable(directory, error) from error
+        raise unwritable(directory, error) from error
 
 
-def _check_replaceable(directory: Path, target: Path) -> None:
+def _check_replaceable(directory: Path, target: Path, foreign: Callable[[Path], str | None]) -> None:
     if not target.is_dir():
         raise OutputError(f"--out {directory}: is a file, expected a folder that servesim may create")
     if target.is_mount():
         raise OutputError(f"--out {directory}: is a mount point, which cannot be replaced; name a folder inside it")
-    foreign = foreign_file(target)
-    if foreign is not None:
+    found = foreign(target)
+    if found is not None:
         raise OutputError(
-            f"--out {directory}: holds {foreign!r}, which is not of a servesim result; name an empty or a new folder"
+            f"--out {directory}: holds {found!r}, which is not of an earlier result of this command; "
+            "name an empty or a new folder"
         )
 
 
-def _unwritable(directory: Path, error: OSError) -> OutputError:
+def unwritable(directory: Path, error: OSError) -> OutputError:
+    """Return the error that says why a result directory cannot be written."""
     return OutputError(f"--out {directory}: cannot be written ({error.strerror or error}); name another folder")
 
 
 def slo_bounds(result: Result) -> dict[str, float | None]:
     """Return the latency bounds of a result's scenario, ms, by metric."""
-    slo = result.scenario.slo
-    return {"ttft": slo.ttft_ms, "tpot": slo.tpot_ms, "e2el": slo.e2e_ms}
+    return slo_ms(result.scenario.slo)
 
 
 def manifest(result: Result) -> dict[str, Any]:
@@ -132,13 +142,13 @@ def manifest(result: Result) -> dict[str, Any]:
         "seed": result.scenario.seed,
         "workload": result.run.requests.source,
         "pools": pools,
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "versions": versions(),
     }
 
 
-def _fill(result: Result, folder: Path, *, csv: bool) -> None:
+def _fill(result: Result, folder: Path, made_by: Mapping[str, Any], *, csv: bool) -> None:
     (folder / "summary.json").write_text(_json(result.summary), encoding="utf-8")
-    (folder / "manifest.json").write_text(_json(manifest(result)), encoding="utf-8")
+    (folder / "manifest.json").write_text(_json(made_by), encoding="utf-8")
     if csv:
         result.requests.to_csv(folder / "requests.csv", index=False)
     else:
@@ -149,10 +159,3 @@ def _fill(result: Result, folder: Path, *, csv: bool) -> None:
 
 def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from simulator.build import BuiltPool, Requests
     from simulator.cluster import Cluster
+    from simulator.fabric import Fabric
     from simulator.metrics import RequestTimes
     from simulator.scenario import Scenario
     from simulator.token_gaps import TokenGaps
@@ -25,8 +26,8 @@ class Finished:
 
     Attributes
     ----------
-    scenario, requests, pools, cluster
-        What was run.
+    scenario, requests, pools, fabric, cluster
+        What was run; no fabric where nothing is handed over.
     times, gaps
         What came of it.
     """
@@ -34,6 +35,7 @@ class Finished:
     scenario: Scenario
     requests: Requests
     pools: tuple[BuiltPool, ...]
+    fabric: Fabric | None
     cluster: Cluster
     times: RequestTimes
     gaps: TokenGaps

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from simpy.core import Environment
+from simpy.events import URGENT, Event
 
 from hardware.errors import LawError
 from simulator.schedulers.state import EngineState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
-    from simpy import Event
+    from collections.abc import Generator
 
     from perfdb.step_prices import StepPrices
     from simulator.records import Ledger, StepLog
     from simulator.request import Request
     from simulator.schedulers.state import Plan, Scheduler
 
-__all__ = ["Clock", "Instance"]
+__all__ = ["Clock", "Instance", "Urgent", "Watcher"]
 
 
 class Clock(Environment):
@@ -32,6 +31,32 @@ class Clock(Environment):
         def now(self) -> int:
             """Nanoseconds since the run began."""
             ...
+
+
+class Urgent(Event):
+    """An event before all engine events of its instant: a plan sees what has happened by its time."""
+
+    def __init__(self, env: Clock, delay_ns: int) -> None:
+        super().__init__(env)
+        self._ok = True
+        self._value = None
+        env.schedule(self, URGENT, delay_ns)
+
+
+class Watcher(Protocol):
+    """Whoever an instance tells what concerns others."""
+
+    def finished(self, instance: int, index: int) -> None:
+        """Take note that a request produced its last token on an instance."""
+        ...
+
+    def hand_over(self, instance: int, request: Request) -> None:
+        """Find an instance to decode a request whose prompt was computed on ``instance``."""
+        ...
+
+    def fetch(self, instance: int, request: Request) -> None:
+        """Bring a request's KV to ``instance``, which has blocks for it, and deliver it there."""
+        ...
 
 
 class Instance:
@@ -51,8 +76,10 @@ class Instance:
         KV capacity.
     ledger, log
         Where times are written.
-    on_finish
-        Called with (instance number, request index) when a request is done.
+    watcher
+        Told when a request is done, and when KV must leave or come.
+    decodes_here
+        Requests stay after their prompt; off, their KV is handed over to another instance.
     macro_steps
         Advance unchanged decode steps in one event. Off, every step is an event; results are the same.
     """
@@ -68,41 +95,55 @@ class Instance:
         block_tokens: int,
         ledger: Ledger,
         log: StepLog,
-        on_finish: Callable[[int, int], None],
+        watcher: Watcher,
+        decodes_here: bool = True,
         macro_steps: bool = True,
     ) -> None:
         self.env, self.number = env, number
         self.scheduler, self.prices = scheduler, prices
         self.state = EngineState(blocks, block_tokens)
-        self.ledger, self.log, self.on_finish = ledger, log, on_finish
+        self.ledger, self.log, self.watcher = ledger, log, watcher
+        self.decodes_here = decodes_here
         self.longest_run = 1 << 40 if macro_steps else 1
         self._finishes: list[tuple[int, int, int, Request]] = []
         self._alarm: Event | None = None
         self._run_steps = 0
         self._run_start_ns = 0
         self._asleep = False
+        self.held = 0
         env.process(self.serve())
 
     def submit(self, request: Request) -> None:
         """Queue a request now; a run of decode steps is cut at its next step boundary."""
-        waiting = self.state.waiting
-        waiting.append(request)
-        if self._asleep:
-            self._asleep = False
-            self._ring(0)
-        elif self._run_steps > 1 and len(waiting) == 1:
-            # A longer queue means its head could not be admitted, and it still cannot.
-            self._cut()
+        self.state.waiting.append(request)
+        # A longer queue means its head could not be admitted, and it still cannot.
+        self._notice(changed=len(self.state.waiting) == 1)
+
+    def deliver(self, request: Request) -> None:
+        """Take note that the KV a request asked for is here now."""
+        state = self.state
+        request.remote = False
+        request.computed = request.tokens - 1
+        state.loading -= 1
+        state.ready.append(request)
+        self._notice(changed=len(state.ready) == 1)
+
+    def release(self, request: Request) -> None:
+        """Give back the blocks of a request whose KV has left for another instance."""
+        self.held -= 1
+        self.state.release(request)
+        self._notice(changed=bool(self.state.waiting))
 
     def serve(self) -> Generator[Event, None, None]:
         """Run the engine for ever."""
         state = self.state
         while True:
-            if not state.running and not state.waiting:
-                yield self._sleep()
-            plan = self.scheduler.plan(state, self._steps_to_first_finish())
+            plan = self.scheduler.plan(state)
             if plan.preempted:
                 self._note_preempted(plan)
+            for request in plan.loads:
+                state.loading += 1
+                self.watcher.fetch(self.number, request)
             if plan.chunks:
                 yield self._compute_mixed(plan)
                 self._apply_chunks(plan)
@@ -110,11 +151,22 @@ class Instance:
                 yield self._compute_decodes(plan)
                 self._apply_decodes(plan)
             elif not plan.preempted:
-                raise LawError(f"instance {self.number} has {len(state.waiting)} waiting requests and no plan")
+                yield self._sleep()
 
     # --- waiting -------------------------------------------------------------------------------------
 
+    def _notice(self, *, changed: bool) -> None:
+        """Wake a sleeping engine; cut a run of steps if what changed may change the plan."""
+        if self._asleep:
+            self._asleep = False
+            self._ring(0)
+        elif changed and self._run_steps > 1:
+            self._cut()
+
     def _sleep(self) -> Event:
+        state = self.state
+        if state.waiting and not (state.loading or self.held):
+            raise LawError(f"instance {self.number} has {len(state.waiting)} waiting requests and no plan")
         self._asleep = True
         self._alarm = self.env.event()
         return self._alarm
@@ -152,8 +204,9 @@ class Instance:
 
     def _compute_decodes(self, plan: Plan) -> Event:
         context = self.state.context_sum // plan.decodes
-        self._run_steps, self._run_start_ns = plan.steps, self.env.now
-        return self._wait(self.prices.decode_ns(plan.decodes, context, plan.steps))
+        steps = min(plan.steps, self._steps_to_first_finish())
+        self._run_steps, self._run_start_ns = steps, self.env.now
+        return self._wait(self.prices.decode_ns(plan.decodes, context, steps))
 
     def _apply_decodes(self, plan: Plan) -> None:
         state, steps, start = self.state, self._run_steps, self._run_start_ns
@@ -217,9 +270,18 @@ class Instance:
             ledger.stall_ends.append(now)
             request.stalled_ns = -1
         produced = request.tokens - ledger.prompt_tokens[index] + 1
+        if not self.decodes_here and produced < ledger.output_tokens[index]:
+            self._hand_over(request)
+            return
         last_step = self.state.step + ledger.output_tokens[index] - produced
         self.state.join_decode(request)
         heappush(self._finishes, (last_step, index, request.epoch, request))
+
+    def _hand_over(self, request: Request) -> None:
+        """Let a request go once its prompt is computed; its blocks stay until its KV has left."""
+        del self.state.running[request.index]
+        self.held += 1
+        self.watcher.hand_over(self.number, request)
 
     def _finish_due(self) -> None:
         state, finishes = self.state, self._finishes
@@ -231,7 +293,7 @@ class Instance:
             state.leave_decode(request)
             state.release(request)
             self.ledger.finish_ns[index] = self.env.now
-            self.on_finish(self.number, index)
+            self.watcher.finished(self.number, index)
 
     def _note_preempted(self, plan: Plan) -> None:
         ledger = self.ledger

@@ -66,13 +66,18 @@ class BlockPool:
             part += sum(growth[: end - self.block_tokens])
         return rounds * self.sequences + part
 
-    def lasting(self, step: int, limit: int) -> int:
-        """Return for how many of the next ``limit`` steps the free blocks suffice."""
-        # The first test is an upper bound that is nearly always enough.
-        if (limit // self.block_tokens + 1) * self.sequences <= self.free or self.needed(step, limit) <= self.free:
-            return limit
-        steps = self.free // self.sequences * self.block_tokens
-        left = self.free % self.sequences
+    def lasting(self, step: int) -> int:
+        """Return a number of steps from step counter ``step`` for which the free blocks surely suffice.
+
+        Whole rounds of ``block_tokens`` steps, in which every sequence takes one block; the exact number where
+        not even one round fits; 0 where there are no sequences.
+        """
+        if not self.sequences:
+            return 0
+        rounds = self.free // self.sequences
+        if rounds:
+            return rounds * self.block_tokens
+        steps, left = 0, self.free
         while left >= self.growth[(step + steps) % self.block_tokens]:
             left -= self.growth[(step + steps) % self.block_tokens]
             steps += 1

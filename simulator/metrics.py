@@ -38,15 +38,17 @@ class RequestTimes:
 
     Attributes
     ----------
-    queue_ms, prefill_ms, ttft_ms, tpot_ms, e2e_ms
-        Arrival to admission, admission to first token, arrival to first token, time per output token after
-        the first (NaN for a single token), arrival to last token.
+    queue_ms, prefill_ms, transfer_ms, ttft_ms, tpot_ms, e2e_ms
+        Arrival to admission, admission to first token, first token to the arrival of its KV where it goes on
+        (0 where it stays), arrival to first token, time per output token after the first (NaN for a single
+        token), arrival to last token.
     completed, met_slo, measured
         Finished; met every bound; arrived after the warm-up.
     """
 
     queue_ms: NDArray[np.float64]
     prefill_ms: NDArray[np.float64]
+    transfer_ms: NDArray[np.float64]
     ttft_ms: NDArray[np.float64]
     tpot_ms: NDArray[np.float64]
     e2e_ms: NDArray[np.float64]
@@ -70,7 +72,7 @@ def request_times(ledger: Ledger, bounds: Bounds, warmup_ns: int = 0) -> Request
     arrival, admitted, first, finish = (
         ledger.column(name) for name in ("arrival_ns", "admitted_ns", "first_token_ns", "finish_ns")
     )
-    completed = finish >= 0
+    completed, ready = finish >= 0, ledger.column("kv_ready_ns")
     missing = np.where(completed, 0.0, np.nan)
     ttft, e2e = (first - arrival) / 1e6 + missing, (finish - arrival) / 1e6 + missing
     later_tokens = ledger.column("output_tokens") - 1
@@ -80,6 +82,7 @@ def request_times(ledger: Ledger, bounds: Bounds, warmup_ns: int = 0) -> Request
     return RequestTimes(
         queue_ms=(admitted - arrival) / 1e6 + missing,
         prefill_ms=(first - admitted) / 1e6 + missing,
+        transfer_ms=np.where(ready >= 0, (ready - first) / 1e6, 0.0) + missing,
         ttft_ms=ttft,
         tpot_ms=tpot,
         e2e_ms=e2e,
@@ -126,7 +129,9 @@ def throughput_summary(
 ) -> dict[str, float | int]:
     """Return counts, rates per second and peaks over the measured requests.
 
-    The duration runs from the end of the warm-up (or time zero) to the last token of a measured request.
+    The duration runs from the end of the warm-up (or time zero) to the last token of a measured request. The
+    most output tokens in a second, like the pooled gaps of ITL, count what appears after the warm-up, whoever's
+    tokens they are.
     """
     counted = times.completed & times.measured
     finish = ledger.column("finish_ns")
@@ -146,15 +151,15 @@ def throughput_summary(
         "request_goodput": good / duration,
         "output_throughput": outputs / duration,
         "total_token_throughput": (inputs + outputs) / duration,
-        "max_output_tokens_per_s": int(gaps.per_second[gaps.seconds >= warmup_ns // 10**9].max(initial=0)),
-        "max_concurrent_requests": _most_concurrent(ledger, times.completed),
+        "max_output_tokens_per_s": int(gaps.per_second[gaps.seconds >= -(-warmup_ns // 10**9)].max(initial=0)),
+        "max_concurrent_requests": _most_concurrent(ledger, counted),
         "slo_attainment": good / sent if sent else 0.0,
     }
 
 
-def _most_concurrent(ledger: Ledger, completed: NDArray[np.bool_]) -> int:
+def _most_concurrent(ledger: Ledger, counted: NDArray[np.bool_]) -> int:
     """Return the most requests in the system at once; one that leaves makes room before one that comes."""
-    arrival, finish = ledger.column("arrival_ns")[completed], ledger.column("finish_ns")[completed]
+    arrival, finish = ledger.column("arrival_ns")[counted], ledger.column("finish_ns")[counted]
     times = np.concatenate([finish, arrival])
     change = np.concatenate([np.full(len(finish), -1), np.ones(len(arrival), int)])
     order = np.lexsort((change, times))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from simulator.token_gaps import TokenGaps
 
-__all__ = ["plot_cdf"]
+__all__ = ["plot_cdf", "save_picture", "short"]
 
 _MARKS = (50, 90, 99)
 _COLOUR = "#1f5fa8"
@@ -58,6 +58,11 @@ def plot_cdf(requests: pd.DataFrame, gaps: TokenGaps, slo_ms: dict[str, float | 
     total = max(int(gaps.count.sum()), 1)
     _curve(panels[3], gaps.gap_ns / 1e6, np.cumsum(gaps.count) / total)
     _dress(panels[3], "ITL", None)
+    save_picture(figure, path)
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG; equal figures are equal bytes."""
     with warnings.catch_warnings():
         # A title may be in a script that the font of matplotlib lacks: boxes in the picture are all it costs.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
@@ -74,7 +79,7 @@ def _curve(axes: Axes, values: NDArray[np.float64], share: NDArray[np.float64]) 
         axes.plot([value], [q / 100], "o", color=_COLOUR, markersize=4)
         # Above and to the left of a rising curve there is always room.
         axes.annotate(
-            f"p{q} {_short(value)}",
+            f"p{q} {short(value)}",
             (value, q / 100),
             textcoords="offset points",
             xytext=(-6, 2),
@@ -87,7 +92,8 @@ def _curve(axes: Axes, values: NDArray[np.float64], share: NDArray[np.float64]) 
         axes.set_xscale("log")
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """Return a number in few characters, as it stands beside a point of a picture."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -99,5 +105,5 @@ def _dress(axes: Axes, label: str, bound: float | None) -> None:
     )
     axes.grid(visible=True, alpha=0.3, which="both")
     if bound is not None:
-        axes.axvline(bound, color="#b3372f", linestyle="--", linewidth=1.2, label=f"SLO {_short(bound)} ms")
+        axes.axvline(bound, color="#b3372f", linestyle="--", linewidth=1.2, label=f"SLO {short(bound)} ms")
         axes.legend(loc="lower right")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Ledger", "StepLog"]
+__all__ = ["Ledger", "StepLog", "TransferLog"]
 
 #: Value of a time that has not come.
 NEVER = -1
@@ -33,8 +33,11 @@ class Ledger:
     arrival_ns, admitted_ns, first_token_ns, finish_ns
         Times; :data:`NEVER` until they come. Admission is the start of the first step that computes part
         of the prompt.
-    instance
-        Instance that served it.
+    instance, decode_instance
+        Instance that computed its prompt, and the one that produced its later tokens; the same unless its
+        KV was handed over.
+    kv_ready_ns
+        When its KV had arrived on the decode instance, if it was handed over.
     preemptions
         Times it lost its KV.
     failed
@@ -51,7 +54,9 @@ class Ledger:
         self.admitted_ns = _filled(rows, NEVER)
         self.first_token_ns = _filled(rows, NEVER)
         self.finish_ns = _filled(rows, NEVER)
+        self.kv_ready_ns = _filled(rows, NEVER)
         self.instance = _filled(rows, NEVER)
+        self.decode_instance = _filled(rows, NEVER)
         self.preemptions = _filled(rows, 0)
         self.failed = _filled(rows, 0)
         self.stalls: array[int] = array("q")
@@ -65,7 +70,22 @@ class Ledger:
         return np.frombuffer(getattr(self, name), dtype=np.int64)
 
 
-class StepLog:
+class _Log:
+    """Rows of integers under fixed names."""
+
+    NAMES: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self) -> None:
+        self._rows: array[int] = array("q")
+        self.add = self._rows.extend
+
+    def table(self) -> dict[str, NDArray[np.int64]]:
+        """Return the columns, each int64 of shape (rows,)."""
+        rows = np.frombuffer(self._rows, dtype=np.int64).reshape(-1, len(self.NAMES))
+        return {name: rows[:, i] for i, name in enumerate(self.NAMES)}
+
+
+class StepLog(_Log):
     """One row per event of an engine: a step that computes prompts, or a run of equal decode steps.
 
     Attributes
@@ -97,11 +117,18 @@ class StepLog:
         "reach",
     )
 
-    def __init__(self) -> None:
-        self._rows: array[int] = array("q")
-        self.add = self._rows.extend
 
-    def table(self) -> dict[str, NDArray[np.int64]]:
-        """Return the columns, each int64 of shape (rows,)."""
-        rows = np.frombuffer(self._rows, dtype=np.int64).reshape(-1, len(self.NAMES))
-        return {name: rows[:, i] for i, name in enumerate(self.NAMES)}
+class TransferLog(_Log):
+    """One row per transfer of KV.
+
+    Attributes
+    ----------
+    start_ns, duration_ns
+        When it began, and its time until the last byte arrived.
+    source, target
+        Instance numbers.
+    size_bytes
+        Bytes sent.
+    """
+
+    NAMES = ("start_ns", "duration_ns", "source", "target", "size_bytes")

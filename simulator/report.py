@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-__all__ = ["render"]
+__all__ = ["plain_table", "render"]
 
 _COLUMNS = ("mean", "p50", "p90", "p95", "p99")
 _LATENCIES = (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "e2el"))
@@ -36,6 +36,8 @@ def render(summary: Mapping[str, Any], slo: Mapping[str, float | None]) -> Group
         _pools(summary),
         _origins(summary),
     ]
+    if summary["transfers"]["count"]:
+        parts.append(_transfers(summary))
     if summary["skipped_rows"]:
         parts.append(_skipped(summary))
     if summary["requests_with_images"]:
@@ -51,8 +53,9 @@ def _headline(summary: Mapping[str, Any]) -> Text:
     )
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+def plain_table(title: str, *columns: str) -> Table:
+    """Return an empty table, its first column to the left and all others to the right."""
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
     table.add_column(columns[0])
     for column in columns[1:]:
         # As text: rich would take a pool named [b] for markup.
@@ -61,7 +64,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _latencies(summary: Mapping[str, Any], slo: Mapping[str, float | None]) -> Table:
-    table = _table("Latency, ms", "", *_COLUMNS, "SLO")
+    table = plain_table("Latency, ms", "", *_COLUMNS, "SLO")
     for label, key in _LATENCIES:
         bound = slo.get(key)
         cells = [_milliseconds(summary[f"{column}_{key}_ms"]) for column in _COLUMNS]
@@ -74,7 +77,7 @@ def _milliseconds(value: float) -> str:
 
 
 def _throughput(summary: Mapping[str, Any]) -> Table:
-    table = _table("Throughput", "", "value")
+    table = plain_table("Throughput", "", "value")
     cost = summary["cost_per_million_output_tokens"]
     rows = (
         ("requests completed", f"{summary['completed']:,}"),
@@ -95,7 +98,7 @@ def _throughput(summary: Mapping[str, Any]) -> Table:
 
 def _pools(summary: Mapping[str, Any]) -> Table:
     pools = summary["pools"]
-    table = _table("Pools", "", *pools)
+    table = plain_table("Pools", "", *pools)
     rows: tuple[tuple[str, Callable[[Any], str]], ...] = (
         ("chip", lambda pool: pool["chip"]),
         ("chips", lambda pool: f"{pool['chips']}"),
@@ -115,8 +118,21 @@ def _origins(summary: Mapping[str, Any]) -> Text:
     names = ("measured", "interpolated", "extrapolated", "roofline", "host")
     shares = ", ".join(f"{name} {summary[f'{name}_share']:.1%}" for name in names)
     return Text(
-        f"Step time by origin: {shares}.\n"
-        f"{summary['steps']:,} steps in {summary['events']:,} events, {summary['cpu_s']:.2f} CPU s."
+        f"Step time by origin: {shares}.\n{summary['steps']:,} steps in {summary['events']:,} events{_effort(summary)}."
+    )
+
+
+def _effort(summary: Mapping[str, Any]) -> str:
+    # Runs made many at a time keep no time of their own, so that equal runs are equal bytes.
+    return f", {summary['cpu_s']:.2f} CPU s" if "cpu_s" in summary else ""
+
+
+def _transfers(summary: Mapping[str, Any]) -> Text:
+    found, links = summary["transfers"], summary["links"]
+    busiest = max(links, key=lambda name: links[name]["utilisation"])
+    return Text(
+        f"KV hand-overs: {found['count']:,}, {found['bytes'] / 1e9:,.1f} GB; mean {found['mean_ms']:,.2f} ms, "
+        f"p99 {found['p99_ms']:,.2f} ms. Busiest link: {busiest}, {links[busiest]['utilisation']:.1%} of the time."
     )
 
 

@@ -28,10 +28,13 @@ class Request:
     epoch
         Times the request was preempted.
     stalled_ns
-        When its last token appeared, if a preemption took it off the engine after that; else -1.
+        When its last token appeared, if something other than a step came after that (a preemption, a
+        transfer of its KV); else -1.
+    remote
+        Its KV is on another instance and must be fetched before it can decode here.
     """
 
-    __slots__ = ("anchor", "computed", "epoch", "index", "stalled_ns", "tokens")
+    __slots__ = ("anchor", "computed", "epoch", "index", "remote", "stalled_ns", "tokens")
 
     def __init__(self, index: int, prompt_tokens: int) -> None:
         self.index = index
@@ -40,6 +43,7 @@ class Request:
         self.anchor = 0
         self.epoch = 0
         self.stalled_ns = -1
+        self.remote = False
 
     def __repr__(self) -> str:
         return f"Request({self.index}, tokens={self.tokens}, computed={self.computed})"

@@ -20,9 +20,9 @@ def request_table(run: Finished) -> pd.DataFrame:
     deployment does not have took 0 ms.
     """
     ledger, times = run.cluster.ledger, run.times
-    rows, instance = len(ledger), ledger.column("instance")
-    names = np.array([pool.name for pool in run.pools], object)[run.instance_pools()[instance]]
-    served = {"pool": names, "instance": instance.copy()}
+    rows = len(ledger)
+    names = np.array([pool.name for pool in run.pools], object)[run.instance_pools()]
+    served = {"prefill": ledger.column("instance"), "decode": ledger.column("decode_instance")}
     return pd.DataFrame(
         {
             "request_id": np.arange(rows),
@@ -34,14 +34,15 @@ def request_table(run: Finished) -> pd.DataFrame:
             "queue_ms": times.queue_ms,
             "encode_ms": np.zeros(rows),
             "prefill_ms": times.prefill_ms,
-            "transfer_ms": np.zeros(rows),
+            "transfer_ms": times.transfer_ms,
             "ttft_ms": times.ttft_ms,
             "tpot_ms": times.tpot_ms,
             "e2e_ms": times.e2e_ms,
             "met_slo": times.met_slo,
             "completed": times.completed,
             "measured": times.measured,
-            **{f"{stage}_{name}": value for stage in ("prefill", "decode") for name, value in served.items()},
+            **{f"{stage}_pool": names[instance] for stage, instance in served.items()},
+            **{f"{stage}_instance": instance.copy() for stage, instance in served.items()},
             "preemptions": ledger.column("preemptions").copy(),
         }
     )

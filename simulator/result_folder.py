@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from hardware.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["RESULT_FILES", "StoredResult", "foreign_file", "read_result"]
+__all__ = [
+    "RESULT_FILES",
+    "StoredResult",
+    "foreign_file",
+    "foreign_in_comparison",
+    "foreign_in_sweep",
+    "read_result",
+    "read_side_by_side",
+]
 
 RESULT_FILES: Final = (
     "cdf.png",
@@ -53,6 +62,50 @@ def foreign_file(directory: Path) -> str | None:
     except UserError:
         ours = False
     return None if ours else names[0]
+
+
+def foreign_in_comparison(directory: Path) -> str | None:
+    """Return the name of something in a folder that is no part of a comparison; None if all of it is."""
+    strange = _foreign(directory, "compare", ("candidates", "cdf.png", "compare.json", "points.parquet"))
+    candidates = directory / "candidates"
+    if strange is not None or not candidates.exists():
+        return strange
+    if not candidates.is_dir():
+        return candidates.name
+    for folder in sorted(candidates.iterdir()):
+        inside = foreign_file(folder) if folder.is_dir() else ""
+        if inside is not None:
+            return str((folder / inside).relative_to(directory))
+    return None
+
+
+def foreign_in_sweep(directory: Path) -> str | None:
+    """Return the name of something in a folder that is no part of a sweep; None if all of it is."""
+    return _foreign(directory, "sweep", ("sweep.json", "sweep.parquet", "sweep.png"))
+
+
+def _foreign(directory: Path, kind: str, ours: Sequence[str]) -> str | None:
+    """As :func:`foreign_file`, for a folder whose JSON file is called by its kind and says so."""
+    names = sorted(entry.name for entry in directory.iterdir())
+    strange = next((name for name in names if name not in ours), None)
+    if strange is not None or not names:
+        return strange
+    try:
+        return None if _read_json(directory, f"{kind}.json").get("servesim") == kind else names[0]
+    except UserError:
+        return names[0]
+
+
+def read_side_by_side(directory: Path) -> dict[str, Any] | None:
+    """Return the content of a comparison or a sweep from its folder; None for a folder of another kind.
+
+    Raises
+    ------
+    UserError
+        If its JSON file cannot be read.
+    """
+    found = next((name for name in ("compare.json", "sweep.json") if (directory / name).is_file()), None)
+    return None if found is None else _read_json(directory, found)
 
 
 def read_result(directory: Path) -> StoredResult:

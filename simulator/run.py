@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from simulator.build import build_pools, build_requests, build_router
+from hardware.errors import ScenarioError
+from simulator.build import build_decode_router, build_model, build_pools, build_requests, build_router
 from simulator.cluster import Cluster
+from simulator.fabric import build_fabric
 from simulator.finished import Finished
 from simulator.laws import check_laws
 from simulator.metrics import Bounds, request_times
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from simulator.build import BuiltPool, Requests
+    from simulator.cluster import Carrier
+    from simulator.fabric import Fabric
+    from simulator.instance import Clock
     from simulator.scenario import Scenario
 
 __all__ = ["Result", "run_scenario"]
@@ -80,17 +85,20 @@ def run_scenario(
     """
     started = time.process_time()
     requests, pools = build_requests(scenario), build_pools(scenario)
-    cluster = _cluster(scenario, requests, pools, macro_steps=macro_steps, on_progress=on_progress)
+    fabric = _fabric(scenario, pools)
+    carrier = None if fabric is None else fabric.carrier
+    cluster = _cluster(scenario, requests, pools, carrier, macro_steps=macro_steps, on_progress=on_progress)
     cluster.run()
     check_laws(cluster)
-    run = _finish(scenario, requests, pools, cluster)
+    run = _finish(scenario, requests, pools, fabric, cluster)
     return Result(summarise(run) | {"cpu_s": time.process_time() - started}, run)
 
 
-def _cluster(
+def _cluster(  # noqa: PLR0913 - the parts of a run, all named
     scenario: Scenario,
     requests: Requests,
     pools: Sequence[BuiltPool],
+    carrier: Callable[[Clock], Carrier] | None,
     *,
     macro_steps: bool,
     on_progress: Callable[[int, int], None] | None,
@@ -101,14 +109,28 @@ def _cluster(
         build_router(scenario),
         requests,
         Ledger(requests.prompt_tokens, requests.output_tokens),
+        decode_router=build_decode_router(scenario),
+        carrier=carrier,
         macro_steps=macro_steps,
         on_progress=None if on_progress is None else lambda done: on_progress(done, total),
     )
 
 
-def _finish(scenario: Scenario, requests: Requests, pools: tuple[BuiltPool, ...], cluster: Cluster) -> Finished:
+def _fabric(scenario: Scenario, pools: Sequence[BuiltPool]) -> Fabric | None:
+    """Return the network between the pools; None where nothing is handed over."""
+    return build_fabric(scenario.network, pools, build_model(scenario)) if scenario.decode_pools else None
+
+
+def _finish(
+    scenario: Scenario, requests: Requests, pools: tuple[BuiltPool, ...], fabric: Fabric | None, cluster: Cluster
+) -> Finished:
     slo, warmup_ns = scenario.slo, round(scenario.workload.warmup_s * 1e9)
     times = request_times(cluster.ledger, Bounds(slo.ttft_ms, slo.tpot_ms, slo.e2e_ms), warmup_ns)
+    if not times.measured.any():
+        raise ScenarioError(
+            f"workload.warmup_s is {scenario.workload.warmup_s:g}, but every request arrived before that, so that none "
+            "would be measured; lower it, or send more requests"
+        )
     prices = [instance.prices for instance in cluster.instances]
     gaps = token_gaps(cluster.logs, prices, cluster.ledger, after_ns=warmup_ns)
-    return Finished(scenario, requests, pools, cluster, times, gaps)
+    return Finished(scenario, requests, pools, fabric, cluster, times, gaps)

@@ -13,6 +13,7 @@ from hardware.tables import read_table, validated
 from perfdb.model import WEIGHT_BYTES
 from perfdb.sources import COST_SOURCES, DEFAULT_SOURCES
 from simulator.engines import ENGINES, VllmOptions
+from simulator.network import NetworkTable
 from simulator.overrides import WORKLOAD_KINDS, parse_override, set_key
 from simulator.router import ROUTERS
 from workloads.closed_loop import ClosedLoop
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cost",
+    "FolderName",
     "Limits",
     "Model",
     "Pool",
@@ -32,6 +34,8 @@ __all__ = [
     "Workload",
     "load_changed",
     "load_scenario",
+    "open_scenario",
+    "resolve_scenario",
     "scenario_names",
 ]
 
@@ -57,6 +61,18 @@ def _written(value: str) -> str:
         raise ValueError("expected a name or a path")
     return value
 
+
+def _names_a_folder(value: str) -> str:
+    printable = value.strip() and value.isprintable() and len(value.encode()) <= _LONGEST_NAME_BYTES
+    if not printable or value.startswith(".") or "/" in value or "\\" in value:
+        raise ValueError(
+            "expected a name for the result folder: printable, at most 200 bytes, without slashes, no dot first"
+        )
+    return value
+
+
+FolderName: TypeAlias = Annotated[str, AfterValidator(_names_a_folder)]
+"""The name of a folder of results."""
 
 # Numbers are strict: true is no 1, and "2" in quotation marks no 2.
 _Count: TypeAlias = Annotated[int, Field(gt=0, strict=True)]
@@ -149,12 +165,20 @@ class Pool(Strict):
 
     @field_validator("stages")
     @classmethod
-    def _both_stages(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if value != _STAGES:
-            raise ValueError(
-                f"found {list(value)}, but this version serves both stages in one pool; expected {list(_STAGES)}"
-            )
+    def _in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or list(value) != [stage for stage in _STAGES if stage in value]:
+            raise ValueError(f"found {list(value)}, expected some of {list(_STAGES)}, in this order, each once")
         return value
+
+    @property
+    def prefills(self) -> bool:
+        """Whether it computes prompts."""
+        return "prefill" in self.stages
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it produces tokens after the first."""
+        return "decode" in self.stages
 
     @field_validator("cost_sources")
     @classmethod
@@ -184,27 +208,18 @@ class Scenario(Strict):
     ----------
     name, seed
         Label of the results; root of every random stream.
-    model, workload, slo, pool, cost
+    model, workload, slo, pool, network, cost
         The tables of the file.
     """
 
-    name: str = "scenario"
+    name: FolderName = "scenario"
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
     model: Model
     workload: Workload
     slo: Slo = Slo()
     pool: tuple[Pool, ...]
+    network: NetworkTable = NetworkTable()
     cost: Cost = Cost()
-
-    @field_validator("name")
-    @classmethod
-    def _names_a_folder(cls, value: str) -> str:
-        printable = value.strip() and value.isprintable() and len(value.encode()) <= _LONGEST_NAME_BYTES
-        if not printable or value.startswith(".") or "/" in value or "\\" in value:
-            raise ValueError(
-                "expected a name for the result folder: printable, at most 200 bytes, without slashes, no dot first"
-            )
-        return value
 
     @field_validator("pool")
     @classmethod
@@ -219,10 +234,36 @@ class Scenario(Strict):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"two pools are named {twice!r}; names must differ")
-        routers = sorted({pool.router for pool in self.pool})
-        if len(routers) > 1:
-            raise ValueError(f"pools that serve the same stages need one router, found {' and '.join(routers)}")
+        for members in (self.entry_pools, self.decode_pools):
+            routers = sorted({pool.router for pool in members})
+            if len(routers) > 1:
+                raise ValueError(f"pools that take the same requests need one router, found {' and '.join(routers)}")
         return self
+
+    @model_validator(mode="after")
+    def _every_stage_is_served(self) -> Self:
+        hands_over = any(not pool.decodes for pool in self.pool)
+        if not self.entry_pools:
+            raise ValueError("no pool serves the stage 'prefill'; expected one with stages = ['prefill']")
+        if hands_over and not self.decode_pools:
+            raise ValueError(
+                "a pool serves 'prefill' alone and none takes its requests on; expected a pool with stages = ['decode']"
+            )
+        if self.decode_pools and not hands_over:
+            raise ValueError(
+                "a pool serves 'decode' alone and none hands requests over; expected a pool with stages = ['prefill']"
+            )
+        return self
+
+    @property
+    def entry_pools(self) -> tuple[Pool, ...]:
+        """Pools that requests arrive at."""
+        return tuple(pool for pool in self.pool if pool.prefills)
+
+    @property
+    def decode_pools(self) -> tuple[Pool, ...]:
+        """Pools that requests are handed over to."""
+        return tuple(pool for pool in self.pool if not pool.prefills)
 
     def pool_name(self, number: int) -> str:
         """Return a pool's name, or ``pool<number>`` where it has none."""
@@ -250,14 +291,25 @@ def load_scenario(path: str | Path, overrides: Mapping[str, Any] | None = None) 
     ScenarioError
         If the file cannot be read, is not TOML, or has a key or value that is unknown or impossible.
     """
-    file, changes = _find(path), overrides or {}
+    file, table = open_scenario(path, overrides)
+    if "candidate" in table:
+        raise ScenarioError(f"{path}: has [[candidate]] tables, which only 'servesim compare {path}' reads")
+    return resolve_scenario(table, file, f"{path} with --set" if overrides else str(path))
+
+
+def open_scenario(path: str | Path, overrides: Mapping[str, Any] | None = None) -> tuple[Path, dict[str, Any]]:
+    """Return the file of a scenario, and its root table with changes; see :func:`load_scenario`."""
+    file = _find(path)
     table = _read(file)
-    for key, value in changes.items():
+    for key, value in (overrides or {}).items():
         set_key(table, key, value)
     table.setdefault("name", file.stem.lstrip(".") or "scenario")
-    where = f"{path} with --set" if changes else str(path)
-    scenario = validated(Scenario, table, where, error=ScenarioError)
-    return _beside(scenario, file.parent)
+    return file, table
+
+
+def resolve_scenario(table: Mapping[str, Any], file: Path, where: str) -> Scenario:
+    """Return the typed scenario of a root table; an error sentence begins with ``where``."""
+    return _beside(validated(Scenario, table, where, error=ScenarioError), file.parent)
 
 
 def load_changed(path: str | Path, changes: Sequence[str], seed: int | None = None) -> Scenario:

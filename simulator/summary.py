@@ -8,6 +8,7 @@ import numpy as np
 
 from perfdb.shares import time_by_origin
 from simulator.metrics import latency_summary, throughput_summary
+from simulator.records import TransferLog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +39,8 @@ def summarise(run: Finished) -> dict[str, Any]:
         "preemptions": int(ledger.column("preemptions").sum()),
         "prefix_cache_hit_rate": 0.0,
         "pools": _pools(run),
+        "transfers": _transfers(run),
+        "links": _links(run),
         "skipped_rows": dict(sorted(run.requests.skipped.items())),
         "requests_with_images": 0 if run.requests.images is None else int((run.requests.images > 0).sum()),
         "events": cluster.events,
@@ -70,8 +73,8 @@ def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, A
     steps = sum(int(table["steps"].sum()) for table in tables)
     decoded = sum(int((table["decodes"] * table["steps"]).sum()) for table in tables)
     last_ns = int(cluster.ledger.column("finish_ns").max(initial=0))
-    served = np.isin(cluster.ledger.column("instance"), members)
-    blocks = [cluster.instances[i].state.pool for i in members]
+    ledger, states = cluster.ledger, [cluster.instances[i].state for i in members]
+    served = np.isin(ledger.column("instance"), members) | np.isin(ledger.column("decode_instance"), members)
     time_ns = _total([time_by_origin(pool.costs, table) for table in tables])
     return {
         "chip": pool.chip.name,
@@ -82,9 +85,39 @@ def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, A
         "mean_decode_batch": decoded / steps if steps else 0.0,
         "steps": steps,
         "kv_blocks": pool.parts.blocks,
-        "kv_peak": max(1 - state.least_free / state.blocks for state in blocks),
-        "preemptions": int(cluster.ledger.column("preemptions")[served].sum()),
+        "kv_peak": max(1 - state.pool.least_free / state.pool.blocks for state in states),
+        "preemptions": sum(state.preemptions for state in states),
         "time_ms": {name: ns / 1e6 for name, ns in time_ns.items()},
+    }
+
+
+def _transfers(run: Finished) -> dict[str, float]:
+    """Return what was handed over: count, bytes and times, all zero where nothing was."""
+    carrier = run.cluster.carrier
+    table = carrier.log.table() if carrier is not None else TransferLog().table()
+    times_ms = table["duration_ns"] / 1e6 if len(table["duration_ns"]) else np.zeros(1)
+    found = {
+        "count": len(table["start_ns"]),
+        "bytes": int(table["size_bytes"].sum()),
+        "mean_ms": float(times_ms.mean()),
+    }
+    return found | {f"p{q}_ms": float(np.percentile(times_ms, q)) for q in (50, 99)}
+
+
+def _links(run: Finished) -> dict[str, dict[str, float]]:
+    """Return the links that carried KV: bytes, share of the run they were busy, most flows at once."""
+    if run.fabric is None or run.cluster.carrier is None:
+        return {}
+    last_ns = max(int(run.cluster.ledger.column("finish_ns").max(initial=0)), 1)
+    use = run.cluster.carrier.link_use()
+    return {
+        f"{link.source}>{link.target}": {
+            "bytes": float(use.carried_bytes[link.id]),
+            "utilisation": float(use.busy_ns[link.id]) / last_ns,
+            "peak_flows": int(use.peak_flows[link.id]),
+        }
+        for link in run.fabric.topology.links
+        if use.carried_bytes[link.id] > 0
     }
 
 

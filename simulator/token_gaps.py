@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from perfdb.step_prices import FRACTION_BITS
+from perfdb.step_series import cumulatives
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -149,17 +149,6 @@ def _unroll(
     first = np.cumsum(steps) - steps
     number = np.arange(int(steps.sum())) - np.repeat(first, steps)
     at = np.repeat(context, steps) + number
-    before, after = _cumulative(curve, at), _cumulative(curve, at + 1)
-    began = np.repeat(start_ns - _cumulative(curve, context), steps)
+    before, after = cumulatives(curve, at), cumulatives(curve, at + 1)
+    began = np.repeat(start_ns - cumulatives(curve, context), steps)
     return began + (number + 1) * constant_ns + after, constant_ns + after - before
-
-
-def _cumulative(curve: DecodeCurve, context: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return :meth:`perfdb.step_prices.DecodeCurve.cumulative` of many contexts, the same integers."""
-    knots, base, first, slope = (
-        np.array(values, np.int64) for values in (curve.knots, curve.base, curve.first, curve.slope)
-    )
-    knot = np.searchsorted(knots, context, side="right") - 1
-    d = context - knots[knot]
-    total: NDArray[np.int64] = base[knot] + d * first[knot] + slope[knot] * ((d * (d - 1)) >> 1)
-    return total >> FRACTION_BITS

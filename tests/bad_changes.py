@@ -22,7 +22,7 @@ UNKNOWN_KEYS = [
     case("pool.left.engine_options.max_num_seq=2", "pool.0.engine_options", "max_num_seq'", "mean 'max_num_seqs'?"),
     case("pool.0.limits.kv_block=5", "s.toml", "unknown key 'pool.0.limits.kv_block'", "did you mean 'kv_blocks'?"),
     case("cost.chip_hours=3", "s.toml", "unknown key 'cost.chip_hours'", "did you mean 'chip_hour'?"),
-    case("network.topology='x'", "s.toml", "unknown key 'network'", "expected one of"),
+    case("network.topologie='x'", "s.toml", "unknown key 'network.topologie'", "did you mean 'topology'?"),
 ]
 
 MISSPELT_NAMES = [
@@ -112,8 +112,10 @@ IMPOSSIBLE = [
         "at least max_model_len 40960",
     ),
     case("pool.0.engine_options.enable_prefix_caching=true", "engine_options", "enable_prefix_caching = true", "false"),
-    case("pool.0.stages=['prefill']", "'pool.0.stages'", "found ['prefill']", "expected ['prefill', 'decode']"),
-    case("pool.0.stages=[]", "'pool.0.stages'", "found []", "expected ['prefill', 'decode']"),
+    case("pool.0.stages=['prefill']", "s.toml", "a pool serves 'prefill' alone", "with stages = ['decode']"),
+    case("pool.0.stages=['decode']", "s.toml", "a pool serves 'decode' alone", "with stages = ['prefill']"),
+    case("pool.0.stages=['decode', 'prefill']", "'pool.0.stages'", "found ['decode', 'prefill']", "in this order"),
+    case("pool.0.stages=[]", "'pool.0.stages'", "found []", "expected some of ['prefill', 'decode']"),
     case("pool.0.cost_sources=[]", "'pool.0.cost_sources'", "an empty list", "at least one of silicon, roofline"),
     case("pool=[]", "'pool'", "an empty list", "at least one [[pool]]"),
     case("pool.0.router='random'", "s.toml", "found power_of_two and random", "need one router"),

@@ -14,6 +14,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data" / "traces"
 #: Changes that make each shipped scenario runnable here; a trace stands in the shared folder.
 SCENARIOS = {
     "quickstart": {},
+    "prefill-decode": {},
     "azure-conversation": {"workload.trace": str(SHARED / "azure2023_conv.csv")},
     "mooncake-conversation": {"workload.trace": str(SHARED / "mooncake_conversation_trace.jsonl")},
 }

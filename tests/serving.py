@@ -9,8 +9,9 @@ import numpy as np
 
 from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, StepPrices
 from simulator.cluster import Cluster, EngineParts
+from simulator.instance import Clock, Urgent
 from simulator.laws import check_laws
-from simulator.records import Ledger
+from simulator.records import Ledger, TransferLog
 from simulator.router import RoundRobin
 from simulator.schedulers import VllmScheduler
 
@@ -83,8 +84,21 @@ class Users:
 
 
 @dataclass
+class PrivateLinks:
+    """A carrier whose links nobody shares: a time per token."""
+
+    env: Clock
+    ns_per_token: int
+    log: TransferLog = field(default_factory=TransferLog)
+
+    def carry(self, source: int, target: int, tokens: int, on_done) -> None:
+        assert source != target
+        Urgent(self.env, 1 + tokens * self.ns_per_token).callbacks.append(lambda _: on_done())
+
+
+@dataclass
 class Deployment:
-    """One pool of equal instances."""
+    """One pool of equal instances, or one for prompts and one for decoding."""
 
     blocks: int = 1000
     block_tokens: int = 16
@@ -96,26 +110,49 @@ class Deployment:
     longest: int = LONGEST
     prices: StepPrices = field(default_factory=linear_prices)
     router: Router = field(default_factory=lambda: RoundRobin(np.random.default_rng(0)))
+    decode_replicas: int = 0
+    decode_blocks: int = 0
+    decode_router: Router = field(default_factory=lambda: RoundRobin(np.random.default_rng(0)))
+    transfer_ns_per_token: int = 1000
+
+    def _pool(self, common: dict, blocks: int, replicas: int, **stages: bool) -> EngineParts:
+        longest = min(self.longest, blocks * self.block_tokens)
+        return EngineParts(**common, blocks=blocks, max_tokens=longest, replicas=replicas, **stages)
 
     def serve(self, arrivals, prompts, outputs, *, macro_steps: bool = True) -> Cluster:
         """Run requests to the end and check every law."""
         scheduler = VllmScheduler(self.max_tokens, self.max_sequences, self.chunked, self.reserve_full_prompt)
-        parts = EngineParts(
-            scheduler=scheduler,
-            prices=self.prices,
-            blocks=self.blocks,
-            block_tokens=self.block_tokens,
-            max_tokens=min(self.longest, self.blocks * self.block_tokens),
-            replicas=self.replicas,
-        )
+        common = {"scheduler": scheduler, "prices": self.prices, "block_tokens": self.block_tokens}
+        split = self.decode_replicas > 0
+        pools = [self._pool(common, self.blocks, self.replicas, decodes=not split)]
+        if split:
+            pools.append(self._pool(common, self.decode_blocks or self.blocks, self.decode_replicas, prefills=False))
         ledger = Ledger(np.asarray(prompts, np.int64), np.asarray(outputs, np.int64))
-        cluster = Cluster([parts], self.router, arrivals, ledger, macro_steps=macro_steps)
+        cluster = Cluster(
+            pools,
+            self.router,
+            arrivals,
+            ledger,
+            decode_router=self.decode_router,
+            carrier=lambda env: PrivateLinks(env, self.transfer_ns_per_token),
+            macro_steps=macro_steps,
+        )
         cluster.run()
         check_laws(cluster)
         return cluster
 
 
-COLUMNS = ("arrival_ns", "admitted_ns", "first_token_ns", "finish_ns", "instance", "preemptions", "failed")
+COLUMNS = (
+    "arrival_ns",
+    "admitted_ns",
+    "first_token_ns",
+    "kv_ready_ns",
+    "finish_ns",
+    "instance",
+    "decode_instance",
+    "preemptions",
+    "failed",
+)
 
 
 def times(cluster: Cluster) -> dict[str, list[int]]:

@@ -31,6 +31,16 @@ def deployments(draw) -> dict:
     }
 
 
+@st.composite
+def split_deployments(draw) -> dict:
+    found = draw(deployments())
+    return found | {
+        "decode_replicas": draw(st.integers(1, 3)),
+        "decode_blocks": -(-480 // found["block_tokens"]) + draw(st.sampled_from([0, 1, 5, 10_000])),
+        "transfer_ns_per_token": draw(st.sampled_from([0, 1, 1000, 400_000])),
+    }
+
+
 def serve_both(settings_, arrivals, prompts, outputs, router="round_robin"):
     found = []
     for macro_steps in (True, False):
@@ -71,6 +81,17 @@ def test_closed_loop(rows, deployment, concurrency, think):
     users = Users(concurrency, [think * (i % 3) for i in range(len(rows) - concurrency)])
     macro, single = serve_both(deployment, users, [r[1] for r in rows], [r[2] for r in rows], "least_loaded")
     assert_same(macro, single)
+
+
+@settings(max_examples=200, deadline=None)
+@given(requests, split_deployments(), st.sampled_from(sorted(ROUTERS)))
+def test_prompts_and_decoding_on_different_instances(rows, deployment, router):
+    rows = sorted(rows)
+    arrivals = OpenLoop([row[0] for row in rows])
+    macro, single = serve_both(deployment, arrivals, [r[1] for r in rows], [r[2] for r in rows], router)
+    assert_same(macro, single)
+    handed = macro.ledger.column("kv_ready_ns") >= 0
+    assert (handed == (macro.ledger.column("output_tokens") > 1)).all()
 
 
 @settings(max_examples=60, deadline=None)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from hardware.errors import CatalogueError
-from perfdb.load_model import load_model, model_from_config, preset_names, presets
+from perfdb.load_model import load_model, model_from_config, presets
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -221,7 +221,7 @@ def test_heads_that_do_not_share_evenly_are_refused():
     one_sentence(llama(num_key_value_heads=5), "num_attention_heads 32 is not a multiple of num_key_value_heads 5")
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", tuple(presets()))
 def test_a_preset_is_a_config_json(name, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(dict(presets()[name])))

@@ -14,7 +14,7 @@ from pricing import SHARED
 from hardware.catalogue import load_chip
 from hardware.errors import CapacityError
 from perfdb.layout import Layout
-from perfdb.load_model import load_model, model_from_config, preset_names
+from perfdb.load_model import load_model, model_from_config, presets
 from perfdb.memory import CONTEXT_BYTES, DRIVER_RESERVE_BYTES, GRAPH_BYTES_PER_LAYER, MemoryBudget, plan_memory
 
 BUDGET = MemoryBudget(utilization=0.9, step_tokens=2048, step_sequences=128, block_tokens=16, graphs=0)
@@ -121,7 +121,7 @@ def test_more_memory_or_smaller_steps_never_leave_fewer_blocks(model, layout, ch
     assert blocks_of(replace(model, kv_cache="fp8"), layout, chip, budget) >= blocks
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", tuple(presets()))
 @pytest.mark.parametrize("chip", ["h200_sxm", "h100_sxm", "l4"])
 def test_more_chips_never_hold_fewer_blocks(name, chip):
     model, memory = load_model(name), load_chip(chip)

@@ -8,7 +8,7 @@ import pytest
 from pricing import SHARED
 
 from hardware.errors import CatalogueError
-from perfdb.load_model import load_model, preset_names, presets
+from perfdb.load_model import load_model, presets
 from perfdb.model import FAMILIES, WEIGHT_BYTES
 
 REFERENCE = SHARED / "reference" / "models.yaml"
@@ -33,13 +33,13 @@ def reference():
     return yaml.safe_load(REFERENCE.read_text(encoding="utf-8"))["models"]
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", tuple(presets()))
 def test_a_preset_has_the_parameters_its_maker_publishes(name):
     published = presets()[name]["published_parameters"]
     assert load_model(name).parameters == pytest.approx(published, rel=0.005)
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", tuple(presets()))
 def test_a_preset_agrees_with_the_shared_model_list(name, reference):
     known, model = reference[presets()[name]["short"]], load_model(name)
     assert model.kv_bytes_per_token == known["kv_bytes_per_token_bf16"]

@@ -61,6 +61,17 @@ def test_real_traces_run_whole_and_lose_nothing(name, overload):
         assert next(iter(summary["pools"].values()))["kv_peak"] > 0.95
 
 
+@pytest.mark.parametrize("rate_scale", [1, 12])
+def test_summaries_do_not_depend_on_macro_steps(rate_scale):
+    need("quickstart")
+    changes = {"workload.synthetic.requests": 400, "workload.rate_scale": rate_scale, "pool.0.limits.kv_blocks": 3000}
+    found = []
+    for macro_steps in (True, False):
+        summary = run_scenario(load_scenario("quickstart", changes), macro_steps=macro_steps).summary
+        found.append({key: value for key, value in summary.items() if key not in ("events", "cpu_s")})
+    assert found[0] == found[1]
+
+
 def test_twice_the_chips_serve_an_overload_better():
     need("azure-conversation")
     changes = SCENARIOS["azure-conversation"] | {"workload.rate_scale": 4, "workload.limit": 6000}

@@ -41,7 +41,8 @@ class ClosedLoopPlan:
     prompt_tokens, output_tokens
         int64[n], at least 1 each.
     think_ns
-        int64[n], how long the user who sends request ``i`` waits after its previous answer ended.
+        int64[n], times between an answer and the next request of its user; the first ``concurrency`` are
+        not used, the others are taken in the order answers end.
     """
 
     concurrency: int

@@ -11,6 +11,7 @@ import numpy as np
 from hardware.errors import TraceError
 from workloads.readers.protocol import BadRowError
 from workloads.spreading import spread_ticks
+from workloads.streams import stream
 from workloads.table import Arrivals, BlockHashes
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class GrowingTable:
             self._hashes.extend(row.hashes)
             self._offsets.append(len(self._hashes))
 
-    def arrivals(self, rejects: Rejects, *, spread: bool) -> Arrivals:
+    def arrivals(self, rejects: Rejects, *, spread: bool, seed: int) -> Arrivals:
         """Return what was read, its first arrival at 0.
 
         Raises
@@ -113,7 +114,7 @@ class GrowingTable:
         times_ns = columns.pop("time_ns")
         times_ns = times_ns - times_ns[0]
         if spread and self._layout.coarse_clock:
-            times_ns = spread_ticks(times_ns)
+            times_ns = spread_ticks(times_ns, stream(seed, "spread"))
         return Arrivals(
             arrival_ns=times_ns,
             source=str(rejects.path),

@@ -32,6 +32,7 @@ def read_trace(  # noqa: PLR0913 - each is a choice of the user's, named as in a
     limit: int | None = None,
     rate_scale: float = 1.0,
     spread: bool = True,
+    seed: int = 0,
 ) -> Arrivals:
     """Read a trace, plain or gzipped.
 
@@ -51,7 +52,9 @@ def read_trace(  # noqa: PLR0913 - each is a choice of the user's, named as in a
     rate_scale
         2.0 replays twice as fast.
     spread
-        Spread arrivals that share a tick of a coarse clock (Mooncake's) over that tick.
+        Spread arrivals that share a tick of a coarse clock (Mooncake's) at random over that tick.
+    seed
+        Of the random places.
 
     Returns
     -------
@@ -80,7 +83,7 @@ def read_trace(  # noqa: PLR0913 - each is a choice of the user's, named as in a
         if columns.container == "csv":
             next(lines, None)
         _collect(layout.rows(lines) if layout.rows else lines, layout, table, rejects, limit)
-    return table.arrivals(rejects, spread=spread).rescaled(rate_scale)
+    return table.arrivals(rejects, spread=spread, seed=seed).rescaled(rate_scale)
 
 
 def detect_format(path: str | Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from simulator.kvcache import BlockPool
@@ -30,6 +30,10 @@ class EngineState:
         Steps computed so far.
     waiting
         Requests not admitted, in the order they will be.
+    loading
+        Requests that hold blocks into which their KV is being fetched.
+    ready
+        Requests whose KV has been fetched and that wait for a place among the running.
     running
         Admitted requests by index, in the order of admission: decoding, but for ``prefilling``.
     prefilling
@@ -38,19 +42,38 @@ class EngineState:
         Sequences that produce a token in every step.
     context_sum
         Tokens in the caches of the decoding sequences.
+    recomputed
+        Tokens computed, or to be computed, once more because of preemptions.
+    preemptions
+        Requests put back into the queue to make room.
     pool
         KV blocks.
     """
 
-    __slots__ = ("context_sum", "decodes", "pool", "prefilling", "running", "step", "waiting")
+    __slots__ = (
+        "context_sum",
+        "decodes",
+        "loading",
+        "pool",
+        "preemptions",
+        "prefilling",
+        "ready",
+        "recomputed",
+        "running",
+        "step",
+        "waiting",
+    )
 
     def __init__(self, blocks: int, block_tokens: int) -> None:
         self.step = 0
         self.waiting: deque[Request] = deque()
+        self.loading = 0
+        self.ready: deque[Request] = deque()
         self.running: dict[int, Request] = {}
         self.prefilling: Request | None = None
         self.decodes = 0
         self.context_sum = 0
+        self.recomputed = self.preemptions = 0
         self.pool = BlockPool(blocks, block_tokens)
 
     def join_decode(self, request: Request) -> None:
@@ -83,29 +106,30 @@ class Plan:
     decodes
         Sequences that decode.
     steps
-        Steps for which the plan holds if nothing arrives and nothing finishes.
+        Steps for which the plan surely holds if nothing arrives and nothing finishes: at least 1.
     preempted
         Requests put back into the queue to make room.
+    loads
+        Requests that got blocks for KV that must now be fetched.
     """
 
     chunks: list[tuple[Request, int]]
     decodes: int
     steps: int
     preempted: list[Request]
+    loads: list[Request] = field(default_factory=list)
 
 
 class Scheduler(Protocol):
     """Decides what the next step computes."""
 
-    def plan(self, state: EngineState, limit: int) -> Plan:
+    def plan(self, state: EngineState) -> Plan:
         """Return the next plan and take the blocks it needs.
 
         Parameters
         ----------
         state
-            The instance; the scheduler moves requests between its queues.
-        limit
-            Steps after which the plan must end: the first finish, which the scheduler cannot see. A plan
-            of several steps takes no blocks yet: the engine takes those of the steps it really ran.
+            The instance; the scheduler moves requests between its queues. A plan of several steps takes no
+            blocks yet: the engine, which knows when a request finishes, takes those of the steps it ran.
         """
         ...

@@ -40,30 +40,36 @@ class VllmScheduler:
     chunked: bool = True
     reserve_full_prompt: bool = True
 
-    def plan(self, state: EngineState, limit: int) -> Plan:
+    def plan(self, state: EngineState) -> Plan:
         """Return the next plan; see :class:`simulator.schedulers.state.Scheduler`."""
         if self._nothing_to_admit(state) and state.prefilling is None:
-            steps = state.pool.lasting(state.step, limit)
+            steps = state.pool.lasting(state.step)
             if steps > 1:
                 return Plan([], state.decodes, steps, [])
         preempted = self._room_for_decodes(state)
-        chunks: list[tuple[Request, int]] = []
+        plan = Plan([], state.decodes, 1, preempted)
         budget = self.max_tokens - state.decodes
         if state.prefilling is not None:
-            budget -= self._continue_prompt(state, state.prefilling, budget, chunks, preempted)
+            budget -= self._continue_prompt(state, state.prefilling, budget, plan)
         if not preempted:
-            self._admit(state, budget, chunks)
-        return Plan(chunks, state.decodes, 1, preempted)
+            self._admit(state, self._admit_ready(state, budget, plan), plan)
+        plan.decodes = state.decodes
+        return plan
 
     def _nothing_to_admit(self, state: EngineState) -> bool:
         """Tell whether no waiting request can join before one leaves: then only decode steps remain."""
-        if not state.waiting or len(state.running) >= self.max_sequences:
+        budget = self.max_tokens - state.decodes
+        full = len(state.running) >= self.max_sequences or budget <= 0
+        if state.ready and not full:
+            return False
+        if not state.waiting or (full and not state.waiting[0].remote):
             return True
-        head, budget = state.waiting[0], self.max_tokens - state.decodes
-        return budget <= 0 or self._blocks_to_admit(state, head, budget) > state.pool.free
+        return self._blocks_to_admit(state, state.waiting[0], budget) > state.pool.free
 
     def _blocks_to_admit(self, state: EngineState, request: Request, budget: int) -> int:
         """Return the free blocks a request asks for before it is admitted; more than all if never now."""
+        if request.remote:
+            return state.pool.blocks_for(request.tokens)
         if not self.chunked and request.tokens > budget:
             return state.pool.blocks + 1
         new = request.tokens if self.reserve_full_prompt else min(request.tokens, budget)
@@ -88,14 +94,7 @@ class VllmScheduler:
                 pool.take(1)
         return preempted
 
-    def _continue_prompt(
-        self,
-        state: EngineState,
-        request: Request,
-        budget: int,
-        chunks: list[tuple[Request, int]],
-        preempted: list[Request],
-    ) -> int:
+    def _continue_prompt(self, state: EngineState, request: Request, budget: int, plan: Plan) -> int:
         """Schedule the next chunk of the prompt in progress; it preempts itself where blocks lack."""
         pool = state.pool
         new = min(request.tokens - request.computed, budget)
@@ -103,22 +102,40 @@ class VllmScheduler:
             return 0
         blocks = pool.blocks_for(request.computed + new) - pool.blocks_for(request.computed)
         if blocks > pool.free:
-            preempted.append(_preempt_last(state))
+            plan.preempted.append(_preempt_last(state))
             return 0
         pool.take(blocks)
-        chunks.append((request, new))
+        plan.chunks.append((request, new))
         return new
 
-    def _admit(self, state: EngineState, budget: int, chunks: list[tuple[Request, int]]) -> None:
-        while state.waiting and budget > 0 and len(state.running) < self.max_sequences:
+    def _admit_ready(self, state: EngineState, budget: int, plan: Plan) -> int:
+        """Admit requests whose KV was fetched, blocks and all; return what is left of the budget."""
+        while state.ready and budget > 0 and len(state.running) < self.max_sequences:
+            request = state.ready.popleft()
+            state.running[request.index] = request
+            new = request.tokens - request.computed
+            plan.chunks.append((request, new))
+            budget -= new
+        return budget
+
+    def _admit(self, state: EngineState, budget: int, plan: Plan) -> None:
+        while state.waiting:
             request = state.waiting[0]
+            full = budget <= 0 or len(state.running) >= self.max_sequences
+            if full and not request.remote:
+                break
             if self._blocks_to_admit(state, request, budget) > state.pool.free:
                 break
             state.waiting.popleft()
+            if request.remote:
+                # As vLLM does, a request may fetch its KV however many are running.
+                state.pool.take(state.pool.blocks_for(request.tokens))
+                plan.loads.append(request)
+                continue
             state.running[request.index] = request
             new = min(request.tokens, budget)
             state.pool.take(state.pool.blocks_for(new))
-            chunks.append((request, new))
+            plan.chunks.append((request, new))
             budget -= new
 
 
@@ -127,11 +144,14 @@ def _preempt_last(state: EngineState) -> Request:
     _, request = state.running.popitem()
     if request is state.prefilling:
         state.prefilling = None
+        state.recomputed += request.computed
     else:
         state.leave_decode(request)
         request.tokens = request.computed + 1
+        state.recomputed += request.tokens
     state.release(request)
     request.computed = 0
     request.epoch += 1
+    state.preemptions += 1
     state.waiting.appendleft(request)
     return request

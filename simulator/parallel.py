@@ -1,0 +1,162 @@
+"""Many runs, side by side on the cores of one machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import active_children, get_context, parent_process
+from typing import TYPE_CHECKING, Protocol
+
+from hardware.errors import ServesimError
+from simulator.journal import Journal, Point, Summary, point_key
+from simulator.run import run_scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from simulator.run import Result
+
+__all__ = ["OnProgress", "run_point", "run_points", "usable_cores"]
+
+
+class OnProgress(Protocol):
+    """Told how many runs were planned, and finished, since it was last told."""
+
+    def __call__(self, *, planned: int = 0, finished: int = 0) -> None:
+        """Add to what is known."""
+        ...
+
+
+def usable_cores() -> int:
+    """Return the cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_points(
+    points: Sequence[Point], journal: Journal, *, jobs: int = 1, on_progress: OnProgress | None = None
+) -> list[Summary]:
+    """Run scenarios, those that the journal knows not again.
+
+    Parameters
+    ----------
+    points
+        What to run; equal points are run once.
+    journal
+        Where finished runs are kept.
+    jobs
+        Processes. Summaries are the same whatever their number. With more than one, a script that calls this must
+        be importable (``if __name__ == "__main__"``), as ``multiprocessing`` with new processes requires.
+    on_progress
+        Told of what is planned and finished.
+
+    Returns
+    -------
+    list
+        The summary of each point, in their order.
+
+    Raises
+    ------
+    UserError
+        If a scenario asks for something impossible; of several, that of the first point.
+    ServesimError
+        If a process was killed.
+    """
+    tell = on_progress or _tell_nobody
+    keys = [point_key(point) for point in points]
+    tell(planned=len(dict.fromkeys(keys)))
+    found = {key: summary for key in keys if (summary := journal.load(key)) is not None}
+    tell(finished=len(found))
+    missing = {key: point for key, point in zip(keys, points, strict=True) if key not in found}
+    made = _side_by_side if min(jobs, len(missing)) > 1 else _one_by_one
+    found |= zip(missing, made(missing, journal, min(jobs, len(missing)), tell), strict=True)
+    return [found[key] for key in keys]
+
+
+def run_point(key: str, point: Point, journal: Journal) -> Summary:
+    """Run one scenario and keep it in the journal; an error sentence begins with the label of the point."""
+    try:
+        result = run_scenario(point.scenario)
+    except ServesimError as error:
+        raise type(error)(f"{point.label}: {error}") from error
+    summary = {name: value for name, value in result.summary.items() if name != "cpu_s"}
+    if point.origin is not None:
+        _keep(replace(result, summary=summary), key, point.origin, journal)
+    journal.store(key, summary)
+    return summary
+
+
+def _keep(result: Result, key: str, origin: Mapping[str, object], journal: Journal) -> None:
+    from simulator.export import write_result  # noqa: PLC0415 - most runs draw no picture
+
+    write_result(result, journal.result(key), origin=origin)
+
+
+def _tell_nobody(*, planned: int = 0, finished: int = 0) -> None:
+    del planned, finished
+
+
+def _one_by_one(missing: Mapping[str, Point], journal: Journal, _jobs: int, tell: OnProgress) -> Iterator[Summary]:
+    for key, point in missing.items():
+        yield run_point(key, point, journal)
+        tell(finished=1)
+
+
+def _side_by_side(missing: Mapping[str, Point], journal: Journal, jobs: int, tell: OnProgress) -> list[Summary]:
+    others = active_children()
+    executor = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_follow_parent)
+    try:
+        with _deaf_to_ctrl_c():
+            futures = [executor.submit(run_point, key, point, journal) for key, point in missing.items()]
+        for future in futures:
+            future.add_done_callback(lambda _: tell(finished=1))
+        return [future.result() for future in futures]
+    except BrokenProcessPool as error:
+        raise ServesimError(
+            "a process was killed before its run ended, most likely for want of memory; run again with fewer --jobs "
+            "(finished runs are kept)"
+        ) from error
+    except BaseException:
+        # Neither a wrong input nor Ctrl-C waits for runs that nobody wants any more.
+        with _deaf_to_ctrl_c():
+            for process in active_children():
+                if process not in others:
+                    process.terminate()
+        raise
+    finally:
+        with _deaf_to_ctrl_c():
+            executor.shutdown()
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Do not be interrupted here, and let processes that are started here never be.
+
+    A terminal sends Ctrl-C to every process; one alone, that which started the others, is to answer it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        # Python delivers signals to the main thread alone, and lets no other say what to do with them.
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _follow_parent() -> None:
+    """Let a worker end when the process that started it is gone, however it went."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        # Not an exit of Python, which would wait for the run: no file is ever half-written, see Journal.
+        os._exit(1)

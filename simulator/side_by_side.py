@@ -1,0 +1,91 @@
+"""The folders of comparisons and sweeps: what is written into them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from simulator.compare import case_points
+from simulator.journal import point_key
+from simulator.plots_compare import plot_candidates, plot_sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from simulator.candidates import Case
+    from simulator.compare import Comparison
+    from simulator.staging import Staging
+    from simulator.sweep import Sweep
+
+__all__ = ["write_comparison", "write_sweep"]
+
+_CDF_COLUMNS = ["measured", "completed", "ttft_ms", "tpot_ms", "e2e_ms"]
+
+
+def write_comparison(found: Comparison, cases: Sequence[Case], staging: Staging) -> None:
+    """Write ``compare.json``, ``points.parquet``, ``cdf.png``, and a result folder per candidate in ``candidates/``.
+
+    Parameters
+    ----------
+    found
+        What came of the candidates.
+    cases
+        The candidates, their runs in the journal of ``staging``.
+    staging
+        The result directory in the making.
+
+    Raises
+    ------
+    OutputError
+        If the directory holds something else or cannot be written.
+    """
+    first_seed = found.content["seeds"][:1]
+    results = {
+        name: staging.journal.result(point_key(point)) for (name, _), point in case_points(cases, first_seed).items()
+    }
+    staging.place(lambda folder: _fill_comparison(folder, found, results))
+
+
+def write_sweep(found: Sweep, staging: Staging) -> None:
+    """Write ``sweep.json``, ``sweep.parquet`` and ``sweep.png``.
+
+    Parameters
+    ----------
+    found
+        What came of the loads.
+    staging
+        The result directory in the making.
+
+    Raises
+    ------
+    OutputError
+        If the directory holds something else or cannot be written.
+    """
+    staging.place(lambda folder: _fill_sweep(folder, found))
+
+
+def _fill_comparison(folder: Path, found: Comparison, results: Mapping[str, Path]) -> None:
+    _write_json(found.content, folder / "compare.json")
+    pd.DataFrame(found.rows).to_parquet(folder / "points.parquet", index=False)
+    for name, result in results.items():
+        shutil.copytree(result, folder / "candidates" / name)
+    requests = {
+        name: pd.read_parquet(result / "requests.parquet", columns=_CDF_COLUMNS) for name, result in results.items()
+    }
+    title = f"{found.content['name']}: {len(results)} candidates, seed {found.content['seeds'][0]}"
+    plot_candidates(requests, found.content["slo_ms"], title, folder / "cdf.png")
+
+
+def _fill_sweep(folder: Path, found: Sweep) -> None:
+    content = found.content()
+    _write_json(content, folder / "sweep.json")
+    pd.DataFrame(found.rows()).to_parquet(folder / "sweep.parquet", index=False)
+    plot_sweep(content, folder / "sweep.png")
+
+
+def _write_json(value: Mapping[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
