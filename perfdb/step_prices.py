@@ -8,7 +8,7 @@ token cost ``T_n(m + k) - T_n(m)``: the same nanoseconds, exactly, whether taken
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
@@ -42,13 +42,29 @@ class DecodeCurve:
     base: Sequence[int]
     first: Sequence[int]
     slope: Sequence[int]
+    _pieces: Sequence[tuple[int, int, int, int]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # One look-up in place of four, in the innermost function of every run.
+        object.__setattr__(self, "_pieces", tuple(zip(self.knots, self.base, self.first, self.slope, strict=True)))
 
     def cumulative(self, context: int) -> int:
         """Return the attention time, ns, of decode steps from context 0 up to ``context``."""
-        knot = bisect_right(self.knots, context) - 1
-        d = context - self.knots[knot]
-        total = self.base[knot] + d * self.first[knot] + self.slope[knot] * (d * (d - 1) >> 1)
-        return total >> FRACTION_BITS
+        knot, base, first, slope = self._pieces[bisect_right(self.knots, context) - 1]
+        d = context - knot
+        return (base + d * first + slope * (d * (d - 1) >> 1)) >> FRACTION_BITS
+
+    def between(self, start: int, end: int) -> int:
+        """Return ``cumulative(end) - cumulative(start)`` for ``end >= start``, the same integer, faster."""
+        place = bisect_right(self.knots, start)
+        knot, base, first, slope = self._pieces[place - 1]
+        d = start - knot
+        before = base + d * first + slope * (d * (d - 1) >> 1)
+        later = bisect_right(self.knots, end, place - 1)
+        if later != place:
+            knot, base, first, slope = self._pieces[later - 1]
+        d = end - knot
+        return ((base + d * first + slope * (d * (d - 1) >> 1)) >> FRACTION_BITS) - (before >> FRACTION_BITS)
 
     def steps_near(self, context: int, constant_ns: int, elapsed_ns: int) -> float:
         """Return about how many steps from ``context`` last ``elapsed_ns``, ``constant_ns`` of each included.
@@ -150,9 +166,8 @@ class StepPrices:
         steps
             Steps in which nothing joins or leaves.
         """
-        curve = self.decode_curve(sequences)
-        attention = curve.cumulative(context + steps) - curve.cumulative(context)
-        return steps * self.constant_ns(sequences) + attention
+        curve = self._decode.get(sequences) or self.decode_curve(sequences)
+        return steps * self.constant_ns(sequences) + curve.between(context, context + steps)
 
     def steps_covering(self, sequences: int, context: int, elapsed_ns: int, limit: int) -> tuple[int, int]:
         """Return the fewest steps that last at least ``elapsed_ns``, and their time, ns.
@@ -227,5 +242,4 @@ class StepPrices:
         return self.token_ns[tokens] + self.sample_ns[samples] + self.host_ns[sequences] + attention
 
     def _generation_ns(self, sequences: int, context: int) -> int:
-        curve = self.decode_curve(sequences)
-        return curve.cumulative(context + 1) - curve.cumulative(context)
+        return self.decode_curve(sequences).between(context, context + 1)

@@ -87,6 +87,11 @@ class KvCarrier:
         """Return what each link has carried so far."""
         return self.network.link_use()
 
+    def bytes_under_way(self) -> int:
+        """Return the bytes that were sent and have neither arrived nor been given up."""
+        network = self.network
+        return network.bytes_sent - network.bytes_received - network.bytes_dropped
+
     def _paths_between(self, source: int, target: int) -> tuple[Path, ...]:
         found = self._paths.get((source, target))
         if found is None:

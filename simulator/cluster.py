@@ -60,6 +60,10 @@ class Carrier(Protocol):
         """Return what each link has carried so far."""
         ...
 
+    def bytes_under_way(self) -> int:
+        """Return the bytes that were sent and have neither arrived nor been given up."""
+        ...
+
 
 class EngineParts:
     """What the instances of one pool share.

@@ -25,6 +25,8 @@ def check_laws(cluster: Cluster) -> None:
     _blocks(cluster)
     _tokens(cluster)
     _order_of_times(cluster)
+    if cluster.carrier is not None:
+        _equal("bytes sent = bytes received", cluster.carrier.bytes_under_way(), 0)
 
 
 def _equal(law: str, found: int, expected: int) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_cdf", "save_picture", "short"]
 
-_MARKS = (50, 90, 99)
+_MARKS = {50: "o", 90: "s", 99: "^"}
 _COLOUR = "#1f5fa8"
 
 
@@ -74,18 +74,10 @@ def _curve(axes: Axes, values: NDArray[np.float64], share: NDArray[np.float64]) 
         axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes)
         return
     axes.step(values, share, where="post", color=_COLOUR, linewidth=1.6)
-    for q in _MARKS:
+    for q, mark in _MARKS.items():
         value = values[min(int(np.searchsorted(share, q / 100)), len(values) - 1)]
-        axes.plot([value], [q / 100], "o", color=_COLOUR, markersize=4)
-        # Above and to the left of a rising curve there is always room.
-        axes.annotate(
-            f"p{q} {short(value)}",
-            (value, q / 100),
-            textcoords="offset points",
-            xytext=(-6, 2),
-            ha="right",
-            fontsize=8,
-        )
+        label = f"p{q}  {short(value)} ms"
+        axes.plot([value], [q / 100], mark, color=_COLOUR, markersize=5, linestyle="none", label=label)
     # A long tail hides the body on a linear axis, a narrow body looks best on one.
     positive = values[values > 0]
     if len(positive) and positive[-1] / positive[0] > 20:
@@ -106,4 +98,6 @@ def _dress(axes: Axes, label: str, bound: float | None) -> None:
     axes.grid(visible=True, alpha=0.3, which="both")
     if bound is not None:
         axes.axvline(bound, color="#b3372f", linestyle="--", linewidth=1.2, label=f"SLO {short(bound)} ms")
-        axes.legend(loc="lower right")
+    if axes.get_legend_handles_labels()[0]:
+        # Below and to the right of a rising curve there is always room.
+        axes.legend(loc="lower right", fontsize=9)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from command import SCENARIO, error_sentence, servesim, tree
+from command import SCENARIO, error_sentence, servesim, servesim_process, tree
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -333,6 +333,16 @@ def test_bad_candidates_are_refused(folder: Path, tables: str, found: str, expec
     assert found in sentence
     assert expected in sentence
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("command", ["compare", "sweep"])
+def test_help_is_light_and_names_every_option(folder: Path, command: str) -> None:
+    done = servesim_process(command, "--help", cwd=folder, flags=("-X", "importtime"))
+    for part in ("--set KEY=VALUE", "--seeds", "--out DIR", "--jobs", "--json", "Exit code 3"):
+        assert part in done.stdout
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert imported & {"numpy", "pandas", "matplotlib", "pyarrow", "pydantic", "rich", "hardware"} == set()
+    assert "click" in imported
 
 
 def test_a_file_with_candidates_is_for_compare_alone() -> None:

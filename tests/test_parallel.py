@@ -34,7 +34,8 @@ SWEEP = ("sweep", "s.toml", "--rate", "10:30:10", "--seeds", "2", "--out", "out"
 #: A program that replaces what makes a run, in itself and in every process it starts, and then is servesim.
 PROGRAM = """\
 import os, signal, sys, threading
-import simulator.parallel
+import simulator.journal, simulator.parallel
+simulator.journal.program_sha256 = lambda: "as it is now"
 run = simulator.parallel.run_scenario
 made = []
 def scripted(scenario):
@@ -57,6 +58,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (simulator.side_by_side, "plot_sweep"),
     ):
         monkeypatch.setattr(module, name, lambda *arguments: arguments[-1].write_bytes(b""))
+    # Somebody may edit a module between a kill and the resumption.
+    monkeypatch.setattr(simulator.journal, "program_sha256", lambda: "as it is now")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "s.toml").write_text(SCENARIO)
     (tmp_path / "c.toml").write_text(SCENARIO + CANDIDATES)

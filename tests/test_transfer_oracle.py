@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from hardware.catalogue import load_node
 from hardware.topology import build_topology
+from simulator.transfer import Network
 
 GB = 1e9
 # Whole bytes per nanosecond make ties of every kind; others make hardly any. Rates are whole bytes per second, as
@@ -52,8 +53,11 @@ def test_every_flow_ends_at_the_nanosecond_of_the_oracle(drawn):
     assert Run(sent, capacity, changes).finished_ns == finish_times(sent, capacity, changes)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_many_flows_on_few_links(seed):
+@pytest.mark.parametrize("most_known", [2, 10_000])
+@pytest.mark.parametrize("seed", range(3))
+def test_many_flows_on_few_links(seed, most_known, monkeypatch):
+    """Also with streams forgotten while their flows are under way."""
+    monkeypatch.setattr("simulator.transfer._MOST_KNOWN", most_known)
     rng = np.random.default_rng(seed)
     links, size = 9, 90
     capacity = (rng.integers(1, 9, links) * GB).tolist()
@@ -66,7 +70,7 @@ def test_many_flows_on_few_links(seed):
         )
         for _ in range(size)
     ]
-    assert Run(sent, capacity).finished_ns == finish_times(sent, capacity)
+    assert Run(sent, capacity, kind=Network).finished_ns == finish_times(sent, capacity)
 
 
 @pytest.mark.parametrize("oversubscription", [1.0, 4.0])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from simulator.kvcache import BlockPool
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from simulator.request import Request
 
 __all__ = ["EngineState", "Plan", "Scheduler"]
@@ -117,7 +119,7 @@ class Plan:
     decodes: int
     steps: int
     preempted: list[Request]
-    loads: list[Request] = field(default_factory=list)
+    loads: Sequence[Request] = ()
 
 
 class Scheduler(Protocol):

@@ -52,7 +52,9 @@ class VllmScheduler:
         if state.prefilling is not None:
             budget -= self._continue_prompt(state, state.prefilling, budget, plan)
         if not preempted:
-            self._admit(state, self._admit_ready(state, budget, plan), plan)
+            if state.ready:
+                budget -= self._admit_ready(state, budget, plan)
+            self._admit(state, budget, plan)
         plan.decodes = state.decodes
         return plan
 
@@ -109,14 +111,15 @@ class VllmScheduler:
         return new
 
     def _admit_ready(self, state: EngineState, budget: int, plan: Plan) -> int:
-        """Admit requests whose KV was fetched, blocks and all; return what is left of the budget."""
-        while state.ready and budget > 0 and len(state.running) < self.max_sequences:
+        """Admit requests whose KV was fetched, blocks and all; return the tokens they compute."""
+        tokens = 0
+        while state.ready and tokens < budget and len(state.running) < self.max_sequences:
             request = state.ready.popleft()
             state.running[request.index] = request
             new = request.tokens - request.computed
             plan.chunks.append((request, new))
-            budget -= new
-        return budget
+            tokens += new
+        return tokens
 
     def _admit(self, state: EngineState, budget: int, plan: Plan) -> None:
         while state.waiting:
@@ -130,7 +133,7 @@ class VllmScheduler:
             if request.remote:
                 # As vLLM does, a request may fetch its KV however many are running.
                 state.pool.take(state.pool.blocks_for(request.tokens))
-                plan.loads.append(request)
+                plan.loads = (*plan.loads, request)
                 continue
             state.running[request.index] = request
             new = min(request.tokens, budget)
