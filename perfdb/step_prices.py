@@ -166,8 +166,8 @@ class StepPrices:
         steps
             Steps in which nothing joins or leaves.
         """
-        curve = self._decode.get(sequences) or self.decode_curve(sequences)
-        return steps * self.constant_ns(sequences) + curve.between(context, context + steps)
+        attention = self.decode_curve(sequences).between(context, context + steps)
+        return steps * self.constant_ns(sequences) + attention
 
     def steps_covering(self, sequences: int, context: int, elapsed_ns: int, limit: int) -> tuple[int, int]:
         """Return the fewest steps that last at least ``elapsed_ns``, and their time, ns.

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = [
     "BuiltPool",
     "Requests",
-    "build_model",
     "build_pools",
     "build_requests",
     "build_router",
@@ -56,6 +55,8 @@ class BuiltPool:
     ----------
     name
         Its name in results.
+    model
+        What it serves.
     chip, layout
         What one instance runs on.
     options
@@ -71,6 +72,7 @@ class BuiltPool:
     """
 
     name: str
+    model: ModelSpec
     chip: Chip
     layout: Layout
     options: VllmOptions
@@ -196,17 +198,6 @@ def _check_warmup(workload: Workload, found: Arrivals) -> None:
         )
 
 
-def build_model(scenario: Scenario) -> ModelSpec:
-    """Return the model of a scenario.
-
-    Raises
-    ------
-    CatalogueError
-        If its name or configuration is not understood.
-    """
-    return load_model(scenario.model.name, weights=scenario.model.weights, kv_cache=scenario.model.kv_cache)
-
-
 def build_router(scenario: Scenario) -> Router:
     """Return the router that requests arrive at, on its own random stream."""
     return ROUTERS[scenario.entry_pools[0].router](stream(scenario.seed, "router"))
@@ -227,7 +218,8 @@ def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
     UserError
         If a name is unknown, the layout does not divide the model, or the model does not fit.
     """
-    model = build_model(scenario)
+    table = scenario.model
+    model = load_model(table.name, weights=table.weights, kv_cache=table.kv_cache)
     pools = tuple(_build_pool(pool, scenario.pool_name(number), model) for number, pool in enumerate(scenario.pool))
     _check_prices(scenario, {pool.chip.name for pool in pools})
     return pools
@@ -264,7 +256,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
         decodes=pool.decodes,
     )
     tables = {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
-    return BuiltPool(name, chip, layout, options, memory, costs, parts, tables)
+    return BuiltPool(name, model, chip, layout, options, memory, costs, parts, tables)
 
 
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:

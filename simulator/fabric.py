@@ -50,7 +50,7 @@ class Fabric:
         return KvCarrier(env, network, self.topology, self.endpoints, round(terms.handshake_us * 1e3))
 
 
-def build_fabric(table: NetworkTable, pools: Sequence[BuiltPool], model: ModelSpec) -> Fabric:
+def build_fabric(table: NetworkTable, pools: Sequence[BuiltPool]) -> Fabric:
     """Return the network that joins the instances of some pools.
 
     Raises
@@ -61,10 +61,10 @@ def build_fabric(table: NetworkTable, pools: Sequence[BuiltPool], model: ModelSp
     demands = [Demand(p.name, _node(table, p), p.layout.chips, p.parts.replicas) for p in pools]
     placement = place(demands, table.nodes)
     topology = build_cluster(placement.nodes, table.oversubscription)
-    tensors = [pool.layout.tensor for pool in pools for _ in range(pool.parts.replicas)]
+    owners = [pool for pool in pools for _ in range(pool.parts.replicas)]
     endpoints = tuple(
-        Endpoint(tuple(topology.chips[chip] for chip in chips), _kv_bytes_per_token(model, tensor))
-        for chips, tensor in zip(placement.chips, tensors, strict=True)
+        Endpoint(tuple(topology.chips[chip] for chip in chips), _kv_bytes_per_token(pool.model, pool.layout.tensor))
+        for chips, pool in zip(placement.chips, owners, strict=True)
     )
     return Fabric(topology, endpoints, table)
 

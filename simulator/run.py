@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from hardware.errors import ScenarioError
-from simulator.build import build_decode_router, build_model, build_pools, build_requests, build_router
+from simulator.build import build_decode_router, build_pools, build_requests, build_router
 from simulator.cluster import Cluster
 from simulator.fabric import build_fabric
 from simulator.finished import Finished
@@ -118,7 +118,7 @@ def _cluster(  # noqa: PLR0913 - the parts of a run, all named
 
 def _fabric(scenario: Scenario, pools: Sequence[BuiltPool]) -> Fabric | None:
     """Return the network between the pools; None where nothing is handed over."""
-    return build_fabric(scenario.network, pools, build_model(scenario)) if scenario.decode_pools else None
+    return build_fabric(scenario.network, pools) if scenario.decode_pools else None
 
 
 def _finish(
