@@ -244,7 +244,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
     options = options.model_copy(update={"max_model_len": max_tokens})
     source = source_chain(chip, engine.framework, pool.cost_sources)
     limits = StepLimits(options.max_num_batched_tokens or 0, options.max_num_seqs or 0, max_tokens)
-    costs = compile_costs(step_operators(model, layout), source, limits, engine.host)
+    costs = compile_costs(step_operators(model, layout), source, limits, engine.host, layout.pipeline)
     parts = EngineParts(
         scheduler=engine.scheduler(options),
         prices=costs.prices,
@@ -260,8 +260,13 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
 
 
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:
-    """Check that tensor parallelism divides the query heads, and the KV heads or the other way round."""
+    """Check that pipeline stages are equal, and that tensor parallelism divides the heads (or KV heads divide it)."""
     tensor = layout.tensor
+    if model.layers % layout.pipeline:
+        raise ScenarioError(
+            f"pool.{name}.pipeline_parallel is {layout.pipeline}, which does not divide the {model.layers} layers of "
+            f"{model.name}; use one of {_divisors(model.layers)}"
+        )
     if model.heads % tensor:
         raise ScenarioError(
             f"pool.{name}.tensor_parallel is {tensor}, which does not divide the {model.heads} attention heads "

@@ -187,12 +187,14 @@ class Pool(Strict):
             raise ValueError(f"found an empty list, expected at least one of {', '.join(COST_SOURCES)}")
         return value
 
-    @field_validator("pipeline_parallel")
-    @classmethod
-    def _pipeline(cls, value: int) -> int:
-        if value > 1:
-            raise ValueError("the engine does not overlap micro-batches of pipeline stages yet; use tensor_parallel")
-        return value
+    @model_validator(mode="after")
+    def _pipeline(self) -> Self:
+        if self.pipeline_parallel > 1 and self.prefills:
+            raise ValueError(
+                f"pipeline_parallel is {self.pipeline_parallel} in a pool that computes prompts, whose steps follow "
+                "each other through the stages, which is not simulated; use tensor_parallel, or stages = ['decode']"
+            )
+        return self
 
 
 class Cost(Strict):
