@@ -12,7 +12,8 @@ from hardware.strict import Strict
 from hardware.tables import read_table, validated
 from perfdb.model import WEIGHT_BYTES
 from perfdb.sources import COST_SOURCES, DEFAULT_SOURCES
-from simulator.engines import ENGINES, VllmOptions
+from simulator.engine_options import AnyOptions, VllmOptions
+from simulator.engines import ENGINES, mark_options
 from simulator.network import NetworkTable
 from simulator.overrides import WORKLOAD_KINDS, parse_override, set_key
 from simulator.router import ROUTERS
@@ -153,8 +154,13 @@ class Pool(Strict):
     engine: _Engine = "vllm"
     router: _Router = "least_loaded"
     cost_sources: tuple[_CostSource, ...] = DEFAULT_SOURCES
-    engine_options: VllmOptions = VllmOptions()
+    engine_options: AnyOptions = VllmOptions()
     limits: Limits = Limits()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_of_the_engine(cls, table: object) -> object:
+        return mark_options(table)
 
     @field_validator("name")
     @classmethod
@@ -179,6 +185,12 @@ class Pool(Strict):
     def decodes(self) -> bool:
         """Whether it produces tokens after the first."""
         return "decode" in self.stages
+
+    @model_validator(mode="after")
+    def _one_stage(self) -> Self:
+        if ENGINES[self.engine].one_stage and self.prefills and self.decodes:
+            raise ValueError(f"engine {self.engine!r} serves one stage; expected ['prefill'] or ['decode'] as stages")
+        return self
 
     @field_validator("cost_sources")
     @classmethod
