@@ -16,6 +16,7 @@ from perfdb.load_model import load_model
 from perfdb.memory import MemoryPlan, plan_memory
 from perfdb.operators import step_operators
 from perfdb.sources import source_chain
+from perfdb.step_profile import ProfiledCosts, load_step_profile, profiled_costs, step_profile_path
 from perfdb.tables import sha256
 from simulator.cluster import EngineParts
 from simulator.engines import ENGINES
@@ -27,6 +28,7 @@ from workloads.traces import read_trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -77,7 +79,7 @@ class BuiltPool:
     layout: Layout
     options: EngineOptions
     memory: MemoryPlan
-    costs: CompiledCosts
+    costs: CompiledCosts | ProfiledCosts
     parts: EngineParts
     tables: Mapping[str, str]
 
@@ -245,11 +247,10 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
     if not plan.limits.chunked and pool.prefills:
         _check_budget(name, plan, max_tokens)
     options = options.model_copy(update={"max_model_len": max_tokens})
-    source = source_chain(chip, engine.framework, pool.cost_sources)
     # A policy that cuts no prompts recomputes any it preempted whole.
     step_tokens = plan.limits.max_tokens if plan.limits.chunked else max(plan.limits.max_tokens, max_tokens)
     limits = StepLimits(step_tokens, plan.limits.max_sequences, max_tokens)
-    costs = compile_costs(step_operators(model, layout), source, limits, engine.host, layout.pipeline)
+    costs, tables = _priced(pool, name, model, chip, limits)
     parts = EngineParts(
         scheduler=engine.scheduler(plan),
         prices=costs.prices,
@@ -260,8 +261,24 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
         prefills=pool.prefills,
         decodes=pool.decodes,
     )
-    tables = {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
     return BuiltPool(name, model, chip, layout, options, memory, costs, parts, tables)
+
+
+def _priced(
+    pool: Pool, name: str, model: ModelSpec, chip: Chip, limits: StepLimits
+) -> tuple[CompiledCosts | ProfiledCosts, dict[str, str]]:
+    """Return the costs of a pool's steps, and the SHA-256 of every file they come from."""
+    engine, layout = ENGINES[pool.engine], Layout(pool.tensor_parallel, pool.pipeline_parallel)
+    costs: CompiledCosts | ProfiledCosts
+    if pool.step_profile is not None:
+        profile, where = load_step_profile(pool.step_profile), f"pool.{name}.step_profile {pool.step_profile!r}"
+        costs = profiled_costs(profile.of(model, layout.tensor, chip.name, where), limits, layout.pipeline)
+        files: tuple[Path, ...] = (step_profile_path(pool.step_profile),)
+    else:
+        source = source_chain(chip, engine.framework, pool.cost_sources)
+        costs = compile_costs(step_operators(model, layout), source, limits, engine.host, layout.pipeline)
+        files = source.files
+    return costs, {"/".join(path.parts[-5:]): sha256(path) for path in files}
 
 
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:

@@ -154,6 +154,7 @@ class Pool(Strict):
     engine: _Engine = "vllm"
     router: _Router = "least_loaded"
     cost_sources: tuple[_CostSource, ...] = DEFAULT_SOURCES
+    step_profile: _Text | None = None
     engine_options: AnyOptions = VllmOptions()
     limits: Limits = Limits()
 
@@ -198,6 +199,12 @@ class Pool(Strict):
         if not value:
             raise ValueError(f"found an empty list, expected at least one of {', '.join(COST_SOURCES)}")
         return value
+
+    @model_validator(mode="after")
+    def _one_price(self) -> Self:
+        if self.step_profile is not None and self.cost_sources != DEFAULT_SOURCES:
+            raise ValueError("found step_profile and cost_sources, expected one: a profile prices whole steps")
+        return self
 
     @model_validator(mode="after")
     def _pipeline(self) -> Self:
