@@ -15,7 +15,6 @@ from perfdb.layout import Layout
 from perfdb.load_model import load_model
 from perfdb.memory import MemoryPlan, plan_memory
 from perfdb.operators import step_operators
-from perfdb.sources import source_chain
 from perfdb.tables import sha256
 from simulator.cluster import EngineParts
 from simulator.engines import ENGINES
@@ -245,7 +244,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
     if not plan.limits.chunked and pool.prefills:
         _check_budget(name, plan, max_tokens)
     options = options.model_copy(update={"max_model_len": max_tokens})
-    source = source_chain(chip, engine.framework, pool.cost_sources)
+    source = engine.cost_chain(chip, pool.cost_sources)
     # A policy that cuts no prompts recomputes any it preempted whole.
     step_tokens = plan.limits.max_tokens if plan.limits.chunked else max(plan.limits.max_tokens, max_tokens)
     limits = StepLimits(step_tokens, plan.limits.max_sequences, max_tokens)
