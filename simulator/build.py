@@ -15,7 +15,6 @@ from perfdb.layout import Layout
 from perfdb.load_model import load_model
 from perfdb.memory import MemoryPlan, plan_memory
 from perfdb.operators import step_operators
-from perfdb.sources import source_chain
 from perfdb.step_profile import ProfiledCosts, load_step_profile, profiled_costs, step_profile_path
 from perfdb.tables import sha256
 from simulator.cluster import EngineParts
@@ -275,7 +274,7 @@ def _priced(
         costs = profiled_costs(profile.of(model, layout.tensor, chip.name, where), limits, layout.pipeline)
         files: tuple[Path, ...] = (step_profile_path(pool.step_profile),)
     else:
-        source = source_chain(chip, engine.framework, pool.cost_sources)
+        source = engine.cost_chain(chip, pool.cost_sources)
         costs = compile_costs(step_operators(model, layout), source, limits, engine.host, layout.pipeline)
         files = source.files
     return costs, {"/".join(path.parts[-5:]): sha256(path) for path in files}

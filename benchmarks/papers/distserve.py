@@ -119,9 +119,8 @@ def measured_knee(figure: Figure, system: str) -> float:
 def print_curves(figure: Figure, found: Mapping[str, Mapping[str, Curve]]) -> None:
     """Print attainment by rate, percent, with the range over seeds."""
     columns = [f"{system}, {what}" for system in SYSTEMS for what in ("measured", *PRICES)]
-    print(
-        f"\n{figure.name}: SLO attainment, %\n\n| req/s per GPU | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}"
-    )
+    print(f"\n{figure.name}: SLO attainment, %\n\n| req/s per GPU | {' | '.join(columns)} |")
+    print(f"|{'---|' * (len(columns) + 1)}")
     for place, rate in enumerate(figure.rates):
         cells = []
         for system in SYSTEMS:
@@ -132,9 +131,8 @@ def print_curves(figure: Figure, found: Mapping[str, Mapping[str, Curve]]) -> No
 
 def print_ratios(figure: Figure, rows: Mapping[str, Mapping[str, Curve]]) -> None:
     """Print the rate at the target of each system, their ratio, and how far it is from the measured one."""
-    print(
-        f"\n{figure.name}: rate per GPU at {TARGET:.0%} attainment\n\n| | DistServe | vLLM | ratio | error |\n|---|---|---|---|---|"
-    )
+    print(f"\n{figure.name}: rate per GPU at {TARGET:.0%} attainment\n")
+    print("| | DistServe | vLLM | ratio | error |\n|---|---|---|---|---|")
     ours, theirs = (measured_knee(figure, system) for system in SYSTEMS)
     wanted = ours / theirs
     print(f"| measured | {ours:.2f} | {theirs:.2f} | {wanted:.2f} | |")
