@@ -248,7 +248,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
     # A policy that cuts no prompts recomputes any it preempted whole.
     step_tokens = plan.limits.max_tokens if plan.limits.chunked else max(plan.limits.max_tokens, max_tokens)
     limits = StepLimits(step_tokens, plan.limits.max_sequences, max_tokens)
-    costs = compile_costs(step_operators(model, layout), source, limits, engine.host)
+    costs = compile_costs(step_operators(model, layout), source, limits, engine.host_on(chip))
     parts = EngineParts(
         scheduler=engine.scheduler(plan),
         prices=costs.prices,
