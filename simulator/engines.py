@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from perfdb.compile import HostTime
-from perfdb.eager import KERNELS_OF_2023, EagerChain
+from perfdb.eager import DISTSERVE_KERNELS, KERNELS_OF_2023, EagerChain
 from perfdb.memory import MemoryBudget
 from perfdb.sources import source_chain
 from simulator.engine_options import (
@@ -18,6 +18,7 @@ from simulator.engine_options import (
     EngineOptions,
     EnginePlan,
     OptionTable,
+    SplitwiseOptions,
     VllmOptions,
     VllmV0Options,
 )
@@ -108,6 +109,8 @@ class Engine:
         )
 
 
+_VLLM_V0_HOST = HostTime(step_ns=7_000_000, sequence_ns=50_000, launch_ns=32_000, prompt_attention_launches=9)
+
 #: Engines by name; one after an ``@`` is a version whose behaviour differs. The host time of today's vLLM, 0.6 ms
 #: per step and 20 us per sequence, is the median of measured minus simulated token times over 120 public runs on
 #: H100 to B200 (docs/decisions/005-host-time.md). Where those of the engines of 2023 come from is said in
@@ -126,7 +129,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             "vllm",
             "vllm_v0",
             VllmV0Options,
-            HostTime(step_ns=7_000_000, sequence_ns=50_000, launch_ns=32_000, prompt_attention_launches=9),
+            _VLLM_V0_HOST,
             kernels=KERNELS_OF_2023,
         ),
         "distserve": Engine(
@@ -135,8 +138,9 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             DistserveOptions,
             HostTime(step_ns=3_500_000, sequence_ns=20_000),
             one_stage=True,
-            kernels=KERNELS_OF_2023,
+            kernels=DISTSERVE_KERNELS,
         ),
+        "splitwise": Engine("vllm", "splitwise", SplitwiseOptions, _VLLM_V0_HOST, kernels=KERNELS_OF_2023),
     }
 )
 
