@@ -167,5 +167,7 @@ def main(seeds: int, jobs: int) -> None:
         print_curves(figure, found)
         rows = {f"{prices}, {next(iter(LENGTHS))}": found[prices] for prices in PRICES}
         for label, changes in list(LENGTHS.items())[1:]:
-            rows |= {f"{prices}, {label}": curves(figure, prices, seeds, jobs, changes) for prices in PRICES}
+            rows |= {
+                f"{prices}, {label}": curves(figure, prices, max(1, seeds // 2), jobs, changes) for prices in PRICES
+            }
         print_ratios(figure, rows)
