@@ -16,7 +16,7 @@ from simulator.router import RoundRobin
 from simulator.schedulers import VllmScheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from simulator.router import Router
 
@@ -85,18 +85,55 @@ class Users:
 
 @dataclass
 class PrivateLinks:
-    """A carrier whose links nobody shares: a time per token."""
+    """A carrier whose links nobody shares: a time per token, and nothing exposed of what a step hides."""
 
     env: Clock
     ns_per_token: int
     log: TransferLog = field(default_factory=TransferLog)
+    opened: int = 0
 
     def bytes_under_way(self) -> int:
         return 0
 
-    def carry(self, source: int, target: int, tokens: int, on_done) -> None:
+    def set_capacity(self, link: int, share: float) -> None:
+        pass
+
+    def place(self, instance: int, like: int, kv_bytes_per_token: int) -> None:
+        pass
+
+    def open(self, source: int, target: int, on_done) -> PrivateShipment:
         assert source != target
-        Urgent(self.env, 1 + tokens * self.ns_per_token).callbacks.append(lambda _: on_done())
+        self.opened += 1
+        return PrivateShipment(self, on_done)
+
+
+@dataclass
+class PrivateShipment:
+    """KV over private links."""
+
+    links: PrivateLinks
+    on_done: Callable[[], None]
+    ready_ns: int = 0
+    dropped: bool = False
+
+    def send(self, tokens: int) -> None:
+        self._at(self.links.env.now + 1 + tokens * self.links.ns_per_token)
+
+    def compute(self, tokens: int, duration_ns: int, *, last: bool) -> None:
+        """Chunks go one after the other, each from the middle of its step on."""
+        start = max(self.ready_ns, self.links.env.now + duration_ns // 2)
+        self.ready_ns = start + tokens * self.links.ns_per_token
+        if last:
+            self._at(max(self.ready_ns, self.links.env.now + duration_ns) + 1)
+
+    def computed(self) -> None:
+        pass
+
+    def drop(self) -> None:
+        self.dropped = True
+
+    def _at(self, time_ns: int) -> None:
+        Urgent(self.links.env, time_ns - self.links.env.now).callbacks.append(lambda _: self.dropped or self.on_done())
 
 
 @dataclass
