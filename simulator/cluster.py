@@ -173,6 +173,9 @@ class Cluster:
         """Serve every request."""
         self.env.process(self._arrive())
         self.env.run(until=self._all_done)
+        if self.hand_over.under_way:
+            # The last request needed no decoding: what was reserved for it is freed a nanosecond later.
+            self.env.run(until=self.env.now + 2)
         self.events = next(self.env._eid)  # noqa: SLF001 - SimPy numbers its events here and nowhere public
 
     # --- instances that come and go --------------------------------------------------------------------
@@ -278,6 +281,8 @@ class Cluster:
             return
         ledger, index = self.ledger, request.index
         ledger.instance[index] = ledger.decode_instance[index] = chosen.number
+        if chosen.decodes_here:
+            self.hand_over.stay(request)
         longest = min(self.pools[self.owners[chosen.number]].max_tokens, self._decode_limit)
         if ledger.prompt_tokens[index] + ledger.output_tokens[index] > longest:
             self.unload(chosen)

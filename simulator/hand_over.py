@@ -207,6 +207,15 @@ class HandOver:
             passage.target = self.decoding.choose(request)
         return self.terms.early
 
+    @property
+    def under_way(self) -> int:
+        """Requests on their way."""
+        return len(self._passages)
+
+    def stay(self, request: Request) -> None:
+        """Let a request decode where its prompt will be computed, whatever was chosen before."""
+        self._leave_target(request.index)
+
     def has_room(self, request: Request) -> bool:
         """Tell whether there is room for a request already, so that only its prompt must be computed again."""
         return request.index in self._passages
@@ -235,6 +244,8 @@ class HandOver:
             self._watch(passage, passage.shipment)
         elif passage.reserved:
             self._send(passage)
+        elif self.terms.early:
+            self._redo(passage, source)
         elif passage.wanted is None:
             soon(self.env, 1, lambda: self._seek(passage))
 
@@ -254,6 +265,7 @@ class HandOver:
         """Free what was reserved for a request that needs no decoding elsewhere."""
         passage = self._passages.get(index)
         if passage is not None and passage.source is None:
+            self._drop(passage)
             soon(self.env, 1, lambda: self._leave_target(index))
 
     # --- what can go wrong -----------------------------------------------------------------------------
@@ -272,10 +284,22 @@ class HandOver:
                 self._drop(passage)
                 passage.target = passage.wanted = None
                 passage.reserved = False
-                if passage.source is not None or not passage.entered:
+                if passage.source is not None and self.terms.early:
+                    self._redo(passage, passage.source)
+                elif passage.source is not None or not passage.entered:
                     soon(self.env, 1, lambda passage=passage: self._seek(passage))  # type: ignore[misc]
             elif passage.sender is lost:
                 self._drop(passage)
+
+    def _redo(self, passage: Passage, source: Instance) -> None:
+        """Start a request over that has lost the room it had.
+
+        It must not keep its KV while it waits for other room: whoever has room there may wait for blocks here.
+        """
+        del self._passages[passage.prompt.index]
+        self.owner.unload(source)
+        source.release(passage.prompt)
+        self._lose(passage)
 
     def _lose(self, passage: Passage) -> None:
         """Start a request over whose KV is gone, but for the token that has appeared."""

@@ -141,6 +141,7 @@ class Instance:
 
     def cancel(self, request: Request) -> None:
         """Give up a request that waits for its KV here: for blocks, or for the KV itself."""
+        self._settle()
         state = self.state
         if request.loading:
             state.loading -= 1
@@ -152,6 +153,7 @@ class Instance:
 
     def recompute(self, request: Request) -> None:
         """Compute the prompt of a request here whose KV did not come; it goes to the head of the queue."""
+        self._settle()
         state = self.state
         state.loading -= 1
         request.loading = request.remote = False
@@ -171,7 +173,8 @@ class Instance:
             ``tokens`` are those to compute before the next appears, ``computed`` those computed so far (all, for
             one that was decoding), ``stalled_ns`` when the last token appeared.
         """
-        state, last_ns = self.state, self._end_step()
+        state, last_ns = self.state, self._settle()
+        self._run_steps = 0
         self.ended_ns = self.env.now
         if self._alarm is not None and self._alarm.callbacks is not None:
             self._alarm.callbacks = []
@@ -192,18 +195,18 @@ class Instance:
         state.pool.give(state.pool.blocks - state.pool.free)
         return left
 
-    def _end_step(self) -> int:
-        """Apply the decode steps that are over before now; return when the last step ended, ns."""
-        last_ns = self._run_start_ns
+    def _settle(self) -> int:
+        """Apply the decode steps of a run that are over before now; return when the last step ended, ns."""
         if self._run_steps > 1:
-            elapsed = self.env.now - last_ns
-            sequences, context = self.state.decodes, self.state.context_sum // self.state.decodes
-            over = self.prices.steps_covering(sequences, context, elapsed, self._run_steps)[0] - 1
+            state, start = self.state, self._run_start_ns
+            sequences, context = state.decodes, state.context_sum // state.decodes
+            over = self.prices.steps_covering(sequences, context, self.env.now - start, self._run_steps)[0] - 1
             if over:
-                last_ns += self.prices.decode_ns(sequences, context, over)
-                self._advance(over, last_ns, takes_blocks=True)
-        self._run_steps = 0
-        return last_ns
+                end_ns = start + self.prices.decode_ns(sequences, context, over)
+                self._advance(over, end_ns, takes_blocks=True)
+                self._run_start_ns = end_ns
+                self._run_steps -= over
+        return self._run_start_ns
 
     def serve(self) -> Generator[Event, None, None]:
         """Run the engine for ever."""

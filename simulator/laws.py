@@ -77,6 +77,6 @@ def _order_of_times(cluster: Cluster) -> None:
         backwards = ledger.column(later)[finished] < ledger.column(earlier)[finished]
         _equal(f"clock never backwards before {later}", int(backwards.sum()), 0)
     ready = ledger.column("kv_ready_ns")
-    handed = ready >= 0
+    handed = (ready >= 0) & finished
     early = (ready <= ledger.column("first_token_ns")) | (ready >= ledger.column("finish_ns"))
     _equal("no decode before its KV is there", int((handed & early).sum()), 0)

@@ -9,8 +9,11 @@ import numpy as np
 
 from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, StepPrices
 from simulator.cluster import Cluster, EngineParts
+from simulator.incidents import OperationsTable
 from simulator.instance import Clock, Urgent
 from simulator.laws import check_laws
+from simulator.network import KvTransfer
+from simulator.operations import Operations
 from simulator.records import Ledger, TransferLog
 from simulator.router import RoundRobin
 from simulator.schedulers import VllmScheduler
@@ -154,6 +157,10 @@ class Deployment:
     decode_blocks: int = 0
     decode_router: Router = field(default_factory=lambda: RoundRobin(np.random.default_rng(0)))
     transfer_ns_per_token: int = 1000
+    helpers: int = 0
+    helps_above: int = 0
+    terms: KvTransfer = field(default_factory=KvTransfer)
+    operations: OperationsTable = field(default_factory=OperationsTable)
 
     def _pool(self, common: dict, blocks: int, replicas: int, **stages: bool) -> EngineParts:
         longest = min(self.longest, blocks * self.block_tokens)
@@ -167,6 +174,8 @@ class Deployment:
         pools = [self._pool(common, self.blocks, self.replicas, decodes=not split)]
         if split:
             pools.append(self._pool(common, self.decode_blocks or self.blocks, self.decode_replicas, prefills=False))
+        if self.helpers:
+            pools.append(self._pool(common, self.blocks, self.helpers))
         ledger = Ledger(np.asarray(prompts, np.int64), np.asarray(outputs, np.int64))
         cluster = Cluster(
             pools,
@@ -174,9 +183,14 @@ class Deployment:
             arrivals,
             ledger,
             decode_router=self.decode_router,
+            terms=self.terms,
             carrier=lambda env: PrivateLinks(env, self.transfer_ns_per_token),
+            helps_above=self.helps_above,
+            fails_with_instance=self.operations.lost_requests == "fail",
             macro_steps=macro_steps,
         )
+        numbers = {name: number for number, name in enumerate(("prefill", "decode", "mixed")[: len(pools)])}
+        Operations(cluster, self.operations, numbers, lambda _pattern, _share: None)
         cluster.run()
         check_laws(cluster)
         return cluster
@@ -191,6 +205,7 @@ COLUMNS = (
     "instance",
     "decode_instance",
     "preemptions",
+    "restarts",
     "failed",
 )
 
