@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from simulator.records import TransferLog
 
@@ -110,8 +110,21 @@ class KvCarrier:
         return found
 
 
+class _Load(NamedTuple):
+    """Bytes that become available evenly from one time to another, and the set-up before they go.
+
+    Others follow a load that ``streams`` at once, so that the way itself is paid by the last of them alone.
+    """
+
+    start_ns: int
+    end_ns: int
+    size: int
+    handshake_ns: int
+    streams: bool = False
+
+
 class Shipment:
-    """The KV of one request on its way: one or several loads of bytes, side by side over the paths of the ranks.
+    """The KV of one request on its way: loads of bytes, one after another, each over the paths of all ranks.
 
     Parameters
     ----------
@@ -128,11 +141,10 @@ class Shipment:
     """
 
     __slots__ = (
-        "_bulk",
         "_closed",
         "_dropped",
         "_flows",
-        "_groups",
+        "_loads",
         "_missing",
         "_size",
         "_started",
@@ -157,13 +169,13 @@ class Shipment:
         self._missing = self._size = 0
         self._started = -1
         self._flows: list[Flow] = []
-        self._bulk: list[Flow] = []
-        self._groups: deque[tuple[int, int]] = deque()
+        self._loads: deque[_Load] = deque()
 
     def send(self, tokens: int) -> None:
         """Send the KV of ``tokens`` tokens now and nothing after it."""
         self._closed = True
-        self._load(tokens * self.token_bytes, self.carrier.handshake_ns)
+        now = self.carrier.env.now
+        self._queue([_Load(now, now, tokens * self.token_bytes, self.carrier.handshake_ns)])
 
     def compute(self, tokens: int, duration_ns: int, *, last: bool) -> None:
         """Send the KV of ``tokens`` tokens as a step that begins now computes it, layer by layer.
@@ -182,21 +194,14 @@ class Shipment:
         last
             The chunk completes the prompt.
         """
-        carrier, layers = self.carrier, self.carrier.layers
-        size, layer_ns = tokens * self.token_bytes, duration_ns // layers
         self._closed = last
-        if carrier.terms.mode == "grouped":
-            self._queue_groups(size, layer_ns, duration_ns)
-            return
-        rest = size // layers if last else 0
-        if size > rest:
-            self._bulk = self._load(size - rest, layer_ns, size * 1e9 / duration_ns)
-        if last:
-            self._load(rest, duration_ns + carrier.handshake_ns)
+        size, start = tokens * self.token_bytes, self.carrier.env.now
+        layers = self._groups if self.carrier.terms.mode == "grouped" else self._layers
+        self._queue(layers(size, start, start + duration_ns, last=last))
 
     def computed(self) -> None:
         """Take note that the prompt is complete: what is still on its way may flow as fast as links allow."""
-        for flow in self._bulk:
+        for flow in self._flows:
             self.carrier.network.uncap(flow)
 
     def drop(self) -> None:
@@ -205,48 +210,61 @@ class Shipment:
         for flow in self._flows:
             self.carrier.network.drop(flow)
 
-    def _queue_groups(self, size: int, layer_ns: int, duration_ns: int) -> None:
-        layers, group = self.carrier.layers, self.carrier.terms.group_layers
-        now, idle, sent = self.carrier.env.now, not self._missing, 0
-        for end in range(group, layers + group, group):
-            through = min(end, layers)
-            ready = now + (through * layer_ns if through < layers else duration_ns)
-            self._groups.append((ready, size * through // layers - sent))
-            sent = size * through // layers
-        if idle:
-            self._next_group()
+    def _layers(self, size: int, start_ns: int, end_ns: int, *, last: bool) -> list[_Load]:
+        """Return a chunk as a stream of its layers, and the last layer of the last chunk for itself."""
+        layers = self.carrier.layers
+        layer_ns = (end_ns - start_ns) // layers
+        if not last:
+            return [_Load(start_ns + layer_ns, end_ns + layer_ns, size, 0, streams=True)]
+        rest = size // layers
+        final = _Load(end_ns, end_ns, rest, self.carrier.handshake_ns)
+        if layers == 1:
+            return [final]
+        return [_Load(start_ns + layer_ns, end_ns, size - rest, 0, streams=True), final]
 
-    def _next_group(self) -> None:
-        ready, size = self._groups.popleft()
-        self._load(size, max(0, ready - self.carrier.env.now) + self.carrier.handshake_ns)
+    def _groups(self, size: int, start_ns: int, end_ns: int, *, last: bool) -> list[_Load]:  # noqa: ARG002
+        """Return a chunk as groups of layers."""
+        layers, found, sent = self.carrier.layers, [], 0
+        group = self.carrier.terms.group_layers
+        for through in (*range(group, layers, group), layers):
+            ready_ns = start_ns + (end_ns - start_ns) * through // layers
+            found.append(_Load(ready_ns, ready_ns, size * through // layers - sent, self.carrier.handshake_ns))
+            sent += found[-1].size
+        return found
 
-    def _load(self, size: int, delay_ns: int, rate_bytes_per_s: float = inf) -> list[Flow]:
-        """Send bytes after a delay, spread over the paths, no faster than a rate in all."""
-        carrier, paths = self.carrier, self.paths
+    def _queue(self, loads: Sequence[_Load]) -> None:
+        self._loads += loads
+        if not self._missing:
+            self._send_next()
+
+    def _send_next(self) -> None:
+        """Send the next load, no faster than it becomes available, over all paths."""
+        carrier, paths, load = self.carrier, self.paths, self._loads.popleft()
+        now = carrier.env.now
         if self._started < 0:
-            self._started = carrier.env.now
-        self._size += size
-        self._missing += len(paths)
-        flows = [
+            self._started = now
+        begins = max(now, load.start_ns)
+        rate = load.size * 1e9 / (load.end_ns - begins) / len(paths) if load.end_ns > begins and load.size else inf
+        self._size += load.size
+        self._missing = len(paths)
+        self._flows = [
             carrier.network.send(
                 path.links,
                 # Every byte is sent once: the first flows take what does not divide.
-                size // len(paths) + (number < size % len(paths)),
-                latency_ns=delay_ns + path.latency_ns,
-                cap_bytes_per_s=rate_bytes_per_s / len(paths),
+                load.size // len(paths) + (number < load.size % len(paths)),
+                latency_ns=begins - now + load.handshake_ns + (0 if load.streams else path.latency_ns),
+                cap_bytes_per_s=rate,
                 on_done=self._arrived,
             )
             for number, path in enumerate(paths)
         ]
-        self._flows += flows
-        return flows
 
     def _arrived(self) -> None:
         self._missing -= 1
         if self._missing or self._dropped:
             return
-        if self._groups:
-            self._next_group()
+        if self._loads:
+            self._send_next()
         elif self._closed:
             carrier, started = self.carrier, self._started
             carrier.log.add((started, carrier.env.now - started, *self.ends, self._size))
