@@ -28,7 +28,7 @@ def time_by_origin(costs: CompiledCosts, table: Mapping[str, NDArray[np.int64]])
     costs
         The compiled costs the log was made with.
     table
-        Columns of :class:`simulator.records.StepLog` but for ``start_ns``, int64, shape (rows,).
+        Columns of :class:`simulator.records.StepLog` but for ``start_ns`` and ``joined``, int64, shape (rows,).
 
     Returns
     -------

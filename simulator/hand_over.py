@@ -213,7 +213,7 @@ class HandOver:
         return len(self._passages)
 
     def stay(self, request: Request) -> None:
-        """Let a request decode where its prompt will be computed, whatever was chosen before."""
+        """Give up the way of a request that will decode where its prompt is computed, or nowhere."""
         self._leave_target(request.index)
 
     def has_room(self, request: Request) -> bool:
