@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from simulator.records import Ledger, TransferLog
     from simulator.router import Router
     from simulator.schedulers.state import Scheduler
-    from simulator.transfer import LinkUse
+    from simulator.transfer import LinkSeries, LinkUse
 
 __all__ = ["Arrivals", "Carrier", "Cluster", "EngineParts"]
 
@@ -58,6 +58,10 @@ class Carrier(Protocol):
 
     def link_use(self) -> LinkUse:
         """Return what each link has carried so far."""
+        ...
+
+    def link_series(self) -> LinkSeries:
+        """Return what each link that was used had carried over time."""
         ...
 
     def bytes_under_way(self) -> int:

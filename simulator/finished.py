@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from simulator.windows import window_edges
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -30,6 +32,8 @@ class Finished:
         What was run; no fabric where nothing is handed over.
     times, gaps
         What came of it.
+    incidents
+        What happened to instances and links on the way: (time in ns, words), in order of time.
     """
 
     scenario: Scenario
@@ -39,6 +43,7 @@ class Finished:
     cluster: Cluster
     times: RequestTimes
     gaps: TokenGaps
+    incidents: tuple[tuple[int, str], ...] = ()
 
     @property
     def warmup_ns(self) -> int:
@@ -48,3 +53,7 @@ class Finished:
     def instance_pools(self) -> NDArray[np.int64]:
         """Return the pool number of every instance, shape (instances,)."""
         return np.repeat(np.arange(len(self.pools)), [pool.parts.replicas for pool in self.pools])
+
+    def window_edges(self) -> NDArray[np.int64]:
+        """Return the edges of the windows that the run is shown in, ns, shape (windows + 1,)."""
+        return window_edges(self.cluster.env.now)

@@ -1,9 +1,9 @@
-"""Pictures of a run; the only importer of matplotlib."""
+"""Pictures of the latencies of a run, and what all pictures share."""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import matplotlib as mpl
 import numpy as np
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
     from simulator.token_gaps import TokenGaps
 
-__all__ = ["plot_cdf", "save_picture", "short"]
+__all__ = ["COLOURS", "plot_cdf", "save_picture", "short"]
+
+#: Okabe and Ito's colours, which people who see few colours can tell apart (https://jfly.uni-koeln.de/color/),
+#: without the yellow that is too light for a thin line.
+COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
 _MARKS = {50: "o", 90: "s", 99: "^"}
 _COLOUR = "#1f5fa8"

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from simulator.plots import save_picture, short
+from simulator.plots import COLOURS, save_picture, short
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,12 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_candidates", "plot_sweep"]
 
-#: Okabe and Ito's colours, which people who see few colours can tell apart (https://jfly.uni-koeln.de/color/),
-#: without the yellow that is too light for a thin line.
-_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _STYLES: Final = ("-", "--", ":", "-.")
 _BOUND: Final[Mapping[str, Any]] = {"color": "#b3372f", "linestyle": (0, (4, 3)), "linewidth": 1.2}
-_MAIN, _SECOND = _COLOURS[0], "#8a8a8a"
+_MAIN, _SECOND = COLOURS[0], "#8a8a8a"
 _LATENCIES: Final = (("TTFT", "ttft_ms", "ttft"), ("TPOT", "tpot_ms", "tpot"), ("E2E", "e2e_ms", "e2el"))
 
 
@@ -67,7 +64,7 @@ def _columns(names: Mapping[str, object]) -> int:
 
 def _curve(axes: Axes, values: NDArray[np.float64], number: int) -> None:
     share = np.arange(1, len(values) + 1) / max(len(values), 1)
-    colour, style = _COLOURS[number % len(_COLOURS)], _STYLES[number // len(_COLOURS) % len(_STYLES)]
+    colour, style = COLOURS[number % len(COLOURS)], _STYLES[number // len(COLOURS) % len(_STYLES)]
     axes.step(values, share, where="post", color=colour, linestyle=style, linewidth=1.7, label=f"{number}")
 
 
@@ -136,7 +133,7 @@ def plot_sweep(content: Mapping[str, Any], path: Path) -> None:
     for axes in panels:
         axes.grid(visible=True, alpha=0.25, which="both")
         if content["capacity"] is not None:
-            axes.axvline(content["capacity"], color=_COLOURS[2], linewidth=1.2)
+            axes.axvline(content["capacity"], color=COLOURS[2], linewidth=1.2)
     unit = "offered load, requests/s" if content["kind"] == "rate" else "concurrent users"
     for axes in panels[2:]:
         axes.set_xlabel(unit)
@@ -161,7 +158,7 @@ def _attainment(axes: Axes, content: Mapping[str, Any], loads: NDArray[np.float6
             [content["capacity"]],
             [content["attainment"]],
             marker="D",
-            color=_COLOURS[2],
+            color=COLOURS[2],
             linestyle="none",
             label=f"capacity {least}{content['capacity']:g} {unit}",
         )

@@ -29,6 +29,8 @@ RESULT_FILES: Final = (
     "requests.parquet",
     "summary.json",
     "timeline.json",
+    "timeline.parquet",
+    "timeline.png",
 )
 """Every file a run may leave; a folder with any other is not ours to replace."""
 

@@ -17,6 +17,7 @@ from simulator.metrics import Bounds, request_times
 from simulator.records import Ledger
 from simulator.request_table import request_table
 from simulator.summary import summarise
+from simulator.timeline import timeline_table
 from simulator.token_gaps import token_gaps
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ class Result:
     def requests(self) -> pd.DataFrame:
         """One row per request, the columns of ``requests.parquet``."""
         return request_table(self.run)
+
+    @cached_property
+    def timeline(self) -> pd.DataFrame:
+        """One row per window of time, the columns of ``timeline.parquet``."""
+        return timeline_table(self.run)
 
 
 def run_scenario(
