@@ -13,7 +13,7 @@ from hardware.errors import OutputError
 from simulator.made_by import versions
 from simulator.measures import slo_ms
 from simulator.plots import plot_cdf
-from simulator.plots_timeline import plot_timeline
+from simulator.plots_timeline import Caption, plot_timeline
 from simulator.result_folder import foreign_file
 
 if TYPE_CHECKING:
@@ -157,14 +157,8 @@ def _fill(result: Result, folder: Path, made_by: Mapping[str, Any], *, csv: bool
     result.timeline.to_parquet(folder / "timeline.parquet", index=False)
     title = f"{result.scenario.name}: {result.scenario.model.name}, {result.summary['chips']} chips"
     plot_cdf(result.requests, result.run.gaps, slo_bounds(result), title, folder / "cdf.png")
-    plot_timeline(
-        result.timeline,
-        folder / "timeline.png",
-        slo_ms=slo_bounds(result),
-        incidents=result.run.incidents,
-        warmup_s=result.scenario.workload.warmup_s,
-        title=title,
-    )
+    caption = Caption(title, slo_bounds(result), result.run.incidents, result.scenario.workload.warmup_s)
+    plot_timeline(result.timeline, caption, folder / "timeline.png")
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from simulator.plots import COLOURS, save_picture, short
 from simulator.timeline import LINK
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-__all__ = ["plot_links", "plot_timeline"]
+__all__ = ["Caption", "plot_links", "plot_timeline"]
 
 _RED: Final = "#b3372f"
 _STYLES: Final = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
@@ -27,50 +28,60 @@ _PANEL_INCHES, _TOP_INCHES, _BOTTOM_INCHES, _LINE_INCHES = 1.28, 0.62, 0.55, 0.2
 _MOST_POOLS, _MOST_INCIDENTS, _MOST_LETTERS = 6, 12, 30
 
 
-def plot_timeline(  # noqa: PLR0913 - what a picture shows, all named
-    table: pd.DataFrame,
-    path: Path,
-    *,
-    slo_ms: Mapping[str, float | None],
-    incidents: Sequence[tuple[int, str]],
-    warmup_s: float,
-    title: str,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """What stands in the picture of a run beside its windows.
+
+    Attributes
+    ----------
+    title
+        Title of the picture.
+    slo_ms
+        Bounds by ``ttft``, ``tpot`` and ``e2el``, ms, None for no bound.
+    incidents
+        What to mark, (ns, words), in order of time.
+    warmup_s
+        The warm-up, shaded.
+    """
+
+    title: str
+    slo_ms: Mapping[str, float | None]
+    incidents: Sequence[tuple[int, str]] = ()
+    warmup_s: float = 0.0
+
+
+def plot_timeline(table: pd.DataFrame, caption: Caption, path: Path) -> None:
     """Draw requests, latencies, pools and links of a run, one panel above the other, over one axis of time.
 
     Parameters
     ----------
     table
         The windows of the run, as :func:`simulator.timeline.timeline_table` returns them.
+    caption
+        What else is shown.
     path
         PNG file to write.
-    slo_ms
-        Bounds by ``ttft``, ``tpot`` and ``e2el``, ms, None for no bound.
-    incidents
-        What to mark, (ns, words), in order of time.
-    warmup_s
-        What is shaded at the beginning.
-    title
-        Title of the picture.
     """
     edges = np.append(table["start_s"].to_numpy(), table["end_s"].iloc[-1])
-    shown = [(time_ns / 1e9, text) for time_ns, text in incidents if time_ns / 1e9 <= edges[-1]]
+    shown = [(time_ns / 1e9, text) for time_ns, text in caption.incidents if time_ns / 1e9 <= edges[-1]]
     links = [name for name in table.columns if name.startswith(LINK)]
-    figure, panels = _panels(6 + bool(links), min(len(shown), _MOST_INCIDENTS + 1), title)
+    figure, panels = _panels(6 + bool(links), min(len(shown), _MOST_INCIDENTS + 1), caption.title)
     _requests(panels[0], table, edges)
     _queues(panels[1], table, edges)
     for axes, label, columns, bound in (
-        (panels[2], "TTFT", ("p50_ttft_ms", "p99_ttft_ms"), slo_ms.get("ttft")),
-        (panels[3], "TPOT", ("p99_tpot_ms",), slo_ms.get("tpot")),
-        (panels[4], "E2E", ("p99_e2el_ms",), slo_ms.get("e2el")),
+        (panels[2], "TTFT", ("p50_ttft_ms", "p99_ttft_ms"), caption.slo_ms.get("ttft")),
+        (panels[3], "TPOT", ("p99_tpot_ms",), caption.slo_ms.get("tpot")),
+        (panels[4], "E2E", ("p99_e2el_ms",), caption.slo_ms.get("e2el")),
     ):
         _latency(axes, table, edges, label, columns, bound)
-    _shares(panels[5], "chips busy", edges, _by_pool(table, "utilisation_"))
+    _shares(panels[5], "instances busy", edges, _by_pool(table, "utilisation_"))
     if links:
         curves = {name.removeprefix(LINK): table[name].to_numpy() for name in links}
         _shares(panels[6], "links in use", edges, curves)
     for axes in panels:
-        _dress(axes, edges, warmup_s)
+        if caption.warmup_s > 0:
+            axes.axvspan(0, min(caption.warmup_s, edges[-1]), color="#000000", alpha=0.07, linewidth=0)
+        _dress(axes, edges)
     _mark(figure, panels, shown)
     panels[-1].set_xlabel("time, s")
     save_picture(figure, path)
@@ -95,7 +106,7 @@ def plot_links(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float6
         axes.stairs(values, edges, baseline=None, label=_clipped(name), **_line(number))
     axes.set_ylabel("busiest link in use")
     _percent(axes, [values for _, values in curves.values()])
-    _dress(axes, np.array([0.0, last]), 0.0)
+    _dress(axes, np.array([0.0, last]))
     axes.set_xlabel("time, s")
     save_picture(figure, path)
 
@@ -161,17 +172,14 @@ def _latency(  # noqa: PLR0913, PLR0917 - what a panel shows
 ) -> None:
     scale, unit = (1e3, "s") if table[columns[-1]].max() >= 5000 else (1.0, "ms")
     for column in columns:
-        values = table[column].to_numpy() / scale
         look = _line(0) if column.startswith("p99") else _line(4)
-        axes.stairs(values, edges, baseline=None, label=f"{label} {column[:3]}", **look)
-        # A value between two windows that have none would be a line without length.
-        alone = ~np.isnan(values) & np.isnan(np.append(np.nan, values[:-1])) & np.isnan(np.append(values[1:], np.nan))
-        axes.plot(((edges[:-1] + edges[1:]) / 2)[alone], values[alone], ".", color=look["color"], markersize=3)
+        axes.stairs(table[column] / scale, edges, baseline=None, label=f"{label} {column[:3]}", **look)
     every = table[list(columns)].to_numpy() / scale
     high, low = np.nanmax(every, initial=0.0), np.nanmin(every, initial=np.inf)
     wide = high > 20 * low > 0
     if wide:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     if bound is not None and (wide or bound / scale < 4 * high):
         axes.axhline(bound / scale, color=_RED, linestyle="--", linewidth=1.1, label=f"SLO {short(bound)} ms")
     elif bound is not None:
@@ -195,15 +203,14 @@ def _percent(axes: Axes, curves: Sequence[NDArray[np.float64]]) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def _dress(axes: Axes, edges: NDArray[np.float64], warmup_s: float) -> None:
+def _dress(axes: Axes, edges: NDArray[np.float64]) -> None:
     axes.set_xlim(edges[0], edges[-1])
     axes.grid(visible=True, alpha=0.25)
     axes.tick_params(labelsize=8.5)
     axes.yaxis.label.set_fontsize(9.5)
+    axes.yaxis.set_label_coords(-0.052, 0.5)
     if axes.get_yscale() == "linear":
         axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=3))
-    if warmup_s > 0:
-        axes.axvspan(0, min(warmup_s, edges[-1]), color="#000000", alpha=0.07, linewidth=0, label="warm-up")
     legend = axes.legend(loc="upper left", bbox_to_anchor=(1.005, 1.04), fontsize=8.5, frameon=False, borderaxespad=0.2)
     for text in legend.get_texts():
         text.set_parse_math(False)

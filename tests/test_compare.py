@@ -29,13 +29,17 @@ set = { "pool.right.replicas" = 4 }
 """
 KEYS = [measure.key for measure in MEASURES]
 DRAW = simulator.side_by_side.plot_candidates
-RESULT = ["cdf.png", "manifest.json", "requests.parquet", "summary.json"]
+RESULT = ["cdf.png", "manifest.json", "requests.parquet", "summary.json", "timeline.parquet", "timeline.png"]
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in a folder with two scenarios and a file of candidates; draw no pictures, which are slow."""
-    for module, name in ((simulator.export, "plot_cdf"), (simulator.side_by_side, "plot_candidates")):
+    for module, name in (
+        (simulator.export, "plot_cdf"),
+        (simulator.export, "plot_timeline"),
+        (simulator.side_by_side, "plot_candidates"),
+    ):
         monkeypatch.setattr(module, name, lambda *arguments: arguments[-1].write_bytes(b""))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.toml").write_text(SCENARIO)
