@@ -6,15 +6,20 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from simulator.compare import case_points
 from simulator.journal import point_key
 from simulator.plots_compare import plot_candidates, plot_sweep
+from simulator.plots_timeline import plot_links
+from simulator.timeline import LINK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from simulator.candidates import Case
     from simulator.compare import Comparison
@@ -27,7 +32,7 @@ _CDF_COLUMNS = ["measured", "completed", "ttft_ms", "tpot_ms", "e2e_ms"]
 
 
 def write_comparison(found: Comparison, cases: Sequence[Case], staging: Staging) -> None:
-    """Write ``compare.json``, ``points.parquet``, ``cdf.png``, and a result folder per candidate in ``candidates/``.
+    """Write ``compare.json``, ``points.parquet``, the pictures, and a result folder per candidate in ``candidates/``.
 
     Parameters
     ----------
@@ -78,6 +83,18 @@ def _fill_comparison(folder: Path, found: Comparison, results: Mapping[str, Path
     }
     title = f"{found.content['name']}: {len(results)} candidates, seed {found.content['seeds'][0]}"
     plot_candidates(requests, found.content["slo_ms"], title, folder / "cdf.png")
+    links = {name: curve for name, result in results.items() if (curve := _busiest_link(result)) is not None}
+    if links:
+        plot_links(links, title, folder / "links.png")
+
+
+def _busiest_link(result: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return the edges of a run's windows, s, and the use of its busiest link in each; None if it has no link."""
+    table = pd.read_parquet(result / "timeline.parquet")
+    name = next((name for name in table.columns if name.startswith(LINK)), None)
+    if name is None:
+        return None
+    return np.append(table["start_s"], table["end_s"].iloc[-1]), table[name].to_numpy()
 
 
 def _fill_sweep(folder: Path, found: Sweep) -> None:
