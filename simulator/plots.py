@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import matplotlib as mpl
 import numpy as np
@@ -13,6 +13,7 @@ mpl.use("Agg")
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -21,11 +22,15 @@ if TYPE_CHECKING:
 
     from simulator.token_gaps import TokenGaps
 
-__all__ = ["COLOURS", "plot_cdf", "save_picture", "short"]
+__all__ = ["BOUND", "COLOURS", "STYLES", "plot_cdf", "save_picture", "short"]
 
 #: Okabe and Ito's colours, which people who see few colours can tell apart (https://jfly.uni-koeln.de/color/),
 #: without the yellow that is too light for a thin line.
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+#: For more lines than there are colours.
+STYLES: Final = ("-", "--", ":", "-.")
+#: The look of a bound or target.
+BOUND: Final[Mapping[str, Any]] = {"color": "#b3372f", "linestyle": (0, (4, 3)), "linewidth": 1.2}
 
 _MARKS = {50: "o", 90: "s", 99: "^"}
 _COLOUR = "#1f5fa8"

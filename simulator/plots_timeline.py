@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter, StrMethodFormatter
 
-from simulator.plots import COLOURS, save_picture, short
+from simulator.plots import BOUND, COLOURS, STYLES, save_picture, short
 from simulator.timeline import LINK
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Caption", "plot_links", "plot_timeline"]
 
-_RED: Final = "#b3372f"
-_STYLES: Final = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 _PANEL_INCHES, _TOP_INCHES, _BOTTOM_INCHES, _LINE_INCHES = 1.28, 0.62, 0.55, 0.21
 _MOST_POOLS, _MOST_INCIDENTS, _MOST_LETTERS = 6, 12, 30
 
@@ -126,7 +124,7 @@ def _line(number: int) -> dict[str, Any]:
     """Return colour and style of one of several lines."""
     return {
         "color": COLOURS[number % len(COLOURS)],
-        "linestyle": _STYLES[number // len(COLOURS) % len(_STYLES)],
+        "linestyle": STYLES[number // len(COLOURS) % len(STYLES)],
         "linewidth": 1.3,
     }
 
@@ -146,7 +144,7 @@ def _requests(axes: Axes, table: pd.DataFrame, edges: NDArray[np.float64]) -> No
         axes.stairs(table[name] / np.diff(edges), edges, baseline=None, label=name, **_line(number))
     if table["failed"].any():
         failed = (table["failed"] / np.diff(edges)).to_numpy()
-        axes.stairs(failed, edges, fill=True, color=_RED, alpha=0.7, label="refused or failed")
+        axes.stairs(failed, edges, fill=True, color=BOUND["color"], alpha=0.7, label="refused or failed")
     axes.set_ylabel("requests/s")
     axes.set_ylim(bottom=0)
 
@@ -156,7 +154,7 @@ def _queues(axes: Axes, table: pd.DataFrame, edges: NDArray[np.float64]) -> None
     for number, (name, values) in enumerate(running.items()):
         axes.stairs(values, edges, baseline=None, label=_clipped(f"{name} running"), **_line(number))
     for number, (name, values) in enumerate(waiting.items()):
-        look = _line(number) | {"linestyle": _STYLES[2]}
+        look = _line(number) | {"linestyle": ":"}
         axes.stairs(values, edges, baseline=None, label=_clipped(f"{name} waiting"), **look)
     axes.set_ylabel("requests")
     axes.set_ylim(bottom=0)
@@ -181,7 +179,7 @@ def _latency(  # noqa: PLR0913, PLR0917 - what a panel shows
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     if bound is not None and (wide or bound / scale < 4 * high):
-        axes.axhline(bound / scale, color=_RED, linestyle="--", linewidth=1.1, label=f"SLO {short(bound)} ms")
+        axes.axhline(bound / scale, **BOUND, label=f"SLO {short(bound)} ms")
     elif bound is not None:
         axes.plot([], [], " ", label=f"SLO {short(bound)} ms, far above")
     if not wide:
@@ -201,6 +199,7 @@ def _percent(axes: Axes, curves: Sequence[NDArray[np.float64]]) -> None:
     highest = max((float(values.max()) for values in curves), default=0.0)
     axes.set_ylim(0, 1.05 if highest > 0.5 else max(1.15 * highest, 1e-4))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_locator(MultipleLocator(0.25) if highest > 0.5 else MaxNLocator(4, min_n_ticks=3))
 
 
 def _dress(axes: Axes, edges: NDArray[np.float64]) -> None:
@@ -209,7 +208,7 @@ def _dress(axes: Axes, edges: NDArray[np.float64]) -> None:
     axes.tick_params(labelsize=8.5)
     axes.yaxis.label.set_fontsize(9.5)
     axes.yaxis.set_label_coords(-0.052, 0.5)
-    if axes.get_yscale() == "linear":
+    if axes.get_yscale() == "linear" and not isinstance(axes.yaxis.get_major_formatter(), PercentFormatter):
         axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=3))
     legend = axes.legend(loc="upper left", bbox_to_anchor=(1.005, 1.04), fontsize=8.5, frameon=False, borderaxespad=0.2)
     for text in legend.get_texts():

@@ -349,11 +349,15 @@ def test_help_is_light_and_names_every_option(folder: Path, command: str) -> Non
     assert "click" in imported
 
 
-def test_a_file_with_candidates_is_for_compare_alone() -> None:
-    for command in (("run", "c.toml"), ("sweep", "c.toml", "--rate", "1:2:1"), ("compare", "a.toml", "c.toml")):
+def test_a_file_with_candidates_stands_alone() -> None:
+    both = ("a.toml", "c.toml")
+    for command in (("run", "c.toml"), ("sweep", *both, "--rate", "1:2:1"), ("compare", *both)):
         result = servesim(*command)
         sentence = error_sentence(result.exit_code, result.stdout, result.stderr)
-        assert "c.toml: has [[candidate]] tables, which only 'servesim compare c.toml' reads" in sentence
+        expected = (
+            "c.toml: has [[candidate]] tables, which only 'servesim compare c.toml' and 'servesim sweep c.toml' read"
+        )
+        assert expected in sentence
 
 
 def test_one_scenario_alone_is_nothing_to_compare() -> None:

@@ -196,6 +196,7 @@ def pretend(attainment: object) -> tuple[list[float], object]:
                 ("p50_ttft_ms", "p99_ttft_ms", "p50_tpot_ms", "p99_tpot_ms", "request_throughput", "goodput_per_chip"),
                 1.0,
             )
+            shown |= {"p99_e2el_ms": 1.0, "busiest_link_utilisation": None, "busiest_link_peak_utilisation": None}
             found.append({"slo_attainment": attainment(rate), "pools": pools, "chips": 1} | known | shown)
         return found
 
