@@ -11,6 +11,7 @@ import numpy as np
 mpl.use("Agg")
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from simulator.token_gaps import TokenGaps
 
-__all__ = ["BOUND", "COLOURS", "STYLES", "plot_cdf", "save_picture", "short"]
+__all__ = ["BOUND", "COLOURS", "STYLES", "log_scale", "plot_cdf", "save_picture", "short"]
 
 #: Okabe and Ito's colours, which people who see few colours can tell apart (https://jfly.uni-koeln.de/color/),
 #: without the yellow that is too light for a thin line.
@@ -91,6 +92,22 @@ def _curve(axes: Axes, values: NDArray[np.float64], share: NDArray[np.float64]) 
     positive = values[values > 0]
     if len(positive) and positive[-1] / positive[0] > 20:
         axes.set_xscale("log")
+
+
+def log_scale(axes: Axes, values: NDArray[np.float64]) -> bool:
+    """Make the vertical axis logarithmic, with plain numbers, if values lie far apart; tell whether they do.
+
+    A tail far above the rest hides the rest on a linear axis.
+    """
+    positive = values[values > 0]
+    if not len(positive) or positive.max() <= 20 * positive.min():
+        return False
+    axes.set_yscale("log")
+    few_decades = positive.max() < 100 * positive.min()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    return True
 
 
 def short(value: float) -> str:

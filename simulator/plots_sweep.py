@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
-from simulator.plots import BOUND, COLOURS, STYLES, save_picture, short
+from simulator.plots import BOUND, COLOURS, STYLES, log_scale, save_picture, short
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +52,9 @@ def plot_sweep(content: Mapping[str, Any], path: Path) -> None:
 
 
 def plot_capacities(content: Mapping[str, Any], path: Path) -> None:
-    """Draw attainment of several candidates against the load, and against the load per chip, with their capacities.
+    """Draw attainment of several candidates against the load, with their capacities.
+
+    Where they have different numbers of chips, a second panel is against the load per chip.
 
     Parameters
     ----------
@@ -62,13 +64,14 @@ def plot_capacities(content: Mapping[str, Any], path: Path) -> None:
         PNG file to write.
     """
     candidates = content["candidates"]
-    figure = Figure(figsize=(14, 5.2 + 0.22 * len(candidates)), layout="constrained")
+    figure = Figure(figsize=(12, 5.2 + 0.22 * len(candidates)), layout="constrained")
     figure.suptitle(f"{content['name']}: SLO attainment under load", parse_math=False)
-    panels = figure.subplots(1, 2, sharey=True)
+    sizes_differ = len({candidate["chips"] for candidate in candidates}) > 1
+    panels = figure.subplots(1, 1 + sizes_differ, sharey=True, squeeze=False)[0]
     for number, candidate in enumerate(candidates):
-        for axes, share in zip(panels, (1, candidate["chips"]), strict=True):
+        for axes, share in zip(panels, (1, candidate["chips"]), strict=False):
             _candidate(axes, candidate, number, share)
-    for axes, per in zip(panels, ("", " per chip"), strict=True):
+    for axes, per in zip(panels, ("", " per chip"), strict=False):
         axes.axhline(content["attainment"], **BOUND, label="target")
         axes.set(xlabel=f"{_LOADS[content['kind']]}{per}", ylim=(-0.02, 1.04))
         axes.grid(visible=True, alpha=0.25)
@@ -153,11 +156,9 @@ def _latency(
     if bound is not None:
         axes.axhline(bound, **BOUND, label=f"SLO {short(bound)} ms")
         axes.legend(loc="best", fontsize=9)
-    positive = values[values > 0]
-    if len(positive) and positive.max() / positive.min() > 20:
-        axes.set_yscale("log")
-    else:
+    if not log_scale(axes, values):
         axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.set(ylabel=f"p99 {label}, ms")
 
 

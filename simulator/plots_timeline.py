@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 
-from simulator.plots import BOUND, COLOURS, STYLES, save_picture, short
+from simulator.plots import BOUND, COLOURS, STYLES, log_scale, save_picture, short
 from simulator.timeline import LINK
 
 if TYPE_CHECKING:
@@ -173,11 +173,7 @@ def _latency(  # noqa: PLR0913, PLR0917 - what a panel shows
         look = _line(0) if column.startswith("p99") else _line(4)
         axes.stairs(table[column] / scale, edges, baseline=None, label=f"{label} {column[:3]}", **look)
     every = table[list(columns)].to_numpy() / scale
-    high, low = np.nanmax(every, initial=0.0), np.nanmin(every, initial=np.inf)
-    wide = high > 20 * low > 0
-    if wide:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    wide, high = log_scale(axes, every), np.nanmax(every, initial=0.0)
     if bound is not None and (wide or bound / scale < 4 * high):
         axes.axhline(bound / scale, **BOUND, label=f"SLO {short(bound)} ms")
     elif bound is not None:
@@ -207,7 +203,7 @@ def _dress(axes: Axes, edges: NDArray[np.float64]) -> None:
     axes.grid(visible=True, alpha=0.25)
     axes.tick_params(labelsize=8.5)
     axes.yaxis.label.set_fontsize(9.5)
-    axes.yaxis.set_label_coords(-0.052, 0.5)
+    axes.yaxis.set_label_coords(-0.056, 0.5)
     if axes.get_yscale() == "linear" and not isinstance(axes.yaxis.get_major_formatter(), PercentFormatter):
         axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=3))
     legend = axes.legend(loc="upper left", bbox_to_anchor=(1.005, 1.04), fontsize=8.5, frameon=False, borderaxespad=0.2)
