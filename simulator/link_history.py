@@ -17,7 +17,7 @@ import numpy as np
 from simulator.fair_share import BYTE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
@@ -104,18 +104,22 @@ class LinkHistory:
         carried = np.zeros((len(rows), len(self._links)))
         for sample, row in zip(carried, rows, strict=True):
             sample[: len(row)] = [units / BYTE for units in row]
-        busy = [self._busy_ns(link, column) for link, column in zip(self._links, carried.T, strict=True)]
+        busy_ns = carried / np.array([(link.capacity or BYTE) / BYTE for link in self._links])
+        for position, link in enumerate(self._links):
+            if link in self._changes:
+                busy_ns[:, position] = self._busy_ns(link, carried[:, position])
         numbers = np.array([link.number for link in self._links], dtype=np.int64)
         order = np.argsort(numbers)
-        busy_ns = np.array(busy).reshape(len(numbers), len(rows)).T
         return LinkSeries(numbers[order], times_ns, carried[:, order], busy_ns[:, order])
 
     def _row(self, time_ns: int) -> list[int]:
-        return [units_carried(link, time_ns) if link.bundles else link.carried for link in self._links]
+        """Return the units that every link has carried by an instant."""
+        moved: dict[Stream, int] = {}
+        return [_carried(link, moved, time_ns) if link.bundles else link.carried for link in self._links]
 
     def _busy_ns(self, link: Link[Stream], carried_bytes: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the time for which the amounts carried keep a link busy, each at the capacity of its time."""
-        stretches: Sequence[tuple[int, int]] = (*self._changes.get(link, ()), (-1, link.capacity))
+        stretches = (*self._changes[link], (-1, link.capacity))
         begins = [0.0, *(units / BYTE for units, _ in stretches[:-1]), np.inf]
         busy = np.zeros(len(carried_bytes))
         for (begin, end), (_, capacity) in zip(pairwise(begins), stretches, strict=True):
@@ -127,3 +131,14 @@ class LinkHistory:
 def units_carried(link: Link[Stream], time_ns: int) -> int:
     """Return the units a link has carried by an instant no earlier than its last change and no later than its next."""
     return link.carried + sum(stream.moved(time_ns) for stream in link.bundles)
+
+
+def _carried(link: Link[Stream], moved: dict[Stream, int], time_ns: int) -> int:
+    """As :func:`units_carried`, for many links: each stream is looked at once."""
+    units = link.carried
+    for stream in link.bundles:
+        part = moved.get(stream)
+        if part is None:
+            part = moved[stream] = stream.moved(time_ns)
+        units += part
+    return units

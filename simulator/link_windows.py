@@ -50,10 +50,9 @@ def link_windows(run: Finished) -> LinkWindows:
     times_ns = np.append(series.times_ns, max(int(series.times_ns[-1]), int(edges[-1])) + 1)
     busy_ns = np.vstack([series.busy_ns, series.busy_ns[-1:]])
     used = np.flatnonzero(series.carried_bytes[-1] > 0)
-    shares = np.array([mean_rate(times_ns, busy_ns[:, column], edges) for column in used]).reshape(len(used), -1).T
     return LinkWindows(
         tuple(f"{links[number].source}>{links[number].target}" for number in series.links[used]),
         # A full link is rounded to a hair more than all of it.
-        np.minimum(shares, 1.0),
+        np.minimum(mean_rate(times_ns, busy_ns[:, used], edges), 1.0),
         busy_ns[-1, used] / edges[-1],
     )

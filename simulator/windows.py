@@ -100,18 +100,21 @@ def _from_then_on(
 def mean_rate(
     times_ns: NDArray[np.int64], amounts: NDArray[np.float64], edges: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return how fast an amount grew in each window, per ns.
+    """Return how fast some amounts grew in each window, per ns, shape (windows, amounts).
 
     Parameters
     ----------
     times_ns
-        Rising instants that cover the windows, shape (samples,); between two the amount grows steadily.
+        Rising instants that cover the windows, shape (samples,); between two, amounts grow steadily.
     amounts
-        The amount at these instants, shape (samples,).
+        The amounts at these instants, shape (samples, amounts).
     edges
         Edges of the windows.
     """
-    return np.diff(np.interp(edges, times_ns, amounts)) / np.diff(edges)
+    before = np.clip(np.searchsorted(times_ns, edges, side="right") - 1, 0, len(times_ns) - 2)
+    share = (edges - times_ns[before]) / (times_ns[before + 1] - times_ns[before])
+    at_edges = amounts[before] + (amounts[before + 1] - amounts[before]) * share[:, np.newaxis]
+    return np.diff(at_edges, axis=0) / np.diff(edges)[:, np.newaxis]
 
 
 def percentiles(

@@ -64,11 +64,13 @@ def test_open_intervals_are_counted_by_their_time_inside(rows, edges):
 
 
 @given(st.lists(st.tuples(st.integers(1, 300), st.floats(0, 5)), min_size=1, max_size=12), cut())
-def test_rates_over_windows_add_up_to_what_was_carried(parts, edges):
+def test_rates_over_windows_are_those_of_lines_between_samples(parts, edges):
     times = np.cumsum([0, *(length for length, _ in parts), 1000])
     amounts = np.cumsum([0.0, *(amount for _, amount in parts), 0.0])
-    inside = np.interp(1000, times, amounts)
-    assert (mean_rate(times, amounts, edges) * np.diff(edges)).sum() == pytest.approx(inside, abs=1e-9)
+    found = mean_rate(times, np.column_stack([amounts, 2 * amounts]), edges)
+    expected = np.diff(np.interp(edges, times, amounts)) / np.diff(edges)
+    assert found[:, 0] == pytest.approx(expected, abs=1e-9)
+    assert found[:, 1] == pytest.approx(2 * expected, abs=1e-9)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e6) | st.just(float("nan")), st.integers(0, 4)), max_size=40))
