@@ -5,15 +5,15 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from simpy.core import Environment
-from simpy.events import URGENT, Event
-
 from hardware.errors import LawError
+from simulator.clock import Clock, Urgent, soon
 from simulator.schedulers.state import EngineState
 from simulator.standstill import Standstill
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Generator, Sequence
+
+    from simpy.events import Event
 
     from perfdb.step_prices import StepPrices
     from simulator.records import Ledger, StepLog
@@ -22,36 +22,6 @@ if TYPE_CHECKING:
     from simulator.watcher import Watcher
 
 __all__ = ["Clock", "Instance", "Urgent", "soon"]
-
-
-class Clock(Environment):
-    """The simulation, whose time is integer nanoseconds: float seconds would make ties accidental."""
-
-    if TYPE_CHECKING:
-
-        @property
-        def now(self) -> int:
-            """Nanoseconds since the run began."""
-            ...
-
-
-class Urgent(Event):
-    """An event before all engine events of its instant: a plan sees what has happened by its time."""
-
-    def __init__(self, env: Clock, delay_ns: int) -> None:
-        super().__init__(env)
-        self._ok = True
-        self._value = None
-        env.schedule(self, URGENT, delay_ns)
-
-
-def soon(env: Clock, delay_ns: int, action: Callable[[], None]) -> None:
-    """Do something at least a nanosecond from now, before the engines of that instant.
-
-    An effect is never at the instant of its cause, so that no order of events at one instant, which
-    macro-steps may change, decides anything (``docs/decisions/002-order-of-events.md``).
-    """
-    Urgent(env, delay_ns).callbacks.append(lambda _: action())
 
 
 class Instance:
@@ -310,8 +280,7 @@ class Instance:
             self.log.add((start, first, 1, decodes, context, 0, 0, 0, 0, 0, len(joined)))
             self._end_stalls(start + first)
         if steps > 1 or not joined:
-            skipped = 1 if joined else 0
-            row = (start + first, end_ns - start - first, steps - skipped, decodes, context + skipped)
+            row = (start + first, end_ns - start - first, steps - bool(joined), decodes, context + bool(joined))
             self.log.add((*row, 0, 0, 0, 0, 0, 0))
         if takes_blocks:
             state.pool.take(state.pool.needed(state.step, steps))
@@ -361,8 +330,7 @@ class Instance:
         self.log.add(self._mixed)
         if plan.decodes:
             if self._standstill.since_ns >= 0:
-                step_ns = self.env.now - self._run_start_ns
-                self._standstill.end(plan.decodes - len(self._joined), state.running, self.env.now, step_ns)
+                self._standstill.end(plan.decodes - len(self._joined), state.running, self.env.now, self._mixed[1])
             state.step += 1
             state.context_sum += plan.decodes
         self._end_stalls(self.env.now)
