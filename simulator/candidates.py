@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from simulator.scenario import Scenario
 
-__all__ = ["Candidate", "Case", "load_candidate", "load_cases", "load_picked"]
+__all__ = ["Candidate", "Case", "load_candidate", "load_cases", "load_picked", "load_swept"]
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -150,6 +150,29 @@ def load_candidate(path: str, name: str, overrides: Mapping[str, Any] | None = N
         advice = suggest(name, known) if known else "it has no [[candidate]] tables"
         raise ScenarioError(f"{path}: there is no candidate {name!r}; {advice}")
     return _case(chosen, table, file, path, overrides or {}).scenario
+
+
+def load_swept(
+    paths: Sequence[str],
+    changes: Sequence[str] = (),
+    *,
+    candidate: str | None = None,
+    same_workload: bool | None = None,
+) -> tuple[str, tuple[Case, ...]]:
+    """Read what is put under load: as :func:`load_cases`, or one scenario alone, or one candidate of a file.
+
+    Raises
+    ------
+    ScenarioError
+        As :func:`load_cases`, but for one scenario; or if there are several and a candidate is to be picked.
+    """
+    if candidate is not None and len(paths) > 1:
+        raise ScenarioError(f"--candidate {candidate}: found {len(paths)} scenarios, expected the one to pick it from")
+    overrides = dict(parse_override(change) for change in changes)
+    if len(paths) == 1 and (candidate is not None or "candidate" not in open_scenario(paths[0], overrides)[1]):
+        scenario = load_picked(paths[0], candidate, changes)
+        return scenario.name, (Case(scenario.name, scenario, {}, paths[0]),)
+    return load_cases(paths, changes, same_workload=same_workload)
 
 
 def _candidates(table: dict[str, Any], path: str) -> tuple[Candidate, ...]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hardware.topology import Path, Topology
     from simulator.instance import Clock
     from simulator.network import KvTransfer
-    from simulator.transfer import Flow, LinkUse, Network
+    from simulator.transfer import Flow, LinkSeries, LinkUse, Network
 
 __all__ = ["Endpoint", "KvCarrier", "Shipment"]
 
@@ -91,6 +91,10 @@ class KvCarrier:
     def link_use(self) -> LinkUse:
         """Return what each link has carried so far."""
         return self.network.link_use()
+
+    def link_series(self) -> LinkSeries:
+        """Return what each link that was used had carried over time."""
+        return self.network.link_series()
 
     def bytes_under_way(self) -> int:
         """Return the bytes that were sent and have neither arrived nor been given up."""

@@ -319,6 +319,7 @@ class Cluster:
         index, prompt = request.index, self.ledger.prompt_tokens[request.index]
         self.lost_prompt_tokens += prompt - (request.tokens - request.computed)
         self.lost_output_tokens += request.tokens - prompt
+        self.hand_over.stay(request)
         self._refuse(index)
 
     def _begin(self, request: Request) -> None:

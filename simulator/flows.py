@@ -181,9 +181,9 @@ class Stream(Bundle):
         if first is not None and self.rate:
             self.ends_ns = self.since_ns - (self.served - first[0]) // self.rate
 
-    def moved(self) -> int:
-        """Return the units its present flows have been served up to ``since_ns``."""
-        return self.flows * self.served - self._begun
+    def moved(self, time_ns: int) -> int:
+        """Return the units its present flows have been served up to an instant at which its rate still holds."""
+        return self.flows * (self.served + self.rate * (time_ns - self.since_ns)) - self._begun
 
     def _first(self) -> tuple[int, int, Flow] | None:
         ends = self._ends

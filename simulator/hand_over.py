@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from simulator.instance import Clock, Instance
     from simulator.network import KvTransfer
     from simulator.records import Ledger, TransferLog
-    from simulator.transfer import LinkUse
+    from simulator.transfer import LinkSeries, LinkUse
 
 __all__ = ["Carrier", "HandOver", "Passage", "Shipment"]
 
@@ -65,6 +65,10 @@ class Carrier(Protocol):
 
     def link_use(self) -> LinkUse:
         """Return what each link has carried so far."""
+        ...
+
+    def link_series(self) -> LinkSeries:
+        """Return what each link that was used had carried over time."""
         ...
 
     def bytes_under_way(self) -> int:
@@ -213,7 +217,7 @@ class HandOver:
         return len(self._passages)
 
     def stay(self, request: Request) -> None:
-        """Let a request decode where its prompt will be computed, whatever was chosen before."""
+        """Give up the way of a request that will decode where its prompt is computed, or nowhere."""
         self._leave_target(request.index)
 
     def has_room(self, request: Request) -> bool:

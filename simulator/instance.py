@@ -5,15 +5,15 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from simpy.core import Environment
-from simpy.events import URGENT, Event
-
 from hardware.errors import LawError
+from simulator.clock import Clock, Urgent, soon
 from simulator.schedulers.state import EngineState
 from simulator.standstill import Standstill
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Generator, Sequence
+
+    from simpy.events import Event
 
     from perfdb.step_prices import StepPrices
     from simulator.records import Ledger, StepLog
@@ -22,36 +22,6 @@ if TYPE_CHECKING:
     from simulator.watcher import Watcher
 
 __all__ = ["Clock", "Instance", "Urgent", "soon"]
-
-
-class Clock(Environment):
-    """The simulation, whose time is integer nanoseconds: float seconds would make ties accidental."""
-
-    if TYPE_CHECKING:
-
-        @property
-        def now(self) -> int:
-            """Nanoseconds since the run began."""
-            ...
-
-
-class Urgent(Event):
-    """An event before all engine events of its instant: a plan sees what has happened by its time."""
-
-    def __init__(self, env: Clock, delay_ns: int) -> None:
-        super().__init__(env)
-        self._ok = True
-        self._value = None
-        env.schedule(self, URGENT, delay_ns)
-
-
-def soon(env: Clock, delay_ns: int, action: Callable[[], None]) -> None:
-    """Do something at least a nanosecond from now, before the engines of that instant.
-
-    An effect is never at the instant of its cause, so that no order of events at one instant, which
-    macro-steps may change, decides anything (``docs/decisions/002-order-of-events.md``).
-    """
-    Urgent(env, delay_ns).callbacks.append(lambda _: action())
 
 
 class Instance:
@@ -114,6 +84,7 @@ class Instance:
         self._run_start_ns = 0
         self._mixed: Sequence[int] = ()
         self._plan: Plan | None = None
+        self._joined: Sequence[Request] = ()
         self._asleep = False
         self._standstill = Standstill(ledger.pauses)
         self.held = 0
@@ -187,7 +158,10 @@ class Instance:
             if request.index not in computing:
                 state.leave_decode(request)
                 request.computed = request.tokens = request.computed + 1
-                request.stalled_ns = self._standstill.last_token_ns(request.index, last_ns)
+                if request.stalled_ns < 0:
+                    request.stalled_ns = self._standstill.last_token_ns(request.index, last_ns)
+        for request in state.ready:
+            request.computed = request.tokens
         left = [*state.running.values(), *state.ready, *state.waiting]
         state.running.clear()
         state.ready.clear()
@@ -221,6 +195,9 @@ class Instance:
                 state.loading += 1
                 request.loading = True
                 self.watcher.reserved(self.number, request)
+            self._joined = plan.joined
+            for request in plan.joined:
+                self._schedule_finish(request, request.tokens - self.ledger.prompt_tokens[request.index])
             if plan.chunks:
                 yield self._compute_mixed(plan)
                 self._apply_chunks(plan)
@@ -293,15 +270,28 @@ class Instance:
     def _advance(self, steps: int, end_ns: int, *, takes_blocks: bool) -> None:
         """Let decode steps be over; the first block of each sequence was taken by a plan of one step."""
         state, start = self.state, self._run_start_ns
-        decodes = state.decodes
+        decodes, context, joined = state.decodes, state.context_sum // state.decodes, self._joined
         if self._standstill.since_ns >= 0:
-            step_ns = self.prices.decode_ns(decodes, state.context_sum // decodes)
-            self._standstill.end(decodes, state.running, start + step_ns, step_ns)
-        self.log.add((start, end_ns - start, steps, decodes, state.context_sum // decodes, 0, 0, 0, 0, 0))
+            step_ns = self.prices.decode_ns(decodes, context)
+            self._standstill.end(decodes - len(joined), state.running, start + step_ns, step_ns)
+        first = 0
+        if joined:
+            first = end_ns - start if steps == 1 else self.prices.decode_ns(decodes, context)
+            self.log.add((start, first, 1, decodes, context, 0, 0, 0, 0, 0, len(joined)))
+            self._end_stalls(start + first)
+        if steps > 1 or not joined:
+            row = (start + first, end_ns - start - first, steps - bool(joined), decodes, context + bool(joined))
+            self.log.add((*row, 0, 0, 0, 0, 0, 0))
         if takes_blocks:
             state.pool.take(state.pool.needed(state.step, steps))
         state.step += steps
         state.context_sum += decodes * steps
+
+    def _end_stalls(self, now_ns: int) -> None:
+        """Let the first token appear here of sequences that came from another instance."""
+        for request in self._joined:
+            self._end_stall(request, now_ns)
+        self._joined = ()
 
     def _compute_mixed(self, plan: Plan) -> Event:
         state, now, ledger = self.state, self.env.now, self.ledger
@@ -329,7 +319,7 @@ class Instance:
         if decodes == 0 < state.decodes and self._standstill.since_ns < 0:
             self._standstill.since_ns = now
         self._run_start_ns = now
-        self._mixed = (now, duration, 1, decodes, context, tokens, prompts, completed, pairs, reach)
+        self._mixed = (now, duration, 1, decodes, context, tokens, prompts, completed, pairs, reach, len(self._joined))
         if self.tells_chunks:
             for request, new in plan.chunks:
                 self.watcher.computing(self.number, request, new, duration)
@@ -340,9 +330,10 @@ class Instance:
         self.log.add(self._mixed)
         if plan.decodes:
             if self._standstill.since_ns >= 0:
-                self._standstill.end(plan.decodes, state.running, self.env.now, self.env.now - self._run_start_ns)
+                self._standstill.end(plan.decodes - len(self._joined), state.running, self.env.now, self._mixed[1])
             state.step += 1
             state.context_sum += plan.decodes
+        self._end_stalls(self.env.now)
         state.prefilling = None
         for request, new in plan.chunks:
             request.computed += new
@@ -360,17 +351,26 @@ class Instance:
         if ledger.first_token_ns[index] < 0:
             ledger.first_token_ns[index] = now
         if request.stalled_ns >= 0:
-            ledger.stalls.append(now - request.stalled_ns)
-            ledger.stall_ends.append(now)
-            request.stalled_ns = -1
+            self._end_stall(request, now)
         produced = request.tokens - ledger.prompt_tokens[index] + 1
         if not self.decodes_here and produced < ledger.output_tokens[index]:
             self._hand_over(request)
             return
         if self._standstill.since_ns >= 0:
             self._standstill.join(index, now)
-        last_step = self.state.step + ledger.output_tokens[index] - produced
         self.state.join_decode(request)
+        self._schedule_finish(request, produced)
+
+    def _end_stall(self, request: Request, now_ns: int) -> None:
+        """Write down a gap between two tokens that was more than a step."""
+        self.ledger.stalls.append(now_ns - request.stalled_ns)
+        self.ledger.stall_ends.append(now_ns)
+        request.stalled_ns = -1
+
+    def _schedule_finish(self, request: Request, produced: int) -> None:
+        """Note the step in which a decoding request will have all its tokens."""
+        index = request.index
+        last_step = self.state.step + self.ledger.output_tokens[index] - produced
         heappush(self._finishes, (last_step, index, request.epoch, request))
 
     def _hand_over(self, request: Request) -> None:

@@ -63,8 +63,7 @@ def _tokens(cluster: Cluster) -> None:
     wanted = int(ledger.column("output_tokens")[finished].sum()) + cluster.lost_output_tokens
     _equal("tokens produced = output tokens + those of requests lost later", produced, wanted)
     computed = sum(int(t["tokens"].sum()) for t in tables)
-    # A request whose KV was handed over computes one token, its last produced one, where it goes on.
-    prompts = int(ledger.column("prompt_tokens")[finished].sum()) + cluster.hand_over.joins
+    prompts = int(ledger.column("prompt_tokens")[finished].sum())
     again = sum(instance.state.recomputed for instance in cluster.instances)
     again += cluster.recomputed + cluster.hand_over.recomputed + cluster.lost_prompt_tokens
     _equal("prompt tokens computed = prompt tokens + those recomputed or lost", computed, prompts + again)

@@ -122,6 +122,8 @@ class StepLog(_Log):
         Chunks, and how many of them completed their prompt.
     pairs, reach
         See :meth:`perfdb.step_prices.StepPrices.mixed_ns`.
+    joined
+        Sequences among ``decodes`` whose earlier token came from another instance: their gap is no step.
     duration_ns
         All steps of the row together.
     """
@@ -137,6 +139,7 @@ class StepLog(_Log):
         "completed",
         "pairs",
         "reach",
+        "joined",
     )
 
 

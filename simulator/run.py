@@ -19,6 +19,7 @@ from simulator.operations import Operations
 from simulator.records import Ledger
 from simulator.request_table import request_table
 from simulator.summary import summarise
+from simulator.timeline import timeline_table
 from simulator.token_gaps import token_gaps
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ class Result:
     def requests(self) -> pd.DataFrame:
         """One row per request, the columns of ``requests.parquet``."""
         return request_table(self.run)
+
+    @cached_property
+    def timeline(self) -> pd.DataFrame:
+        """One row per window of time, the columns of ``timeline.parquet``."""
+        return timeline_table(self.run)
 
 
 def run_scenario(
@@ -160,4 +166,4 @@ def _finish(  # noqa: PLR0913 - the parts of a run
         )
     prices = [instance.prices for instance in cluster.instances]
     gaps = token_gaps(cluster.logs, prices, cluster.ledger, after_ns=warmup_ns)
-    return Finished(scenario, requests, pools, fabric, cluster, operations, times, gaps)
+    return Finished(scenario, requests, pools, fabric, cluster, operations, times, gaps, tuple(operations.happened))

@@ -22,6 +22,7 @@ from simpy.events import URGENT, Event, EventPriority
 from hardware.errors import LawError, ScenarioError
 from simulator.fair_share import BYTE, Filling, Link, rate_of
 from simulator.flows import NEVER, Agenda, Flow, Key, Stream, units
+from simulator.link_history import LinkHistory, LinkSeries, units_carried
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from simulator.instance import Clock
 
-__all__ = ["Flow", "LinkUse", "Network"]
+__all__ = ["Flow", "LinkSeries", "LinkUse", "Network"]
 
 _FIRST: Final = EventPriority(URGENT - 1)
 _MOST_KNOWN: Final = 10_000
@@ -113,6 +114,7 @@ class Network:
         self._ends = Agenda()
         self._alarm: _Alarm | None = None
         self._alarm_ns = NEVER
+        self._history = LinkHistory()
 
     def send(
         self,
@@ -175,6 +177,7 @@ class Network:
         """
         if flow.dropped or flow.finished_ns >= 0:
             return False
+        self._history.catch_up(self.env.now)
         flow.dropped = True
         self.flows_dropped += 1
         self.bytes_dropped += flow.size_bytes
@@ -213,6 +216,7 @@ class Network:
         changed, capacity = self._links[link], _capacity(link, bytes_per_s)
         self._busy_ns[link] = self._busy(changed)
         self._counted[link] = self._carried(changed)
+        self._history.note_capacity(changed, self._counted[link])
         changed.capacity = capacity
         self._changed |= changed.bundles
         self._arm(self.env.now)
@@ -225,11 +229,13 @@ class Network:
             np.array([link.peak_flows for link in self._links], dtype=np.int64),
         )
 
+    def link_series(self) -> LinkSeries:
+        """Return what every link that was used had carried by regular instants, and until now."""
+        return self._history.series(self.env.now)
+
     def _carried(self, link: Link[Stream]) -> int:
         """Return the units a link has carried until now."""
-        for stream in link.bundles:
-            stream.advance(self.env.now)
-        return link.carried + sum(stream.moved() for stream in link.bundles)
+        return units_carried(link, self.env.now)
 
     def _busy(self, link: Link[Stream]) -> float:
         since_change = self._carried(link) - self._counted[link.number]
@@ -247,6 +253,7 @@ class Network:
         if alarm is not self._alarm:
             return
         self._alarm, self._alarm_ns = None, NEVER
+        self._history.catch_up(self.env.now)
         there = self._end(self.env.now) + self._start(self.env.now)
         if self._changed:
             self._share()
@@ -318,6 +325,7 @@ class Network:
                 # Flows know their streams, and two streams with one key do no harm.
                 self._streams.clear()
             stream = self._streams[key] = Stream(key, self._path(key), self.env.now)
+            self._history.watch(stream.links)
         return stream
 
     def _path(self, key: Key) -> tuple[Link[Stream], ...]:

@@ -65,7 +65,8 @@ def assert_same(macro, single):
     for one, other in zip(macro.instances, single.instances, strict=True):
         assert one.state.pool.least_free == other.state.pool.least_free
         assert one.state.pool.allocated == other.state.pool.allocated
-    assert macro.events <= single.events
+    # What cuts a run leaves the wake-up behind that it had: no more than one for an arrival, or for KV that arrives.
+    assert macro.events <= single.events + 2 * len(macro.ledger)
 
 
 @settings(max_examples=250, deadline=None)

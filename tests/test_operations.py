@@ -70,7 +70,7 @@ def deployments(draw) -> dict:
     }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(requests, deployments())
 def test_nothing_is_lost_and_macro_steps_change_nothing(rows, deployment):
     """``serve`` checks every law: requests, tokens, blocks and loads are conserved whatever dies."""

@@ -135,6 +135,8 @@ class Plan:
         Requests put back into the queue to make room.
     loads
         Requests that got blocks for KV that must now be fetched.
+    joined
+        Requests whose KV was fetched and that decode from this step on, counted among ``decodes``.
     """
 
     chunks: list[tuple[Request, int]]
@@ -142,6 +144,7 @@ class Plan:
     steps: int
     preempted: list[Request]
     loads: Sequence[Request] = ()
+    joined: Sequence[Request] = ()
 
 
 class Scheduler(Protocol):
