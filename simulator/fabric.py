@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from hardware.catalogue import default_node, load_node
 from hardware.errors import ScenarioError
 from hardware.topology import build_cluster
-from simulator.carrier import Endpoint, KvCarrier
+from simulator.carrier import KvCarrier
+from simulator.lanes import Endpoint, Lanes
 from simulator.placement import Demand, place
 from simulator.transfer import Network
 
@@ -33,21 +34,21 @@ class Fabric:
     ----------
     topology
         Nodes and links.
-    endpoints
-        Where each instance is, by number.
+    lanes
+        Every instance, and the ways from one to another.
     table
         The ``[network]`` table.
     """
 
     topology: Topology
-    endpoints: tuple[Endpoint, ...]
+    lanes: Lanes
     table: NetworkTable
 
     def carrier(self, env: Clock) -> KvCarrier:
         """Return what carries KV on this network in one simulation."""
         terms = self.table.kv_transfer
-        network = Network(env, self.topology.capacity_bytes_per_s * terms.efficiency)
-        return KvCarrier(env, network, self.topology, self.endpoints, round(terms.handshake_us * 1e3))
+        network = Network(env, self.lanes.channels.capacity_bytes_per_s)
+        return KvCarrier(env, network, self.lanes, round(terms.handshake_us * 1e3))
 
 
 def build_fabric(table: NetworkTable, pools: Sequence[BuiltPool]) -> Fabric:
@@ -66,7 +67,11 @@ def build_fabric(table: NetworkTable, pools: Sequence[BuiltPool]) -> Fabric:
         Endpoint(tuple(topology.chips[chip] for chip in chips), _kv_bytes_per_token(pool.model, pool.layout.tensor))
         for chips, pool in zip(placement.chips, owners, strict=True)
     )
-    return Fabric(topology, endpoints, table)
+    numbers = list(enumerate(owners))
+    sources = [number for number, pool in numbers if pool.parts.prefills]
+    routes = [(a, b) for a in sources for b, pool in numbers if pool.parts.decodes and a != b]
+    capacity = topology.capacity_bytes_per_s * table.kv_transfer.efficiency
+    return Fabric(topology, Lanes(topology, endpoints, routes, capacity_bytes_per_s=capacity), table)
 
 
 def _node(table: NetworkTable, pool: BuiltPool) -> Node:

@@ -55,8 +55,8 @@ class Link(Generic[B]):
         Those that pass it, in the order they came.
     held
         Those whose bottleneck it is.
-    carried
-        Units of the flows that have left it.
+    carried, occupied
+        Units of the flows that have left it: bytes that passed, and bytes that could have passed in their time.
     flows, peak_flows
         Flows on it, now and at most.
     taken, room, rising, members
@@ -73,6 +73,7 @@ class Link(Generic[B]):
         "members",
         "nominal",
         "number",
+        "occupied",
         "peak_flows",
         "rising",
         "room",
@@ -82,7 +83,7 @@ class Link(Generic[B]):
 
     def __init__(self, number: int, capacity: int) -> None:
         self.number, self.capacity, self.nominal = number, capacity, capacity
-        self.used = self.carried = self.flows = self.peak_flows = 0
+        self.used = self.carried = self.occupied = self.flows = self.peak_flows = 0
         self.bundles: dict[B, None] = {}
         self.held: dict[B, None] = {}
         self.taken = False
@@ -129,15 +130,40 @@ class Bundle:
         self.flows += 1
         for link in self.links:
             link.bundles[self] = None
-            link.flows += 1
-            link.peak_flows = max(link.peak_flows, link.flows)
+            link.flows = flows = link.flows + 1
+            if flows > link.peak_flows:  # noqa: PLR1730 - a call of max costs more than the rest of the loop
+                link.peak_flows = flows
 
-    def leave(self, carried: int) -> None:
-        """Count a flow that ends, of which so many units were carried."""
+    def leave(self, carried: int, occupied: int) -> None:
+        """Count a flow that ends, of which so many units were carried in the time of so many."""
         self.flows -= 1
         for link in self.links:
             link.flows -= 1
             link.carried += carried
+            link.occupied += occupied
+
+    def settle_alone(self: Self) -> bool:
+        """Set the rate as :class:`Filling` would, if no other bundle is on any of its links; else tell so."""
+        for link in self.links:
+            if len(link.bundles) != 1:
+                return False
+        flows, bottleneck = self.flows, None
+        if flows:
+            rate, number = (1 << 256, 0) if self.cap is None else (self.cap, -1)
+            for link in self.links:
+                share = link.capacity // flows
+                if share < rate or (share == rate and link.number < number):
+                    rate, number, bottleneck = share, link.number, link
+            self.rate, self.load = rate, rate * flows
+        else:
+            self.rate = self.load = 0
+        for link in self.links:
+            link.used = self.load
+            if not flows:
+                del link.bundles[self]
+        if bottleneck is not self.bottleneck:
+            _hold(self, bottleneck)
+        return True
 
 
 class Filling(Generic[B]):
@@ -196,7 +222,7 @@ class Filling(Generic[B]):
         for bundle in self.bundles:
             bundle.rate, bundle.load = bundle.next_rate, bundle.next_rate * bundle.flows
             if bundle.next_bottleneck is not bundle.bottleneck:
-                _hold(bundle)
+                _hold(bundle, bundle.next_bottleneck)
             if not bundle.flows:
                 _forget(bundle)
             bundle.next_rate, bundle.next_bottleneck, bundle.taken = -1, None, False
@@ -258,13 +284,13 @@ class Filling(Generic[B]):
                 self._rising -= 1
 
 
-def _hold(bundle: B) -> None:
+def _hold(bundle: B, bottleneck: Link[B] | None) -> None:
     """Move a bundle to the link that is now its bottleneck."""
     if bundle.bottleneck is not None:
         del bundle.bottleneck.held[bundle]
-    if bundle.next_bottleneck is not None:
-        bundle.next_bottleneck.held[bundle] = None
-    bundle.bottleneck = bundle.next_bottleneck
+    if bottleneck is not None:
+        bottleneck.held[bundle] = None
+    bundle.bottleneck = bottleneck
 
 
 def _forget(bundle: B) -> None:

@@ -1,6 +1,6 @@
 """Flows of bytes, and when they end at the rates they have.
 
-Flows with the same path and cap have the same rate, so one number, the bytes each of them has been served,
+Flows with the same path, cap and occupancy have the same rate, so one number, the bytes each of them has been served,
 stands for all: a flow ends when that has grown by the flow's size.
 """
 
@@ -18,23 +18,19 @@ if TYPE_CHECKING:
 
     from simulator.fair_share import Link
 
-__all__ = ["NEVER", "Agenda", "Flow", "Key", "Stream", "units"]
+__all__ = ["NEVER", "Agenda", "Flow", "Key", "Stream"]
 
 NEVER: Final = 1 << 80
 _FEW: Final = 64
 
 
-def units(size_bytes: int) -> int:
-    """Return what must be served, in units of 2^-128 bytes, until a flow of more than no bytes is over.
-
-    Rates are rounded down by some 2^-128 bytes/ns. The last 2^-64 of a byte is not waited for, so that this
-    moves no end from the nanosecond it falls on to the next.
-    """
-    return size_bytes * BYTE - (BYTE >> 64)
+# Rates are rounded down by some 2^-128 bytes/ns. The last 2^-64 of a byte is not waited for, so that this moves no
+# end from the nanosecond it falls on to the next.
+_NOT_WAITED_FOR: Final = BYTE >> 64
 
 
 class Key(NamedTuple):
-    """Path and cap: flows with the same have the same rate.
+    """What flows have in common that have the same rate.
 
     Attributes
     ----------
@@ -42,10 +38,13 @@ class Key(NamedTuple):
         Link ids.
     cap_bytes_per_s
         What one flow can use at most; infinity for no limit.
+    occupancy
+        Bytes a link could pass in the time it spends on one of theirs; 1 for what keeps it as busy as it can be.
     """
 
     path: tuple[int, ...]
     cap_bytes_per_s: float
+    occupancy: float
 
 
 class Flow:
@@ -57,8 +56,10 @@ class Flow:
         Position among all flows sent.
     stream
         The flows it moves with.
-    size_bytes, latency_ns
+    size_bytes, stripes, latency_ns
         As sent.
+    work
+        Units the links of its path must serve it.
     sent_ns, finished_ns
         When it was sent, and when all of it was there; -1 until then.
     began
@@ -77,27 +78,35 @@ class Flow:
         "sent_ns",
         "size_bytes",
         "stream",
+        "stripes",
+        "work",
     )
 
-    def __init__(  # noqa: PLR0913 - what a flow is, all named
+    def __init__(  # noqa: PLR0913, PLR0917 - what a flow is; made once per transfer, and names would cost
         self,
         number: int,
         stream: Stream,
-        *,
         size_bytes: int,
+        stripes: int,
         sent_ns: int,
         latency_ns: int,
         on_done: Callable[[], None],
     ) -> None:
-        self.number, self.stream, self.size_bytes = number, stream, size_bytes
+        self.number, self.stream, self.size_bytes, self.stripes = number, stream, size_bytes, stripes
+        self.work = size_bytes * stream.units_per_byte // stripes
         self.sent_ns, self.latency_ns, self.finished_ns = sent_ns, latency_ns, -1
         self.on_done = on_done
         self.began = -1
         self.dropped = False
 
+    @property
+    def alone_ns(self) -> int:
+        """How long it moves when nothing else does, and every link is as at the beginning."""
+        return -((_NOT_WAITED_FOR - self.work) // self.stream.alone)
+
 
 class Stream(Bundle):
-    """Flows of one path and cap, in the order in which they end.
+    """Flows of one path, cap and occupancy, in the order in which they end.
 
     Parameters
     ----------
@@ -110,6 +119,8 @@ class Stream(Bundle):
 
     Attributes
     ----------
+    units_per_byte
+        What a byte takes of each link, units.
     alone
         Rate of a flow when nothing else moves and every link is as at the beginning, units/ns.
     served, since_ns
@@ -120,11 +131,24 @@ class Stream(Bundle):
         Time and number of its entry in the agenda; those with other numbers are stale.
     """
 
-    __slots__ = ("_begun", "_ends", "alone", "booked_ns", "ends_ns", "key", "served", "since_ns", "ticket")
+    __slots__ = (
+        "_begun",
+        "_ends",
+        "alone",
+        "booked_ns",
+        "ends_ns",
+        "key",
+        "served",
+        "since_ns",
+        "ticket",
+        "units_per_byte",
+    )
 
     def __init__(self, key: Key, links: tuple[Link[Self], ...], now_ns: int) -> None:
         super().__init__(links, None if key.cap_bytes_per_s == inf else rate_of(key.cap_bytes_per_s))
         self.key, self.since_ns = key, now_ns
+        top, bottom = key.occupancy.as_integer_ratio()
+        self.units_per_byte = BYTE * top // bottom
         self.served = self._begun = 0
         self.alone = min([link.nominal for link in links] + ([] if self.cap is None else [self.cap]), default=0)
         self._ends: list[tuple[int, int, Flow]] = []
@@ -138,41 +162,52 @@ class Stream(Bundle):
 
     def add(self, flow: Flow) -> None:
         """Let a flow start at ``since_ns``."""
-        flow.began = self.served
-        self._begun += self.served
-        heappush(self._ends, (self.served + units(flow.size_bytes), flow.number, flow))
+        flow.began = served = self.served
+        self._begun += served
+        heappush(self._ends, (served + flow.work - _NOT_WAITED_FOR, flow.number, flow))
         self.join()
 
     def remove(self, flow: Flow) -> None:
         """Let a flow leave at ``since_ns``."""
         self._begun -= flow.began
-        self.leave(min(self.served - flow.began, flow.size_bytes * BYTE) if flow.dropped else flow.size_bytes * BYTE)
+        if flow.dropped:
+            served = min(self.served - flow.began, flow.work)
+            self.leave(self._carried(served), served)
+        else:
+            self.leave(flow.size_bytes * BYTE // flow.stripes, flow.work)
 
     def pop_ended(self) -> list[Flow]:
         """Let the flows leave that have ended by ``since_ns``."""
-        ended = []
-        while (first := self._first()) is not None and first[0] <= self.served:
-            ended.append(heappop(self._ends)[2])
-            self.remove(ended[-1])
+        ended, ends = [], self._ends
+        while ends:
+            end, _, flow = ends[0]
+            if flow.dropped:
+                heappop(ends)
+            elif end <= self.served:
+                ended.append(flow)
+                heappop(ends)
+                self.remove(flow)
+            else:
+                break
         self.foresee()
         return ended
 
     def foresee(self) -> None:
         """Find ``ends_ns`` from the rate that holds from ``since_ns`` on."""
-        first = self._first()
-        self.ends_ns = NEVER
-        if first is not None and self.rate:
-            self.ends_ns = self.since_ns - (self.served - first[0]) // self.rate
-
-    def moved(self) -> int:
-        """Return the units its present flows have been served up to ``since_ns``."""
-        return self.flows * self.served - self._begun
-
-    def _first(self) -> tuple[int, int, Flow] | None:
         ends = self._ends
         while ends and ends[0][2].dropped:
             heappop(ends)
-        return ends[0] if ends else None
+        self.ends_ns = NEVER
+        if ends and self.rate:
+            self.ends_ns = self.since_ns - (self.served - ends[0][0]) // self.rate
+
+    def moved(self) -> tuple[int, int]:
+        """Return the units carried for its present flows up to ``since_ns``, and those of the links' time."""
+        occupied = self.flows * self.served - self._begun
+        return self._carried(occupied), occupied
+
+    def _carried(self, occupied: int) -> int:
+        return occupied if self.units_per_byte == BYTE else occupied * BYTE // self.units_per_byte
 
 
 class Agenda:

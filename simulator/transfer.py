@@ -10,7 +10,6 @@ else acts then knows what has arrived by it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from math import inf, isfinite
 from operator import attrgetter, index
@@ -21,7 +20,8 @@ from simpy.events import URGENT, Event, EventPriority
 
 from hardware.errors import LawError, ScenarioError
 from simulator.fair_share import BYTE, Filling, Link, rate_of
-from simulator.flows import NEVER, Agenda, Flow, Key, Stream, units
+from simulator.flows import Agenda, Flow, Key, Stream
+from simulator.link_use import LinkUse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,26 +34,6 @@ __all__ = ["Flow", "LinkUse", "Network"]
 
 _FIRST: Final = EventPriority(URGENT - 1)
 _MOST_KNOWN: Final = 10_000
-_NOWHERE: Final = Key((), inf)
-
-
-@dataclass(frozen=True, slots=True)
-class LinkUse:
-    """What every link has carried so far; arrays of shape (links,).
-
-    Attributes
-    ----------
-    carried_bytes
-        Bytes, those of flows under way included.
-    busy_ns
-        Integral of used over available capacity, ns; a link without capacity is idle.
-    peak_flows
-        Most flows at once.
-    """
-
-    carried_bytes: NDArray[np.float64]
-    busy_ns: NDArray[np.float64]
-    peak_flows: NDArray[np.int64]
 
 
 class _Alarm(Event):
@@ -105,22 +85,23 @@ class Network:
         for link in self._links:
             if not link.capacity:
                 raise ScenarioError(f"link {link.number} has no capacity; expected more than 0 bytes/s")
-        # Up to the last change of each link's capacity: integral of its share in use, and units carried.
+        # Up to the last change of each link's capacity: integral of its share in use, and units of its time used.
         self._busy_ns, self._counted = [0.0] * len(self._links), [0] * len(self._links)
-        self._streams: dict[Key, Stream] = {}
+        self._streams: dict[tuple[tuple[int, ...], float, float], Stream] = {}
         self._changed: dict[Stream, None] = {}
         self._starts: list[tuple[int, int, Flow]] = []
         self._ends = Agenda()
-        self._alarm: _Alarm | None = None
-        self._alarm_ns = NEVER
+        self._alarms: list[int] = []
 
-    def send(
+    def send(  # noqa: PLR0913 - what a flow is, all named
         self,
         links: Sequence[int],
         size_bytes: int,
         *,
         latency_ns: int = 0,
         cap_bytes_per_s: float = inf,
+        occupancy: float = 1.0,
+        stripes: int = 1,
         on_done: Callable[[], None],
     ) -> Flow:
         """Send bytes along a path.
@@ -135,6 +116,11 @@ class Network:
             Set-up and propagation, before the flow takes its share of the links.
         cap_bytes_per_s
             The most this flow can use, as a protocol's efficiency leaves it.
+        occupancy
+            Bytes a link could pass in the time it spends on one of these, at least 1: messages so small that
+            their rate is the limit keep it as busy as larger ones.
+        stripes
+            Equal paths the bytes are spread over, of which ``links`` is one and stands for all.
         on_done
             Called once, at the nanosecond by which all of it is there, and never before this returns.
 
@@ -151,17 +137,15 @@ class Network:
         now_ns, size_bytes, latency_ns = self.env.now, index(size_bytes), index(latency_ns)
         if size_bytes < 0 or latency_ns < 0:
             raise LawError(f"{size_bytes} bytes were sent with a latency of {latency_ns} ns; expected nothing negative")
-        flow = Flow(
-            self.flows_sent,
-            self._stream(Key(tuple(links), float(cap_bytes_per_s))),
-            size_bytes=size_bytes,
-            sent_ns=now_ns,
-            latency_ns=latency_ns,
-            on_done=on_done,
-        )
-        self.flows_sent += 1
+        path = tuple(links)
+        stream = self._streams.get((path, cap_bytes_per_s, occupancy))
+        if stream is None:
+            stream = self._stream(path, float(cap_bytes_per_s), float(occupancy))
+        number = self.flows_sent
+        flow = Flow(number, stream, size_bytes, stripes, now_ns, latency_ns, on_done)
+        self.flows_sent = number + 1
         self.bytes_sent += size_bytes
-        heappush(self._starts, (now_ns + latency_ns, flow.number, flow))
+        heappush(self._starts, (now_ns + latency_ns, number, flow))
         self._arm(now_ns + latency_ns)
         return flow
 
@@ -197,7 +181,7 @@ class Network:
             raise ScenarioError(f"link {link} does not exist; expected 0 to {len(self._links) - 1}")
         changed, capacity = self._links[link], _capacity(link, bytes_per_s)
         self._busy_ns[link] = self._busy(changed)
-        self._counted[link] = self._carried(changed)
+        self._counted[link] = self._served(changed)[1]
         changed.capacity = capacity
         self._changed |= changed.bundles
         self._arm(self.env.now)
@@ -205,113 +189,132 @@ class Network:
     def link_use(self) -> LinkUse:
         """Return what every link has carried until now."""
         return LinkUse(
-            np.array([self._carried(link) / BYTE for link in self._links]),
+            np.array([self._served(link)[0] / BYTE for link in self._links]),
             np.array([self._busy(link) for link in self._links]),
             np.array([link.peak_flows for link in self._links], dtype=np.int64),
         )
 
-    def _carried(self, link: Link[Stream]) -> int:
-        """Return the units a link has carried until now."""
+    def _served(self, link: Link[Stream]) -> tuple[int, int]:
+        """Return the units a link has carried until now, and those of its time that took."""
+        carried, occupied = link.carried, link.occupied
         for stream in link.bundles:
             stream.advance(self.env.now)
-        return link.carried + sum(stream.moved() for stream in link.bundles)
+            moved = stream.moved()
+            carried, occupied = carried + moved[0], occupied + moved[1]
+        return carried, occupied
 
     def _busy(self, link: Link[Stream]) -> float:
-        since_change = self._carried(link) - self._counted[link.number]
+        since_change = self._served(link)[1] - self._counted[link.number]
         return self._busy_ns[link.number] + (since_change / link.capacity if link.capacity else 0.0)
 
     # --- what happens at an instant --------------------------------------------------------------------
 
     def _arm(self, time_ns: int) -> None:
-        """Have the alarm go off at ``time_ns`` or earlier."""
-        if time_ns < self._alarm_ns:
-            self._alarm, self._alarm_ns = _Alarm(self.env, time_ns - self.env.now, self._wake), time_ns
+        """Have an alarm go off at ``time_ns`` or earlier."""
+        alarms = self._alarms
+        if not alarms or time_ns < alarms[0]:
+            heappush(alarms, time_ns)
+            _Alarm(self.env, time_ns - self.env.now, self._wake)
 
-    def _wake(self, alarm: Event) -> None:
+    def _wake(self, _: Event) -> None:
         """Let flows end and start, share anew, and only then tell who waits for them."""
-        if alarm is not self._alarm:
-            return
-        self._alarm, self._alarm_ns = None, NEVER
-        there = self._end(self.env.now) + self._start(self.env.now)
+        heappop(self._alarms)
+        now_ns, ends, starts = self.env.now, self._ends, self._starts
+        there: list[Flow] = []
+        first = ends.first()
+        if first is not None and first.ends_ns <= now_ns:
+            self._end(now_ns, there)
+        if starts and starts[0][0] <= now_ns:
+            self._start(now_ns, there)
         if self._changed:
-            self._share()
-        first = self._ends.first()
+            self._share(now_ns)
+            first = ends.first()
         if first is not None:
             self._arm(first.ends_ns)
-        if self._starts:
-            self._arm(self._starts[0][0])
-        for flow in sorted(there, key=attrgetter("number")):
+        if starts:
+            self._arm(starts[0][0])
+        if len(there) > 1:
+            there.sort(key=attrgetter("number"))
+        for flow in there:
             flow.on_done()
 
-    def _end(self, now_ns: int) -> list[Flow]:
+    def _end(self, now_ns: int, there: list[Flow]) -> None:
         """Let flows end whose last byte is there now."""
-        ended: list[Flow] = []
-        while (stream := self._ends.first()) is not None and stream.ends_ns <= now_ns:
+        ends = self._ends
+        while (stream := ends.first()) is not None and stream.ends_ns <= now_ns:
             stream.advance(now_ns)
-            ended += stream.pop_ended()
+            for flow in stream.pop_ended():
+                self._finish(flow, now_ns)
+                there.append(flow)
             self._changed[stream] = None
-        for flow in ended:
-            self._finish(flow)
-        return ended
 
-    def _start(self, now_ns: int) -> list[Flow]:
-        """Let flows start whose latency is over now, and return those that are there at once."""
-        there, starts = [], self._starts
+    def _start(self, now_ns: int, there: list[Flow]) -> None:
+        """Let flows start whose latency is over now; some are there at once."""
+        starts = self._starts
         while starts and starts[0][0] <= now_ns:
             flow = heappop(starts)[2]
             if flow.dropped:
                 continue
             stream = flow.stream
-            if flow.size_bytes and stream.key != _NOWHERE:
+            if flow.size_bytes and (stream.links or stream.cap is not None):
                 stream.advance(now_ns)
                 stream.add(flow)
                 self._changed[stream] = None
             else:
-                self._finish(flow)
+                self._finish(flow, now_ns)
                 there.append(flow)
-        return there
 
-    def _finish(self, flow: Flow) -> None:
-        flow.finished_ns = self.env.now
+    def _finish(self, flow: Flow, now_ns: int) -> None:
+        flow.finished_ns = now_ns
         self.flows_finished += 1
         self.bytes_received += flow.size_bytes
-        moving_ns = flow.finished_ns - flow.sent_ns - flow.latency_ns
         if flow.began >= 0:
-            self.queueing_ns += moving_ns + -units(flow.size_bytes) // flow.stream.alone
+            self.queueing_ns += now_ns - flow.sent_ns - flow.latency_ns - flow.alone_ns
 
-    def _share(self) -> None:
+    def _share(self, now_ns: int) -> None:
         """Set the rates that what has changed can reach."""
-        filling = Filling(self._links, self._changed)
+        shared = []
+        for stream in self._changed:
+            stream.advance(now_ns)
+            if stream.settle_alone():
+                stream.foresee()
+                self._ends.book(stream)
+            else:
+                shared.append(stream)
+        self.rates_set += len(self._changed) - len(shared)
+        if shared:
+            self._share_among(shared, now_ns)
+        self._changed.clear()
+        self._ends.tidy()
+        self.sharings += 1
+
+    def _share_among(self, changed: list[Stream], now_ns: int) -> None:
+        """Set the rates of streams that others may meet on their links, and of those others."""
+        filling = Filling(self._links, changed)
         filling.fill()
-        now_ns = self.env.now
         for stream in filling.bundles:
             stream.advance(now_ns)
         filling.settle()
         for stream in filling.bundles:
             stream.foresee()
             self._ends.book(stream)
-        self._changed.clear()
-        self._ends.tidy()
-        self.sharings += 1
         self.rates_set += len(filling.bundles)
 
-    def _stream(self, key: Key) -> Stream:
-        """Return the stream of a path and cap."""
-        stream = self._streams.get(key)
-        if stream is None:
-            if len(self._streams) == _MOST_KNOWN:
-                # Flows know their streams, and two streams with one key do no harm.
-                self._streams.clear()
-            stream = self._streams[key] = Stream(key, self._path(key), self.env.now)
+    def _stream(self, path: tuple[int, ...], cap_bytes_per_s: float, occupancy: float) -> Stream:
+        """Make the stream of a path, cap and occupancy."""
+        if len(self._streams) == _MOST_KNOWN:
+            # Flows know their streams, and two streams with one key do no harm.
+            self._streams.clear()
+        key = Key(path, cap_bytes_per_s, occupancy)
+        stream = self._streams[key] = Stream(key, self._path(key), self.env.now)
         return stream
 
     def _path(self, key: Key) -> tuple[Link[Stream], ...]:
-        (path, cap), most = key, len(self._links)
-        if not cap > 0 or len(set(path)) < len(path) or not all(0 <= link < most for link in path):
-            raise LawError(
-                f"a flow was sent over links {path} with a cap of {cap} bytes/s; expected links below {most}, none "
-                "twice, and a cap above 0"
-            )
+        (path, cap, occupancy), most = key, len(self._links)
+        if not (cap > 0 and 1 <= occupancy < inf):
+            raise LawError(f"a flow was sent with a cap of {cap} bytes/s and an occupancy of {occupancy}")
+        if len(set(path)) < len(path) or not all(0 <= link < most for link in path):
+            raise LawError(f"a flow was sent over links {path}; expected links below {most}, none twice")
         return tuple(self._links[link] for link in path)
 
 

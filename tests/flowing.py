@@ -25,8 +25,8 @@ ROUNDING = BYTE >> 90
 class Checked(Network):
     """A network that proves its shares max-min fair whenever they are set."""
 
-    def _share(self) -> None:
-        super()._share()
+    def _share(self, now_ns: int) -> None:
+        super()._share(now_ns)
         streams = [stream for stream in self._streams.values() if stream.flows]
         for link in self._links:
             on_it = [stream for stream in streams if link in stream.links]
