@@ -17,7 +17,7 @@ the same nanoseconds on any machine: bytes in units of 2^-128, rates in such uni
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush, heapreplace
-from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -55,6 +55,8 @@ class Link(Generic[B]):
         Those that pass it, in the order they came.
     held
         Those whose bottleneck it is.
+    lone
+        The flow that has it to itself and is not among the bundles, if any.
     carried, occupied
         Units of the flows that have left it: bytes that passed, and bytes that could have passed in their time.
     flows, peak_flows
@@ -70,6 +72,7 @@ class Link(Generic[B]):
         "carried",
         "flows",
         "held",
+        "lone",
         "members",
         "nominal",
         "number",
@@ -86,6 +89,7 @@ class Link(Generic[B]):
         self.used = self.carried = self.occupied = self.flows = self.peak_flows = 0
         self.bundles: dict[B, None] = {}
         self.held: dict[B, None] = {}
+        self.lone: Any = None
         self.taken = False
         self.room = self.rising = 0
         self.members: list[B] = []

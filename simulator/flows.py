@@ -64,8 +64,8 @@ class Flow:
         When it was sent, and when all of it was there; -1 until then.
     began
         What its stream had served when it started; -1 before.
-    dropped
-        Whether it was given up.
+    dropped, lone
+        Whether it was given up; whether it has all its links to itself until it ends.
     """
 
     __slots__ = (
@@ -73,6 +73,7 @@ class Flow:
         "dropped",
         "finished_ns",
         "latency_ns",
+        "lone",
         "number",
         "on_done",
         "sent_ns",
@@ -97,7 +98,7 @@ class Flow:
         self.sent_ns, self.latency_ns, self.finished_ns = sent_ns, latency_ns, -1
         self.on_done = on_done
         self.began = -1
-        self.dropped = False
+        self.dropped = self.lone = False
 
     @property
     def alone_ns(self) -> int:
@@ -154,6 +155,31 @@ class Stream(Bundle):
         self._ends: list[tuple[int, int, Flow]] = []
         self.ends_ns = self.booked_ns = NEVER
         self.ticket = 0
+
+    def lone_ns(self, flow: Flow) -> int:
+        """Return how long a flow moves if it has the links to itself; -1 if another is there, or nothing moves."""
+        rate = self.cap
+        for link in self.links:
+            if link.flows or link.lone is not None:
+                return -1
+            if rate is None or link.capacity < rate:
+                rate = link.capacity
+        return -((_NOT_WAITED_FOR - flow.work) // rate) if rate and self.links and flow.work else -1
+
+    def take_links(self, flow: Flow | None) -> None:
+        """Let a lone flow have the links to itself, or none any more."""
+        for link in self.links:
+            link.lone = flow
+
+    def end_lone(self, flow: Flow) -> None:
+        """Count a lone flow that ends as :meth:`add` and :meth:`remove` would."""
+        carried, occupied = flow.size_bytes * BYTE // flow.stripes, flow.work
+        flow.began = 0
+        for link in self.links:
+            link.lone = None
+            link.carried += carried
+            link.occupied += occupied
+            link.peak_flows = link.peak_flows or 1
 
     def advance(self, now_ns: int) -> None:
         """Serve until now."""

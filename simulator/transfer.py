@@ -4,8 +4,11 @@ A flow that is sent waits for its latency, then moves at the rate :mod:`simulato
 change only when a flow starts or ends or a link's capacity changes, so the end of a flow is known as soon as
 they are set: the first nanosecond by which all its bytes have gone. Until that nanosecond it keeps its share.
 
-One alarm waits for whatever comes next. It goes off before everything else at its instant, so that whoever
-else acts then knows what has arrived by it.
+A flow that finds its links idle has no share to find: its end is known when it is sent. Only if another starts
+on one of its links before that, or a capacity there changes, does it join the others, from its own start on.
+
+An alarm waits for whatever comes next. It goes off before everything else at its instant, so that whoever else
+acts then knows what has arrived by it.
 """
 
 from __future__ import annotations
@@ -40,10 +43,10 @@ class _Alarm(Event):
     """An event before all others of its instant."""
 
     def __init__(self, env: Clock, delay_ns: int, ring: Callable[[Event], None]) -> None:
-        super().__init__(env)
+        self.env = env
+        self.callbacks = [ring]
         self._ok = True
         self._value = None
-        self.callbacks.append(ring)
         env.schedule(self, _FIRST, delay_ns)
 
 
@@ -91,6 +94,7 @@ class Network:
         self._changed: dict[Stream, None] = {}
         self._starts: list[tuple[int, int, Flow]] = []
         self._ends = Agenda()
+        self._lone: list[tuple[int, int, Flow]] = []
         self._alarms: list[int] = []
 
     def send(  # noqa: PLR0913 - what a flow is, all named
@@ -145,8 +149,17 @@ class Network:
         flow = Flow(number, stream, size_bytes, stripes, now_ns, latency_ns, on_done)
         self.flows_sent = number + 1
         self.bytes_sent += size_bytes
-        heappush(self._starts, (now_ns + latency_ns, number, flow))
-        self._arm(now_ns + latency_ns)
+        time_ns, moving_ns = now_ns + latency_ns, stream.lone_ns(flow)
+        if moving_ns < 0:
+            heappush(self._starts, (time_ns, number, flow))
+        else:
+            flow.lone = True
+            stream.take_links(flow)
+            time_ns += moving_ns
+            heappush(self._lone, (time_ns, number, flow))
+        alarms = self._alarms
+        if not alarms or time_ns < alarms[0]:
+            self._arm(time_ns)
         return flow
 
     def drop(self, flow: Flow) -> bool:
@@ -159,6 +172,8 @@ class Network:
         """
         if flow.dropped or flow.finished_ns >= 0:
             return False
+        if flow.lone:
+            self._join(flow)
         flow.dropped = True
         self.flows_dropped += 1
         self.bytes_dropped += flow.size_bytes
@@ -180,6 +195,8 @@ class Network:
         if not 0 <= link < len(self._links):
             raise ScenarioError(f"link {link} does not exist; expected 0 to {len(self._links) - 1}")
         changed, capacity = self._links[link], _capacity(link, bytes_per_s)
+        if changed.lone is not None:
+            self._join(changed.lone)
         self._busy_ns[link] = self._busy(changed)
         self._counted[link] = self._served(changed)[1]
         changed.capacity = capacity
@@ -188,6 +205,9 @@ class Network:
 
     def link_use(self) -> LinkUse:
         """Return what every link has carried until now."""
+        for _, _, flow in list(self._lone):
+            if flow.lone and flow.sent_ns + flow.latency_ns < self.env.now:
+                self._join(flow)
         return LinkUse(
             np.array([self._served(link)[0] / BYTE for link in self._links]),
             np.array([self._busy(link) for link in self._links]),
@@ -219,8 +239,10 @@ class Network:
     def _wake(self, _: Event) -> None:
         """Let flows end and start, share anew, and only then tell who waits for them."""
         heappop(self._alarms)
-        now_ns, ends, starts = self.env.now, self._ends, self._starts
+        now_ns, lone, ends, starts = self.env.now, self._lone, self._ends, self._starts
         there: list[Flow] = []
+        if lone:
+            self._end_lone(now_ns, there)
         first = ends.first()
         if first is not None and first.ends_ns <= now_ns:
             self._end(now_ns, there)
@@ -233,10 +255,42 @@ class Network:
             self._arm(first.ends_ns)
         if starts:
             self._arm(starts[0][0])
+        if lone:
+            self._arm(lone[0][0])
         if len(there) > 1:
             there.sort(key=attrgetter("number"))
         for flow in there:
             flow.on_done()
+
+    def _end_lone(self, now_ns: int, there: list[Flow]) -> None:
+        """Let lone flows end whose last byte is there now, and forget those that have joined others."""
+        lone = self._lone
+        while lone and (lone[0][0] <= now_ns or not lone[0][2].lone):
+            flow = heappop(lone)[2]
+            if flow.lone:
+                flow.lone = False
+                flow.stream.end_lone(flow)
+                self._finish(flow, now_ns)
+                there.append(flow)
+
+    def _join(self, flow: Flow) -> None:
+        """Let a lone flow share its links from now on; until now it has had them to itself."""
+        stream, start_ns = flow.stream, flow.sent_ns + flow.latency_ns
+        flow.lone = False
+        stream.take_links(None)
+        if start_ns > self.env.now:
+            heappush(self._starts, (start_ns, flow.number, flow))
+            self._arm(start_ns)
+            return
+        stream.advance(start_ns)
+        stream.add(flow)
+        if stream.settle_alone():
+            stream.foresee()
+            self._ends.book(stream)
+            self._arm(stream.ends_ns)
+        else:
+            self._changed[stream] = None
+            self._arm(self.env.now)
 
     def _end(self, now_ns: int, there: list[Flow]) -> None:
         """Let flows end whose last byte is there now."""
@@ -257,6 +311,9 @@ class Network:
                 continue
             stream = flow.stream
             if flow.size_bytes and (stream.links or stream.cap is not None):
+                for link in stream.links:
+                    if link.lone is not None:
+                        self._join(link.lone)
                 stream.advance(now_ns)
                 stream.add(flow)
                 self._changed[stream] = None
