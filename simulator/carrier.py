@@ -52,11 +52,12 @@ class KvCarrier:
                 self.log.add((started, env.now - started, source, target, size))
                 on_done()
 
-        for lane, part in zip(route.lanes, route.parts(size), strict=True):
+        for lane, part, occupancy in route.parcels(tokens, size):
             self.network.send(
                 lane.links,
                 part,
                 latency_ns=self.handshake_ns + lane.latency_ns,
+                occupancy=occupancy,
                 stripes=lane.width,
                 on_done=arrived,
             )

@@ -6,7 +6,7 @@ matter how many links in a row carry exactly the same lanes: the narrowest alone
 
 When is that exact? Lanes and links are put into classes such that
 
-* the lanes of a class belong to one route, take equal shares of it and have the same latency: they start
+* the lanes of a class belong to one route, take equal shares of it, with the same latency and messages: they start
   together, and with the same rates they end together;
 * every lane of a class passes equally many links of each class of links;
 * the links of a class have equal capacities, and each of them is passed by equally many lanes of each class.
@@ -50,12 +50,15 @@ class Lane:
         Its part of the bytes.
     width
         Equal paths it stands for: each carries ``share / width``.
+    least_message_bytes
+        A shorter message takes its NICs as long as one of this size.
     """
 
     links: tuple[int, ...]
     latency_ns: int
     share: Fraction
     width: int = 1
+    least_message_bytes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,9 @@ def merge_lanes(
     for alike in members.values():
         lane, width = lanes[alike[0]], len(alike)
         path = tuple(dict.fromkeys(channels.of_link[list(lane.links)].tolist()))
-        kept[of_route[alike[0]]].append(Lane(path, lane.latency_ns, lane.share * width, width))
+        kept[of_route[alike[0]]].append(
+            Lane(path, lane.latency_ns, lane.share * width, width, lane.least_message_bytes)
+        )
     return channels, kept
 
 
@@ -131,7 +136,9 @@ class _Partition:
         for number, lane in enumerate(lanes):
             for link in lane.links:
                 self.on_link[link].append(number)
-        self.lane_colour = _coloured((r, x.share, x.latency_ns) for r, x in zip(of_route, lanes, strict=True))
+        self.lane_colour = _coloured(
+            (r, x.share, x.latency_ns, x.least_message_bytes) for r, x in zip(of_route, lanes, strict=True)
+        )
         self.link_colour = dict(
             zip(
                 self.on_link,

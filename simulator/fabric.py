@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hardware.catalogue import default_node, load_node
 from hardware.errors import ScenarioError
 from hardware.topology import build_cluster
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
     from hardware.node import Node
     from hardware.topology import Topology
-    from perfdb.model import ModelSpec
     from simulator.build import BuiltPool
     from simulator.instance import Clock
     from simulator.network import NetworkTable
@@ -46,9 +47,8 @@ class Fabric:
 
     def carrier(self, env: Clock) -> KvCarrier:
         """Return what carries KV on this network in one simulation."""
-        terms = self.table.kv_transfer
         network = Network(env, self.lanes.channels.capacity_bytes_per_s)
-        return KvCarrier(env, network, self.lanes, round(terms.handshake_us * 1e3))
+        return KvCarrier(env, network, self.lanes, round(self.table.kv_transfer.terms.handshake_us * 1e3))
 
 
 def build_fabric(table: NetworkTable, pools: Sequence[BuiltPool]) -> Fabric:
@@ -64,14 +64,24 @@ def build_fabric(table: NetworkTable, pools: Sequence[BuiltPool]) -> Fabric:
     topology = build_cluster(placement.nodes, table.oversubscription)
     owners = [pool for pool in pools for _ in range(pool.parts.replicas)]
     endpoints = tuple(
-        Endpoint(tuple(topology.chips[chip] for chip in chips), _kv_bytes_per_token(pool.model, pool.layout.tensor))
+        _endpoint(pool, tuple(topology.chips[chip] for chip in chips))
         for chips, pool in zip(placement.chips, owners, strict=True)
     )
     numbers = list(enumerate(owners))
     sources = [number for number, pool in numbers if pool.parts.prefills]
     routes = [(a, b) for a in sources for b, pool in numbers if pool.parts.decodes and a != b]
-    capacity = topology.capacity_bytes_per_s * table.kv_transfer.efficiency
-    return Fabric(topology, Lanes(topology, endpoints, routes, capacity_bytes_per_s=capacity), table)
+    terms = table.kv_transfer.terms
+    efficiency = np.array([terms.efficiency(link.kind) for link in topology.links])
+    lanes = Lanes(
+        topology,
+        endpoints,
+        routes,
+        capacity_bytes_per_s=topology.capacity_bytes_per_s * efficiency,
+        rails=table.rails,
+        messages_per_s=terms.messages_per_s,
+        whole_runs=terms.message == "run",
+    )
+    return Fabric(topology, lanes, table)
 
 
 def _node(table: NetworkTable, pool: BuiltPool) -> Node:
@@ -86,6 +96,10 @@ def _node(table: NetworkTable, pool: BuiltPool) -> Node:
     return node
 
 
-def _kv_bytes_per_token(model: ModelSpec, tensor: int) -> int:
-    """Return the KV bytes of a token that all ranks store: heads fewer than ranks are stored more than once."""
-    return model.kv_bytes_per_token * max(1, tensor // model.kv_heads)
+def _endpoint(pool: BuiltPool, chips: tuple[str, ...]) -> Endpoint:
+    """Return an instance's place; all ranks store KV heads, and heads fewer than ranks are stored more than once."""
+    model, layout = pool.model, pool.layout
+    stored = model.kv_bytes_per_token * max(1, layout.tensor // model.kv_heads)
+    # K and V of a layer are two arrays of blocks on each rank.
+    piece = stored / layout.tensor / model.layers / 2
+    return Endpoint(chips, stored, piece_bytes_per_token=piece, block_tokens=pool.parts.block_tokens)

@@ -1,6 +1,6 @@
 """Flows of bytes, and when they end at the rates they have.
 
-Flows with the same path, cap and occupancy have the same rate, so one number, the bytes each of them has been served,
+Flows with the same path and cap have the same rate, so one number, the bytes each of them has been served,
 stands for all: a flow ends when that has grown by the flow's size.
 """
 
@@ -38,13 +38,10 @@ class Key(NamedTuple):
         Link ids.
     cap_bytes_per_s
         What one flow can use at most; infinity for no limit.
-    occupancy
-        Bytes a link could pass in the time it spends on one of theirs; 1 for what keeps it as busy as it can be.
     """
 
     path: tuple[int, ...]
     cap_bytes_per_s: float
-    occupancy: float
 
 
 class Flow:
@@ -56,10 +53,10 @@ class Flow:
         Position among all flows sent.
     stream
         The flows it moves with.
-    size_bytes, stripes, latency_ns
+    size_bytes, latency_ns
         As sent.
-    work
-        Units the links of its path must serve it.
+    carried, work
+        Units that pass each link of its path, and that each could pass in the time it spends on them.
     sent_ns, finished_ns
         When it was sent, and when all of it was there; -1 until then.
     began
@@ -70,6 +67,7 @@ class Flow:
 
     __slots__ = (
         "began",
+        "carried",
         "dropped",
         "finished_ns",
         "latency_ns",
@@ -79,7 +77,6 @@ class Flow:
         "sent_ns",
         "size_bytes",
         "stream",
-        "stripes",
         "work",
     )
 
@@ -89,12 +86,16 @@ class Flow:
         stream: Stream,
         size_bytes: int,
         stripes: int,
+        occupancy: float,
         sent_ns: int,
         latency_ns: int,
         on_done: Callable[[], None],
     ) -> None:
-        self.number, self.stream, self.size_bytes, self.stripes = number, stream, size_bytes, stripes
-        self.work = size_bytes * stream.units_per_byte // stripes
+        self.number, self.stream, self.size_bytes = number, stream, size_bytes
+        self.carried = self.work = size_bytes * BYTE // stripes
+        if occupancy != 1:
+            top, bottom = occupancy.as_integer_ratio()
+            self.work = self.carried * top // bottom
         self.sent_ns, self.latency_ns, self.finished_ns = sent_ns, latency_ns, -1
         self.on_done = on_done
         self.began = -1
@@ -107,7 +108,7 @@ class Flow:
 
 
 class Stream(Bundle):
-    """Flows of one path, cap and occupancy, in the order in which they end.
+    """Flows of one path and cap, in the order in which they end.
 
     Parameters
     ----------
@@ -120,8 +121,6 @@ class Stream(Bundle):
 
     Attributes
     ----------
-    units_per_byte
-        What a byte takes of each link, units.
     alone
         Rate of a flow when nothing else moves and every link is as at the beginning, units/ns.
     served, since_ns
@@ -142,14 +141,11 @@ class Stream(Bundle):
         "served",
         "since_ns",
         "ticket",
-        "units_per_byte",
     )
 
     def __init__(self, key: Key, links: tuple[Link[Self], ...], now_ns: int) -> None:
         super().__init__(links, None if key.cap_bytes_per_s == inf else rate_of(key.cap_bytes_per_s))
         self.key, self.since_ns = key, now_ns
-        top, bottom = key.occupancy.as_integer_ratio()
-        self.units_per_byte = BYTE * top // bottom
         self.served = self._begun = 0
         self.alone = min([link.nominal for link in links] + ([] if self.cap is None else [self.cap]), default=0)
         self._ends: list[tuple[int, int, Flow]] = []
@@ -173,7 +169,7 @@ class Stream(Bundle):
 
     def end_lone(self, flow: Flow) -> None:
         """Count a lone flow that ends as :meth:`add` and :meth:`remove` would."""
-        carried, occupied = flow.size_bytes * BYTE // flow.stripes, flow.work
+        carried, occupied = flow.carried, flow.work
         flow.began = 0
         for link in self.links:
             link.lone = None
@@ -198,9 +194,9 @@ class Stream(Bundle):
         self._begun -= flow.began
         if flow.dropped:
             served = min(self.served - flow.began, flow.work)
-            self.leave(self._carried(served), served)
+            self.leave(served * flow.carried // flow.work, served)
         else:
-            self.leave(flow.size_bytes * BYTE // flow.stripes, flow.work)
+            self.leave(flow.carried, flow.work)
 
     def pop_ended(self) -> list[Flow]:
         """Let the flows leave that have ended by ``since_ns``."""
@@ -229,11 +225,11 @@ class Stream(Bundle):
 
     def moved(self) -> tuple[int, int]:
         """Return the units carried for its present flows up to ``since_ns``, and those of the links' time."""
-        occupied = self.flows * self.served - self._begun
-        return self._carried(occupied), occupied
-
-    def _carried(self, occupied: int) -> int:
-        return occupied if self.units_per_byte == BYTE else occupied * BYTE // self.units_per_byte
+        carried, occupied = 0, self.flows * self.served - self._begun
+        for _, _, flow in self._ends:
+            if not flow.dropped:
+                carried += (self.served - flow.began) * flow.carried // flow.work
+        return carried, occupied
 
 
 class Agenda:

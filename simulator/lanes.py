@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from itertools import accumulate
-from math import lcm
+from math import inf, lcm
 from typing import TYPE_CHECKING, Final, Literal
 
 from hardware.errors import LawError
@@ -46,11 +46,15 @@ class Endpoint:
         KV bytes of one token on all of them, copies of replicated heads included.
     layers
         Layers of each pipeline stage.
+    piece_bytes_per_token, block_tokens
+        KV bytes of one token that lie in one piece on a chip (of one layer, K or V), and tokens of a block.
     """
 
     chips: tuple[str, ...]
     kv_bytes_per_token: int
     layers: tuple[int, ...] = (1,)
+    piece_bytes_per_token: float = inf
+    block_tokens: int = 16
 
     @property
     def stages(self) -> tuple[tuple[str, ...], ...]:
@@ -66,14 +70,29 @@ class Route:
     ----------
     lanes
         Lanes whose shares add up to one.
+    piece_bytes_per_token, most_tokens
+        What is sent at once: bytes of a token, and of at most how many tokens.
     """
 
-    __slots__ = ("_marks", "_whole", "lanes")
+    __slots__ = ("_marks", "_whole", "lanes", "most_tokens", "piece_bytes_per_token")
 
-    def __init__(self, lanes: Sequence[Lane]) -> None:
+    def __init__(self, lanes: Sequence[Lane], piece_bytes_per_token: float = inf, most_tokens: float = inf) -> None:
         self.lanes = tuple(lanes)
+        self.piece_bytes_per_token, self.most_tokens = piece_bytes_per_token, most_tokens
         self._whole = lcm(*(lane.share.denominator for lane in lanes))
         self._marks = [int(mark * self._whole) for mark in accumulate(lane.share for lane in lanes)]
+
+    def parcels(self, tokens: int, size_bytes: int) -> list[tuple[Lane, int, float]]:
+        """Return what each lane takes of so many tokens' bytes: lane, bytes, and occupancy of its links.
+
+        A NIC takes as long for a message as for one of ``least_message_bytes``; see
+        :meth:`simulator.transfer.Network.send` for the occupancy.
+        """
+        message = self.piece_bytes_per_token * min(max(tokens, 1), self.most_tokens)
+        return [
+            (lane, part, max(1.0, lane.least_message_bytes / message))
+            for lane, part in zip(self.lanes, self.parts(size_bytes), strict=True)
+        ]
 
     def parts(self, size_bytes: int) -> list[int]:
         """Return the whole bytes each lane takes of a size: every byte once, none off by a byte from its share."""
@@ -98,6 +117,10 @@ class Lanes:
         Shape (links,): what each link gives to KV. Default: all it has.
     rails
         NICs that a chip uses; see :data:`Rails`.
+    messages_per_s
+        Most messages a NIC handles; None for no limit.
+    whole_runs
+        A message is all of a transfer that lies in one piece, else a block of it.
     apart
         Links whose capacity may change: never merged with others.
     merged
@@ -118,21 +141,25 @@ class Lanes:
         *,
         capacity_bytes_per_s: NDArray[np.float64] | None = None,
         rails: Rails = "own",
+        messages_per_s: float | None = None,
+        whole_runs: bool = True,
         apart: Iterable[int] = (),
         merged: bool = True,
     ) -> None:
         self.topology, self.endpoints, self.rails = topology, endpoints, rails
+        self.messages_per_s, self.whole_runs = messages_per_s, whole_runs
         numbers = range(len(endpoints))
         pairs = list(dict.fromkeys((a, b) for a in numbers for b in numbers if a != b) if routes is None else routes)
         lanes = sum(max(len(endpoints[a].chips), len(endpoints[b].chips)) for a, b in pairs)
         self._routes: dict[tuple[int, int], Route] = {}
         self._is_known = merged and lanes <= _MOST_MERGED
         capacity = topology.capacity_bytes_per_s if capacity_bytes_per_s is None else capacity_bytes_per_s
+        self.capacity_bytes_per_s = capacity
         self.channels: Channels = separate_channels(capacity)
         if self._is_known:
             found = [list(self._find(*pair)) for pair in pairs]
             self.channels, kept = merge_lanes(found, capacity, apart)
-            self._routes = {pair: Route(lanes) for pair, lanes in zip(pairs, kept, strict=True)}
+            self._routes = {pair: self._route(pair, lanes) for pair, lanes in zip(pairs, kept, strict=True)}
 
     def between(self, source: int, target: int) -> Route:
         """Return the lanes from one instance to another, by their numbers.
@@ -146,8 +173,15 @@ class Lanes:
         if route is None:
             if self._is_known:
                 raise LawError(f"KV was sent from instance {source} to {target}, between which no lanes were laid")
-            route = self._routes[source, target] = Route(list(self._find(source, target)))
+            found = list(self._find(source, target))
+            route = self._routes[source, target] = self._route((source, target), found)
         return route
+
+    def _route(self, pair: tuple[int, int], lanes: Sequence[Lane]) -> Route:
+        """Return a route whose messages are the pieces that both ends hold: the smaller of theirs."""
+        ends = [self.endpoints[number] for number in pair]
+        piece = min(end.piece_bytes_per_token for end in ends)
+        return Route(lanes, piece, inf if self.whole_runs else min(end.block_tokens for end in ends))
 
     def _find(self, source: int, target: int) -> Iterator[Lane]:
         """Yield one lane per path between two instances, over links."""
@@ -157,7 +191,15 @@ class Lanes:
             for rank, other, piece in _overlaps((1,) * len(chips), (1,) * len(others)):
                 paths = self._paths(chips[rank], others[other])
                 for path in paths:
-                    yield Lane(path.links, path.latency_ns, part * piece / len(paths))
+                    share = part * piece / len(paths)
+                    yield Lane(path.links, path.latency_ns, share, least_message_bytes=self._least(path))
+
+    def _least(self, path: Path) -> float:
+        """Return the bytes the narrowest NIC of a path could pass in the time of a message; 0 for no limit."""
+        if self.messages_per_s is None:
+            return 0.0
+        ports = [self.capacity_bytes_per_s[link] for link in path.links if self.topology.links[link].kind == "leaf"]
+        return float(min(ports, default=0.0)) / self.messages_per_s
 
     def _paths(self, source: str, target: str) -> list[Path]:
         """Return the paths that the bytes between two chips are striped over."""

@@ -90,7 +90,7 @@ class Network:
                 raise ScenarioError(f"link {link.number} has no capacity; expected more than 0 bytes/s")
         # Up to the last change of each link's capacity: integral of its share in use, and units of its time used.
         self._busy_ns, self._counted = [0.0] * len(self._links), [0] * len(self._links)
-        self._streams: dict[tuple[tuple[int, ...], float, float], Stream] = {}
+        self._streams: dict[tuple[tuple[int, ...], float], Stream] = {}
         self._changed: dict[Stream, None] = {}
         self._starts: list[tuple[int, int, Flow]] = []
         self._ends = Agenda()
@@ -141,12 +141,14 @@ class Network:
         now_ns, size_bytes, latency_ns = self.env.now, index(size_bytes), index(latency_ns)
         if size_bytes < 0 or latency_ns < 0:
             raise LawError(f"{size_bytes} bytes were sent with a latency of {latency_ns} ns; expected nothing negative")
+        if stripes < 1 or not 1 <= occupancy < inf:
+            raise LawError(f"bytes were sent in {stripes} stripes with an occupancy of {occupancy}; expected 1 or more")
         path = tuple(links)
-        stream = self._streams.get((path, cap_bytes_per_s, occupancy))
+        stream = self._streams.get((path, cap_bytes_per_s))
         if stream is None:
-            stream = self._stream(path, float(cap_bytes_per_s), float(occupancy))
+            stream = self._stream(path, float(cap_bytes_per_s))
         number = self.flows_sent
-        flow = Flow(number, stream, size_bytes, stripes, now_ns, latency_ns, on_done)
+        flow = Flow(number, stream, size_bytes, stripes, occupancy, now_ns, latency_ns, on_done)
         self.flows_sent = number + 1
         self.bytes_sent += size_bytes
         time_ns, moving_ns = now_ns + latency_ns, stream.lone_ns(flow)
@@ -357,21 +359,22 @@ class Network:
             self._ends.book(stream)
         self.rates_set += len(filling.bundles)
 
-    def _stream(self, path: tuple[int, ...], cap_bytes_per_s: float, occupancy: float) -> Stream:
-        """Make the stream of a path, cap and occupancy."""
+    def _stream(self, path: tuple[int, ...], cap_bytes_per_s: float) -> Stream:
+        """Make the stream of a path and cap."""
         if len(self._streams) == _MOST_KNOWN:
             # Flows know their streams, and two streams with one key do no harm.
             self._streams.clear()
-        key = Key(path, cap_bytes_per_s, occupancy)
+        key = Key(path, cap_bytes_per_s)
         stream = self._streams[key] = Stream(key, self._path(key), self.env.now)
         return stream
 
     def _path(self, key: Key) -> tuple[Link[Stream], ...]:
-        (path, cap, occupancy), most = key, len(self._links)
-        if not (cap > 0 and 1 <= occupancy < inf):
-            raise LawError(f"a flow was sent with a cap of {cap} bytes/s and an occupancy of {occupancy}")
-        if len(set(path)) < len(path) or not all(0 <= link < most for link in path):
-            raise LawError(f"a flow was sent over links {path}; expected links below {most}, none twice")
+        (path, cap), most = key, len(self._links)
+        if not cap > 0 or len(set(path)) < len(path) or not all(0 <= link < most for link in path):
+            raise LawError(
+                f"a flow was sent over links {path} with a cap of {cap} bytes/s; expected links below {most}, none "
+                "twice, and a cap above 0"
+            )
         return tuple(self._links[link] for link in path)
 
 
