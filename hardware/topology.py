@@ -157,8 +157,9 @@ class Topology:
         return known
 
     def nics(self, name: str) -> tuple[str, ...]:
-        """Return the NICs of the node of a chip or host, in order; none where there is no network."""
-        return tuple(self._nics.get(self._endpoint(name).node, ()))
+        """Return the NICs that a chip or host reaches without NVLink, in order; none where there is no network."""
+        end = self._endpoint(name)
+        return tuple(nic for nic in self._nics.get(end.node, ()) if self._way_out(end, nic))
 
     def bottleneck(self, source: str, target: str) -> float:
         """Return the capacity of the narrowest link between two devices, bytes/s; see `path`."""
