@@ -13,10 +13,10 @@ When is that exact? Lanes and links are put into classes such that
 
 This is an equitable partition. Whatever transfers are under way, all links of a class are then loaded alike and
 progressive filling stops all lanes of a class at the same level, by induction over its steps. Such classes are found
-by refinement: begin with all that looks alike, and split a class as long as its members see different classes. A
-class with two lanes on one link is split as well, so that following one lane is following one flow per link.
-A link whose capacity may change on its own is a class of its own, which splits the lanes that it tells apart; a
-deployment without symmetry ends with a lane for every path.
+by refinement: begin with all that looks alike, and split a class as long as its members see different classes.
+Where n lanes of a class pass each link of a class, the lane that is followed passes it n times. A link whose capacity
+may change on its own is a class of its own, which splits the lanes that it tells apart; a deployment without
+symmetry ends with a lane for every path.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Lane:
     Attributes
     ----------
     links
-        Links, or channels once merged, none twice.
+        Links; once merged, channels, each as many times as one of its links is passed by the paths it stands for.
     latency_ns
         Of its path.
     share
@@ -109,8 +109,6 @@ def merge_lanes(
     of_route = [number for number, route in enumerate(routes) for _ in route]
     partition = _Partition(lanes, of_route, capacity_bytes_per_s.tolist(), frozenset(apart))
     partition.refine()
-    while partition.split():
-        partition.refine()
     channels = _channels(partition, capacity_bytes_per_s)
     members: dict[int, list[int]] = defaultdict(list)
     for number, colour in enumerate(partition.lane_colour):
@@ -118,9 +116,15 @@ def merge_lanes(
     kept: list[list[Lane]] = [[] for _ in routes]
     for alike in members.values():
         lane, width = lanes[alike[0]], len(alike)
-        path = tuple(dict.fromkeys(channels.of_link[list(lane.links)].tolist()))
+        colour = partition.lane_colour[alike[0]]
+        path = [
+            channel
+            for channel, link in dict(zip(channels.of_link[list(lane.links)].tolist(), lane.links, strict=True)).items()
+            for on_it in partition.on_link[link]
+            if partition.lane_colour[on_it] == colour
+        ]
         kept[of_route[alike[0]]].append(
-            Lane(path, lane.latency_ns, lane.share * width, width, lane.least_message_bytes)
+            Lane(tuple(path), lane.latency_ns, lane.share * width, width, lane.least_message_bytes)
         )
     return channels, kept
 
@@ -167,29 +171,12 @@ class _Partition:
                 for number, lane in enumerate(self.lanes)
             )
 
-    def split(self) -> bool:
-        """Tell lanes of one class apart that share a link, by their order on it, for one class of links."""
-        for link, lanes in self.on_link.items():
-            colours = [self.lane_colour[lane] for lane in lanes]
-            if len(set(colours)) == len(colours):
-                continue
-            place = [0] * len(self.lanes)
-            for other, sharers in self.on_link.items():
-                if self.link_colour[other] == self.link_colour[link]:
-                    seen: dict[int, int] = defaultdict(int)
-                    for lane in sharers:
-                        place[lane] = seen[self.lane_colour[lane]]
-                        seen[self.lane_colour[lane]] += 1
-            self.lane_colour = _coloured(zip(self.lane_colour, place, strict=True))
-            return True
-        return False
-
     def _count(self) -> int:
         return len(set(self.lane_colour)) + len(set(self.link_colour.values()))
 
 
 def _channels(partition: _Partition, capacity: NDArray[np.float64]) -> Channels:
-    """Return a channel for all links that the same classes of lanes pass, one lane of each."""
+    """Return a channel for all links that equally many lanes of the same classes pass."""
     alike: dict[Hashable, list[int]] = defaultdict(list)
     for link, lanes in partition.on_link.items():
         passed: Hashable = tuple(sorted([partition.lane_colour[lane] for lane in lanes]))

@@ -147,7 +147,9 @@ class Stream(Bundle):
         super().__init__(links, None if key.cap_bytes_per_s == inf else rate_of(key.cap_bytes_per_s))
         self.key, self.since_ns = key, now_ns
         self.served = self._begun = 0
-        self.alone = min([link.nominal for link in links] + ([] if self.cap is None else [self.cap]), default=0)
+        self.alone = min(
+            [link.nominal // times for link, times in self.path] + ([] if self.cap is None else [self.cap]), default=0
+        )
         self._ends: list[tuple[int, int, Flow]] = []
         self.ends_ns = self.booked_ns = NEVER
         self.ticket = 0
@@ -155,27 +157,29 @@ class Stream(Bundle):
     def lone_ns(self, flow: Flow) -> int:
         """Return how long a flow moves if it has the links to itself; -1 if another is there, or nothing moves."""
         rate = self.cap
-        for link in self.links:
+        for link, times in self.path:
             if link.flows or link.lone is not None:
                 return -1
-            if rate is None or link.capacity < rate:
-                rate = link.capacity
-        return -((_NOT_WAITED_FOR - flow.work) // rate) if rate and self.links and flow.work else -1
+            most = link.capacity // times
+            if rate is None or most < rate:
+                rate = most
+        return -((_NOT_WAITED_FOR - flow.work) // rate) if rate and self.path and flow.work else -1
 
     def take_links(self, flow: Flow | None) -> None:
         """Let a lone flow have the links to itself, or none any more."""
-        for link in self.links:
+        for link, _ in self.path:
             link.lone = flow
 
     def end_lone(self, flow: Flow) -> None:
         """Count a lone flow that ends as :meth:`add` and :meth:`remove` would."""
         carried, occupied = flow.carried, flow.work
         flow.began = 0
-        for link in self.links:
+        for link, times in self.path:
             link.lone = None
-            link.carried += carried
-            link.occupied += occupied
-            link.peak_flows = link.peak_flows or 1
+            link.carried += carried * times
+            link.occupied += occupied * times
+            if times > link.peak_flows:  # noqa: PLR1730 - a call of max costs more
+                link.peak_flows = times
 
     def advance(self, now_ns: int) -> None:
         """Serve until now."""

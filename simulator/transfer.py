@@ -113,7 +113,8 @@ class Network:
         Parameters
         ----------
         links
-            Link ids, none twice; empty between places on one chip, where only the cap limits.
+            Link ids; n times one that is passed n times by what the flow stands for; empty between places on one
+            chip, where only the cap limits.
         size_bytes
             Whole bytes. No bytes are there after the latency.
         latency_ns
@@ -136,7 +137,7 @@ class Network:
         Raises
         ------
         LawError
-            A size, latency or cap is negative, a link is unknown or passed twice: a bug of the caller.
+            A size, latency or cap is negative, or a link is unknown: a bug of the caller.
         """
         now_ns, size_bytes, latency_ns = self.env.now, index(size_bytes), index(latency_ns)
         if size_bytes < 0 or latency_ns < 0:
@@ -222,7 +223,8 @@ class Network:
         for stream in link.bundles:
             stream.advance(self.env.now)
             moved = stream.moved()
-            carried, occupied = carried + moved[0], occupied + moved[1]
+            times = dict(stream.path)[link]
+            carried, occupied = carried + moved[0] * times, occupied + moved[1] * times
         return carried, occupied
 
     def _busy(self, link: Link[Stream]) -> float:
@@ -312,8 +314,8 @@ class Network:
             if flow.dropped:
                 continue
             stream = flow.stream
-            if flow.size_bytes and (stream.links or stream.cap is not None):
-                for link in stream.links:
+            if flow.size_bytes and (stream.path or stream.cap is not None):
+                for link, _ in stream.path:
                     if link.lone is not None:
                         self._join(link.lone)
                 stream.advance(now_ns)
@@ -370,10 +372,10 @@ class Network:
 
     def _path(self, key: Key) -> tuple[Link[Stream], ...]:
         (path, cap), most = key, len(self._links)
-        if not cap > 0 or len(set(path)) < len(path) or not all(0 <= link < most for link in path):
+        if not cap > 0 or not all(0 <= link < most for link in path):
             raise LawError(
-                f"a flow was sent over links {path} with a cap of {cap} bytes/s; expected links below {most}, none "
-                "twice, and a cap above 0"
+                f"a flow was sent over links {path} with a cap of {cap} bytes/s; expected links below {most} and a "
+                "cap above 0"
             )
         return tuple(self._links[link] for link in path)
 

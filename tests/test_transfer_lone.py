@@ -11,6 +11,7 @@ from fluid_oracle import Change, Sent, finish_times
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.fair_share import BYTE
 from simulator.instance import Clock, Urgent
 from simulator.transfer import Network
 
@@ -110,6 +111,36 @@ def test_stripes_divide_the_time_and_occupancy_multiplies_it(stripes, occupancy)
     assert use.busy_ns[0] == pytest.approx(ends[0])
     assert use.carried_bytes[0] == pytest.approx(2 * 10_000 / stripes)
     assert network.bytes_received == network.bytes_sent == 20_000
+
+
+@settings(max_examples=100, deadline=None)
+@given(sparse(), st.integers(0, 6000), st.integers(1, 2000))
+def test_passing_a_link_twice_is_two_flows_of_half_each(drawn, time_ns, size):
+    sent, capacity, changes = drawn
+    # The two halves have links of their own beside the one they share.
+    own = len(capacity)
+    halves = [Sent(time_ns, (0, own + i), size) for i in range(2)]
+    expected = finish_times([*sent, *halves], [*capacity, GB, GB], changes)
+    env = Clock()
+    network = Network(env, np.array([*capacity, GB]))
+    ends = [None] * (len(sent) + 1)
+
+    def at(when_ns, action):
+        Urgent(env, when_ns).callbacks.append(lambda _: action())
+
+    def send(i, links, size_bytes, **terms):
+        network.send(links, size_bytes, on_done=lambda: ends.__setitem__(i, env.now), **terms)
+
+    for change in changes:
+        at(change.time_ns, lambda change=change: network.set_capacity(change.link, change.bytes_per_s))
+    for i, flow in enumerate(sent):
+        terms = {"latency_ns": flow.latency_ns, "cap_bytes_per_s": flow.cap_bytes_per_s}
+        at(flow.sent_ns, lambda i=i, flow=flow, terms=terms: send(i, flow.links, flow.size_bytes, **terms))
+    at(time_ns, lambda: send(len(sent), (0, own, 0), 2 * size, stripes=2))
+    env.run()
+    assert [*ends, ends[-1]] == expected
+    moved = size * BYTE * 2 if ends[-1] is not None else 0
+    assert network._links[0].carried >= moved
 
 
 def test_two_flows_of_small_messages_share_the_rate_of_messages():
