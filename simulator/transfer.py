@@ -152,17 +152,7 @@ class Network:
         flow = Flow(number, stream, size_bytes, stripes, occupancy, now_ns, latency_ns, on_done)
         self.flows_sent = number + 1
         self.bytes_sent += size_bytes
-        time_ns, moving_ns = now_ns + latency_ns, stream.lone_ns(flow)
-        if moving_ns < 0:
-            heappush(self._starts, (time_ns, number, flow))
-        else:
-            flow.lone = True
-            stream.take_links(flow)
-            time_ns += moving_ns
-            heappush(self._lone, (time_ns, number, flow))
-        alarms = self._alarms
-        if not alarms or time_ns < alarms[0]:
-            self._arm(time_ns)
+        self._book(flow, now_ns + latency_ns)
         return flow
 
     def drop(self, flow: Flow) -> bool:
@@ -232,6 +222,19 @@ class Network:
         return self._busy_ns[link.number] + (since_change / link.capacity if link.capacity else 0.0)
 
     # --- what happens at an instant --------------------------------------------------------------------
+
+    def _book(self, flow: Flow, starts_ns: int) -> None:
+        """Let a flow start then; if its links are idle, let it have them, and end at the time that gives."""
+        stream = flow.stream
+        moving_ns = stream.lone_ns(flow)
+        if moving_ns < 0:
+            heappush(self._starts, (starts_ns, flow.number, flow))
+            self._arm(starts_ns)
+        else:
+            flow.lone = True
+            stream.take_links(flow)
+            heappush(self._lone, (starts_ns + moving_ns, flow.number, flow))
+            self._arm(starts_ns + moving_ns)
 
     def _arm(self, time_ns: int) -> None:
         """Have an alarm go off at ``time_ns`` or earlier."""
