@@ -15,7 +15,7 @@ import networkx as nx
 import numpy as np
 
 from hardware.catalogue import load_chip
-from hardware.errors import CatalogueError, ScenarioError
+from hardware.errors import CatalogueError, ScenarioError, suggest
 from hardware.wiring import LinkKind, Vertex, Wiring, wire_cluster
 
 if TYPE_CHECKING:
@@ -155,6 +155,21 @@ class Topology:
             self._keep(self._along(vertices), low.name, high.name, *by)
             known = self._paths[source, target, *nics]
         return known
+
+    def link_between(self, source: str, target: str) -> Link:
+        """Return the link from one device to the next.
+
+        Raises
+        ------
+        ScenarioError
+            There is none.
+        """
+        link = self._link_between.get((source, target))
+        if link is None:
+            there = [end for start, end in self._link_between if start == source]
+            hint = f"{source!r} is joined to {', '.join(there)}" if there else suggest(source, self._vertices)
+            raise ScenarioError(f"no link goes from {source!r} to {target!r}; {hint}")
+        return link
 
     def nics(self, name: str) -> tuple[str, ...]:
         """Return the NICs that a chip or host reaches without NVLink, in order; none where there is no network."""

@@ -62,6 +62,12 @@ class KvCarrier:
                 on_done=arrived,
             )
 
+    def set_link_share(self, link: int, share: float) -> None:
+        """Let a link that was kept apart give KV a share of its usual rate from now on; 0 stalls what is on it."""
+        channel = self.lanes.own_channel(link)
+        if channel >= 0:
+            self.network.set_capacity(channel, float(self.lanes.capacity_bytes_per_s[link]) * share)
+
     def link_use(self) -> LinkUse:
         """Return what each link has carried so far."""
         return self.network.link_use().of_links(self.lanes.channels)

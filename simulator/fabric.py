@@ -51,13 +51,22 @@ class Fabric:
         return KvCarrier(env, network, self.lanes, round(self.table.kv_transfer.terms.handshake_us * 1e3))
 
 
-def build_fabric(table: NetworkTable, pools: Sequence[BuiltPool]) -> Fabric:
+def build_fabric(table: NetworkTable, pools: Sequence[BuiltPool], changing: Sequence[tuple[str, str]] = ()) -> Fabric:
     """Return the network that joins the instances of some pools.
+
+    Parameters
+    ----------
+    table
+        ``[network]``.
+    pools
+        Whose instances it joins.
+    changing
+        Links, from one device to the next, whose rate will change during the run.
 
     Raises
     ------
     UserError
-        If a node is unknown or holds other chips than a pool asks for, or there are too few nodes.
+        If a node is unknown or holds other chips than a pool asks for, there are too few nodes, or no such link.
     """
     demands = [Demand(p.name, _node(table, p), p.layout.chips, p.parts.replicas) for p in pools]
     placement = place(demands, table.nodes)
@@ -80,6 +89,7 @@ def build_fabric(table: NetworkTable, pools: Sequence[BuiltPool]) -> Fabric:
         rails=table.rails,
         messages_per_s=terms.messages_per_s,
         whole_runs=terms.message == "run",
+        apart=[topology.link_between(*ends).id for ends in changing],
     )
     return Fabric(topology, lanes, table)
 

@@ -148,6 +148,7 @@ class Lanes:
     ) -> None:
         self.topology, self.endpoints, self.rails = topology, endpoints, rails
         self.messages_per_s, self.whole_runs = messages_per_s, whole_runs
+        self.apart = frozenset(apart)
         numbers = range(len(endpoints))
         pairs = list(dict.fromkeys((a, b) for a in numbers for b in numbers if a != b) if routes is None else routes)
         lanes = sum(max(len(endpoints[a].chips), len(endpoints[b].chips)) for a, b in pairs)
@@ -158,7 +159,7 @@ class Lanes:
         self.channels: Channels = separate_channels(capacity)
         if self._is_known:
             found = [list(self._find(*pair)) for pair in pairs]
-            self.channels, kept = merge_lanes(found, capacity, apart)
+            self.channels, kept = merge_lanes(found, capacity, self.apart)
             self._routes = {pair: self._route(pair, lanes) for pair, lanes in zip(pairs, kept, strict=True)}
 
     def between(self, source: int, target: int) -> Route:
@@ -176,6 +177,18 @@ class Lanes:
             found = list(self._find(source, target))
             route = self._routes[source, target] = self._route((source, target), found)
         return route
+
+    def own_channel(self, link: int) -> int:
+        """Return the channel of a link whose capacity may change; -1 if no lane uses it.
+
+        Raises
+        ------
+        LawError
+            The link was not kept apart, so that others are in its channel: a bug of the caller.
+        """
+        if self._is_known and link not in self.apart:
+            raise LawError(f"the capacity of link {link} changes, but it was not kept apart when lanes were laid")
+        return int(self.channels.of_link[link])
 
     def _route(self, pair: tuple[int, int], lanes: Sequence[Lane]) -> Route:
         """Return a route whose messages are the pieces that both ends hold: the smaller of theirs."""

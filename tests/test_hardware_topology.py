@@ -281,6 +281,16 @@ def test_a_rack_reaches_the_nics_of_its_own_tray_by_pcie() -> None:
     assert cluster("hgx_h200", 1).nics("n0/gpu6") == ()
 
 
+def test_a_link_is_found_by_its_ends() -> None:
+    topology = cluster("hgx_h200", 2)
+    link = topology.link_between("n0/nic3", "leaf3")
+    assert (link.source, link.target, link.capacity_bytes_per_s) == ("n0/nic3", "leaf3", 50e9)
+    with pytest.raises(ScenarioError, match=r"no link goes from 'n0/nic3' to 'leaf4'; 'n0/nic3' is joined to n0/pcie1"):
+        topology.link_between("n0/nic3", "leaf4")
+    with pytest.raises(ScenarioError, match="did you mean 'n0/nic3'"):
+        topology.link_between("n0/nick3", "leaf3")
+
+
 def test_a_nic_of_another_node_is_refused() -> None:
     topology = cluster("hgx_h200", 2)
     with pytest.raises(ScenarioError, match="'n1/nic0' is no NIC that 'n0/gpu0' reaches"):

@@ -214,6 +214,29 @@ def test_a_degraded_stripe_is_a_lane_of_its_own():
     assert sorted(lane.width for lane in Lanes(found, ends, apart=[link]).between(0, 1).lanes) == [1, 7]
 
 
+def test_a_degraded_stripe_holds_its_transfer_up_and_a_dead_one_stalls_it():
+    found = topology("hgx_h200", 2)
+    ends = [endpoint(found.chips, start, 8) for start in (0, 8)]
+    link = found.link_between("n0/nic3", "leaf3").id
+    times = {}
+    for share in (1.0, 0.5, 0.0):
+        lanes = Lanes(found, ends, apart=[link])
+        env = Clock()
+        carrier = KvCarrier(env, Network(env, lanes.channels.capacity_bytes_per_s), lanes, handshake_ns=0)
+        carrier.set_link_share(link, share)
+        carrier.carry(0, 1, 1000, lambda share=share, env=env: times.__setitem__(share, env.now))
+        env.run()
+    assert times[0.5] == pytest.approx(2 * times[1.0], rel=1e-3)
+    assert 0.0 not in times
+
+
+def test_only_links_that_were_kept_apart_change():
+    found = topology("hgx_h200", 2)
+    lanes = Lanes(found, [endpoint(found.chips, start, 8) for start in (0, 8)])
+    with pytest.raises(LawError, match="not kept apart"):
+        lanes.own_channel(0)
+
+
 def test_instances_of_different_nodes_are_told_apart_by_what_they_have():
     mixed = build_cluster([(load_node("hgx_h200"), 1), (load_node("hgx_a100"), 1)])
     ends = [endpoint(mixed.chips, start, 4) for start in (0, 8)]
