@@ -112,4 +112,5 @@ def _endpoint(pool: BuiltPool, chips: tuple[str, ...]) -> Endpoint:
     stored = model.kv_bytes_per_token * max(1, layout.tensor // model.kv_heads)
     # K and V of a layer are two arrays of blocks on each rank.
     piece = stored / layout.tensor / model.layers / 2
-    return Endpoint(chips, stored, piece_bytes_per_token=piece, block_tokens=pool.parts.block_tokens)
+    layers = (model.layers // layout.pipeline,) * layout.pipeline
+    return Endpoint(chips, stored, layers, piece_bytes_per_token=piece, block_tokens=pool.parts.block_tokens)
