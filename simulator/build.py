@@ -19,7 +19,6 @@ from perfdb.step_profile import ProfiledCosts, load_step_profile, profiled_costs
 from perfdb.tables import sha256
 from simulator.cluster import EngineParts
 from simulator.engines import ENGINES
-from simulator.incidents import RoleSwitch
 from simulator.pool_table import own_pools
 from simulator.router import ROUTERS
 from workloads.closed_loop import plan_closed_loop
@@ -231,10 +230,7 @@ def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
 
 def _check_switches(scenario: Scenario, pools: Mapping[str, BuiltPool]) -> None:
     """Check that instances switch between pools on as many chips of the same kind."""
-    table = scenario.operations
-    pairs = [(one.pool, one.to) for one in table.incident if isinstance(one, RoleSwitch)]
-    pairs += [table.switching.between] if table.switching is not None else []
-    for pair in pairs:
+    for pair in scenario.operations.switches():
         one, other = (pools[name] for name in pair)
         if (one.chip.name, one.layout.chips) != (other.chip.name, other.layout.chips):
             raise ScenarioError(
@@ -275,7 +271,6 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
         replicas=pool.replicas,
         prefills=pool.prefills,
         decodes=pool.decodes,
-        kv_bytes_per_token=_kv_bytes_per_token(model, layout.tensor),
     )
     return BuiltPool(name, model, chip, layout, options, memory, costs, parts, tables)
 
@@ -292,11 +287,6 @@ def _priced(
     source = engine.cost_chain(chip, pool.cost_sources)
     costs = compile_costs(step_operators(model, layout), source, limits, engine.host_on(chip), layout.pipeline)
     return costs, {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
-
-
-def _kv_bytes_per_token(model: ModelSpec, tensor: int) -> int:
-    """Return the KV bytes of a token that all ranks store: heads fewer than ranks are stored more than once."""
-    return model.kv_bytes_per_token * max(1, tensor // model.kv_heads)
 
 
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:

@@ -60,8 +60,6 @@ class EngineParts:
         Instances.
     prefills, decodes
         Stages they serve.
-    kv_bytes_per_token
-        KV bytes of a token on all chips of an instance.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a pool, all named
@@ -75,13 +73,11 @@ class EngineParts:
         replicas: int,
         prefills: bool = True,
         decodes: bool = True,
-        kv_bytes_per_token: int = 0,
     ) -> None:
         self.scheduler, self.prices = scheduler, prices
         self.blocks, self.block_tokens = blocks, block_tokens
         self.max_tokens, self.replicas = max_tokens, replicas
         self.prefills, self.decodes = prefills, decodes
-        self.kv_bytes_per_token = kv_bytes_per_token
 
 
 class Cluster:
@@ -202,7 +198,7 @@ class Cluster:
         self.owners.append(pool)
         self.loads.append(0)
         if self.carrier is not None and like is not None:
-            self.carrier.place(number, like, parts.kv_bytes_per_token)
+            self.carrier.place(number, like, pool)
         self._let_join(instance, parts)
         return instance
 

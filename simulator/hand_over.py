@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
     from simulator.group import Group
     from simulator.instance import Clock, Instance
+    from simulator.link_history import LinkSeries
+    from simulator.link_use import LinkUse
     from simulator.network import KvTransfer
     from simulator.records import Ledger, TransferLog
-    from simulator.transfer import LinkSeries, LinkUse
 
 __all__ = ["Carrier", "HandOver", "Passage", "Shipment"]
 
@@ -55,8 +56,8 @@ class Carrier(Protocol):
         """Return a transfer that has not begun; ``on_done`` is called once all of it is there."""
         ...
 
-    def place(self, instance: int, like: int, kv_bytes_per_token: int) -> None:
-        """Put a new instance on the chips of an earlier one."""
+    def place(self, instance: int, like: int, pool: int) -> None:
+        """Put a new instance of a pool on the chips of an earlier one."""
         ...
 
     def set_capacity(self, link: int, share: float) -> None:
