@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from simulator.schedulers.state import Scheduler
     from simulator.transfer import LinkUse
 
-__all__ = ["Arrivals", "Carrier", "Cluster", "EngineParts"]
+__all__ = ["Arrivals", "Carrier", "Cluster", "EngineParts", "Identities"]
 
 
 class Arrivals(Protocol):
@@ -38,6 +38,14 @@ class Arrivals(Protocol):
         finished
             Requests finished or refused so far, this one included.
         """
+        ...
+
+
+class Identities(Protocol):
+    """What tells requests apart but for their lengths."""
+
+    def identify(self, request: Request) -> None:
+        """Fill in the session and the prefix of a request."""
         ...
 
 
@@ -108,17 +116,19 @@ class _Group:
     def __init__(self, router: Router) -> None:
         self.router = router
         self.instances: list[Instance] = []
+        self.numbers: list[int] = []
         self.loads: list[int] = []
 
     def add(self, instance: Instance) -> int:
         """Add an instance and return its position among the others."""
         self.instances.append(instance)
+        self.numbers.append(instance.number)
         self.loads.append(0)
         return len(self.loads) - 1
 
-    def choose(self) -> Instance:
+    def choose(self, request: Request) -> Instance:
         """Return the instance to use and count a request on it."""
-        chosen = self.router.choose(self.loads)
+        chosen = self.router.choose(self.loads, self.numbers, request)
         self.loads[chosen] += 1
         return self.instances[chosen]
 
@@ -138,6 +148,8 @@ class Cluster:
         Lengths in, times out.
     carrier
         Makes what carries KV between instances, given the clock; needed where a pool serves one stage only.
+    identities
+        Fills in sessions and prefixes; None where nobody looks at them.
     macro_steps
         See :class:`simulator.instance.Instance`.
     on_progress
@@ -160,11 +172,12 @@ class Cluster:
         *,
         decode_router: Router | None = None,
         carrier: Callable[[Clock], Carrier] | None = None,
+        identities: Identities | None = None,
         macro_steps: bool = True,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
         self.env = Clock()
-        self.arrivals, self.ledger = arrivals, ledger
+        self.arrivals, self.ledger, self.identities = arrivals, ledger, identities
         self.entry, self.decoding = _Group(router), _Group(decode_router or router)
         self.carrier = carrier(self.env) if carrier is not None else None
         self.logs: list[StepLog] = []
@@ -210,10 +223,10 @@ class Cluster:
 
     def _continue(self, index: int) -> None:
         ledger = self.ledger
-        request = Request(index, ledger.prompt_tokens[index] + 1)
+        request = self._request(index, ledger.prompt_tokens[index] + 1)
         request.remote = True
         request.stalled_ns = ledger.first_token_ns[index]
-        self.decoding.choose().submit(request)
+        self.decoding.choose(request).submit(request)
 
     def _arrived(self, target: Instance, request: Request) -> None:
         """Let the source forget KV that has arrived, and the target go on with it."""
@@ -261,14 +274,22 @@ class Cluster:
         self._sent += 1
         ledger.arrival_ns[index] = self.env.now
         prompt = ledger.prompt_tokens[index]
-        chosen = self.entry.choose()
+        request = self._request(index, prompt)
+        chosen = self.entry.choose(request)
         ledger.instance[index] = ledger.decode_instance[index] = chosen.number
         if prompt + ledger.output_tokens[index] > min(self._limits[chosen.number], self._decode_limit):
             ledger.failed[index] = 1
             self._leave(chosen.number)
             self._count_done()
             return
-        chosen.submit(Request(index, prompt))
+        chosen.submit(request)
+
+    def _request(self, index: int, tokens: int) -> Request:
+        """Return a request with all that its lengths do not say: who asks, and what the prompt begins with."""
+        request = Request(index, tokens)
+        if self.identities is not None:
+            self.identities.identify(request)
+        return request
 
     def _count_done(self) -> None:
         self._done += 1

@@ -32,9 +32,28 @@ class Request:
         transfer of its KV); else -1.
     remote
         Its KV is on another instance and must be fetched before it can decode here.
+    session
+        Number of its conversation; -1 where it belongs to none, or nobody looks.
+    prefix
+        What its prompt begins with: identities of consecutive spans of tokens, each of which stands for its
+        tokens and everything before them, so that equal identities are equal prefixes. Empty where they are
+        unknown, or nobody looks.
+    prefix_ends
+        Tokens from the start of the prompt to the end of each span.
     """
 
-    __slots__ = ("anchor", "computed", "epoch", "index", "remote", "stalled_ns", "tokens")
+    __slots__ = (
+        "anchor",
+        "computed",
+        "epoch",
+        "index",
+        "prefix",
+        "prefix_ends",
+        "remote",
+        "session",
+        "stalled_ns",
+        "tokens",
+    )
 
     def __init__(self, index: int, prompt_tokens: int) -> None:
         self.index = index
@@ -44,6 +63,9 @@ class Request:
         self.epoch = 0
         self.stalled_ns = -1
         self.remote = False
+        self.session = -1
+        self.prefix: tuple[int, ...] = ()
+        self.prefix_ends: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         return f"Request({self.index}, tokens={self.tokens}, computed={self.computed})"

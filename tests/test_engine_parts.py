@@ -46,24 +46,25 @@ def test_free_blocks_last_as_long_as_is_said(block_tokens, anchors, step, free):
         assert steps >= block_tokens
 
 
+def choices(name: str, loads: list[int], times: int) -> list[int]:
+    router, request = ROUTERS[name](np.random.default_rng(9)), Request(0, 100)
+    return [router.choose(loads, range(len(loads)), request) for _ in range(times)]
+
+
 @pytest.mark.parametrize("name", ROUTERS)
 def test_every_router_uses_existing_instances_and_repeats_itself(name):
     loads = [3, 0, 2, 0]
-    runs = [[ROUTERS[name](np.random.default_rng(9)).choose(loads) for _ in range(1)] for _ in range(2)]
-    assert runs[0] == runs[1]
-    router = ROUTERS[name](np.random.default_rng(9))
-    assert {router.choose(loads) for _ in range(200)} <= set(range(4))
-    assert router.choose([5]) == 0
+    assert choices(name, loads, 20) == choices(name, loads, 20)
+    assert set(choices(name, loads, 200)) <= set(range(4))
+    assert choices(name, [5], 1) == [0]
 
 
 def test_routers_do_what_their_names_say():
-    rng = np.random.default_rng(0)
-    turn = ROUTERS["round_robin"](rng)
-    assert [turn.choose([9, 0, 0]) for _ in range(5)] == [0, 1, 2, 0, 1]
-    assert ROUTERS["least_loaded"](rng).choose([2, 1, 1]) == 1
-    counts = np.bincount([ROUTERS["power_of_two"](rng).choose([0, 9, 9, 9]) for _ in range(2000)], minlength=4)
+    assert choices("round_robin", [9, 0, 0], 5) == [0, 1, 2, 0, 1]
+    assert choices("least_loaded", [2, 1, 1], 1) == [1]
+    counts = np.bincount(choices("power_of_two", [0, 9, 9, 9], 2000), minlength=4)
     assert counts[0] / 2000 == pytest.approx(1 - (3 / 4) ** 2, abs=0.05)
-    counts = np.bincount([ROUTERS["random"](rng).choose([0, 9, 9, 9]) for _ in range(4000)], minlength=4)
+    counts = np.bincount(choices("random", [0, 9, 9, 9], 4000), minlength=4)
     assert (np.abs(counts / 4000 - 0.25) < 0.04).all()
 
 
