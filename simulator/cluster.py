@@ -90,6 +90,8 @@ class EngineParts:
         Instances.
     prefills, decodes
         Stages they serve.
+    caching
+        Their blocks keep what they hold; see :mod:`simulator.prefix_cache`.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a pool, all named
@@ -103,11 +105,12 @@ class EngineParts:
         replicas: int,
         prefills: bool = True,
         decodes: bool = True,
+        caching: bool = False,
     ) -> None:
         self.scheduler, self.prices = scheduler, prices
         self.blocks, self.block_tokens = blocks, block_tokens
         self.max_tokens, self.replicas = max_tokens, replicas
-        self.prefills, self.decodes = prefills, decodes
+        self.prefills, self.decodes, self.caching = prefills, decodes, caching
 
 
 class _Group:
@@ -219,7 +222,7 @@ class Cluster:
             raise LawError(f"instance {instance} fetches KV, but nothing carries it")
         source, _ = self._leaving[request.index]
         target = self.instances[instance]
-        self.carrier.carry(source.number, instance, request.tokens - 1, lambda: self._arrived(target, request))
+        self.carrier.carry(source.number, instance, request.missing, lambda: self._arrived(target, request))
 
     def _continue(self, index: int) -> None:
         ledger = self.ledger
@@ -253,6 +256,7 @@ class Cluster:
             log=log,
             watcher=self,
             decodes_here=parts.decodes,
+            caching=parts.caching,
             macro_steps=macro_steps,
         )
         group = self.entry if parts.prefills else self.decoding

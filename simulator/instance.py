@@ -80,6 +80,8 @@ class Instance:
         Told when a request is done, and when KV must leave or come.
     decodes_here
         Requests stay after their prompt; off, their KV is handed over to another instance.
+    caching
+        Blocks keep what they hold; see :mod:`simulator.prefix_cache`.
     macro_steps
         Advance unchanged decode steps in one event. Off, every step is an event; results are the same.
     """
@@ -97,11 +99,12 @@ class Instance:
         log: StepLog,
         watcher: Watcher,
         decodes_here: bool = True,
+        caching: bool = False,
         macro_steps: bool = True,
     ) -> None:
         self.env, self.number = env, number
         self.scheduler, self.prices = scheduler, prices
-        self.state = EngineState(blocks, block_tokens)
+        self.state = EngineState(blocks, block_tokens, caching=caching)
         self.ledger, self.log, self.watcher = ledger, log, watcher
         self.decodes_here = decodes_here
         self.longest_run = 1 << 40 if macro_steps else 1
@@ -124,6 +127,8 @@ class Instance:
         state = self.state
         request.remote = False
         request.computed = request.tokens - 1
+        if state.cache is not None:
+            state.cache.register(request, request.computed)
         state.loading -= 1
         state.ready.append(request)
         self._notice(changed=len(state.ready) == 1)
@@ -231,6 +236,7 @@ class Instance:
             completed += end == request.tokens
             if ledger.admitted_ns[request.index] < 0:
                 ledger.admitted_ns[request.index] = now
+                ledger.cached_tokens[request.index] = past
         prompts, decodes = len(plan.chunks), plan.decodes
         context = state.context_sum // decodes if decodes else 0
         duration = self.prices.mixed_ns(

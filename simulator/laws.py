@@ -50,6 +50,8 @@ def _blocks(cluster: Cluster) -> None:
         _equal(f"blocks allocated = freed on instance {instance.number}", pool.allocated, pool.freed)
         _equal(f"blocks free at the end of instance {instance.number}", pool.free, pool.blocks)
         _equal(f"free blocks never negative on instance {instance.number}", min(pool.least_free, 0), 0)
+        if instance.state.cache is not None:
+            instance.state.cache.check()
 
 
 def _tokens(cluster: Cluster) -> None:
@@ -62,8 +64,11 @@ def _tokens(cluster: Cluster) -> None:
     computed = sum(int(t["tokens"].sum()) for t in tables)
     # A request whose KV was handed over computes one token, its first produced one, where it goes on.
     prompts = int(ledger.column("prompt_tokens")[finished].sum()) + int((ledger.column("kv_ready_ns") >= 0).sum())
-    again = sum(instance.state.recomputed for instance in cluster.instances)
-    _equal("prompt tokens computed = prompt tokens + those recomputed", computed, prompts + again)
+    states = [instance.state for instance in cluster.instances]
+    again = sum(state.recomputed for state in states)
+    cached = sum(state.reused for state in states)
+    law = "prompt tokens computed = prompt tokens - those cached + those recomputed"
+    _equal(law, computed, prompts - cached + again)
 
 
 def _order_of_times(cluster: Cluster) -> None:

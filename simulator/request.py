@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from simulator.pieces import Piece
+
 __all__ = ["Request"]
 
 
@@ -40,13 +45,17 @@ class Request:
         unknown, or nobody looks.
     prefix_ends
         Tokens from the start of the prompt to the end of each span.
+    pieces, held
+        Blocks it holds that can be found by others, and how many; see :mod:`simulator.prefix_cache`.
     """
 
     __slots__ = (
         "anchor",
         "computed",
         "epoch",
+        "held",
         "index",
+        "pieces",
         "prefix",
         "prefix_ends",
         "remote",
@@ -66,6 +75,13 @@ class Request:
         self.session = -1
         self.prefix: tuple[int, ...] = ()
         self.prefix_ends: tuple[int, ...] = ()
+        self.pieces: list[Piece] = []
+        self.held = 0
+
+    @property
+    def missing(self) -> int:
+        """Tokens whose KV is on another instance alone and must be fetched from there."""
+        return self.tokens - 1 - self.computed
 
     def __repr__(self) -> str:
         return f"Request({self.index}, tokens={self.tokens}, computed={self.computed})"

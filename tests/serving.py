@@ -18,6 +18,7 @@ from simulator.schedulers import VllmScheduler
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from simulator.cluster import Identities
     from simulator.router import Router
 
 LONGEST = 1 << 17
@@ -117,6 +118,8 @@ class Deployment:
     decode_blocks: int = 0
     decode_router: Router = field(default_factory=lambda: RoundRobin(np.random.default_rng(0)))
     transfer_ns_per_token: int = 1000
+    caching: bool = False
+    identities: Identities | None = None
 
     def _pool(self, common: dict, blocks: int, replicas: int, **stages: bool) -> EngineParts:
         longest = min(self.longest, blocks * self.block_tokens)
@@ -126,6 +129,7 @@ class Deployment:
         """Run requests to the end and check every law."""
         scheduler = VllmScheduler(self.max_tokens, self.max_sequences, self.chunked, self.reserve_full_prompt)
         common = {"scheduler": scheduler, "prices": self.prices, "block_tokens": self.block_tokens}
+        common["caching"] = self.caching
         split = self.decode_replicas > 0
         pools = [self._pool(common, self.blocks, self.replicas, decodes=not split)]
         if split:
@@ -138,6 +142,7 @@ class Deployment:
             ledger,
             decode_router=self.decode_router,
             carrier=lambda env: PrivateLinks(env, self.transfer_ns_per_token),
+            identities=self.identities,
             macro_steps=macro_steps,
         )
         cluster.run()
@@ -155,6 +160,7 @@ COLUMNS = (
     "decode_instance",
     "preemptions",
     "failed",
+    "cached_tokens",
 )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from simulator.kvcache import BlockPool
+from simulator.prefix_cache import PrefixCache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,8 @@ class EngineState:
         KV blocks that sequences can use.
     block_tokens
         Tokens of one block.
+    caching
+        Blocks keep what they hold until they are taken again, and requests find it there.
 
     Attributes
     ----------
@@ -50,23 +53,33 @@ class EngineState:
         Requests put back into the queue to make room.
     pool
         KV blocks.
+    cache
+        The pool, if it is one that keeps what blocks hold.
+    queried, hits
+        Tokens of requests when they were first admitted, and those of them that were found in the cache.
+    reused
+        Tokens that were not computed because they were in the cache, after a preemption too.
     """
 
     __slots__ = (
+        "cache",
         "context_sum",
         "decodes",
+        "hits",
         "loading",
         "pool",
         "preemptions",
         "prefilling",
+        "queried",
         "ready",
         "recomputed",
+        "reused",
         "running",
         "step",
         "waiting",
     )
 
-    def __init__(self, blocks: int, block_tokens: int) -> None:
+    def __init__(self, blocks: int, block_tokens: int, *, caching: bool = False) -> None:
         self.step = 0
         self.waiting: deque[Request] = deque()
         self.loading = 0
@@ -76,7 +89,9 @@ class EngineState:
         self.decodes = 0
         self.context_sum = 0
         self.recomputed = self.preemptions = 0
-        self.pool = BlockPool(blocks, block_tokens)
+        self.cache = PrefixCache(blocks, block_tokens) if caching else None
+        self.pool = BlockPool(blocks, block_tokens) if self.cache is None else self.cache
+        self.queried = self.hits = self.reused = 0
 
     def join_decode(self, request: Request) -> None:
         """Count a request whose prompt is computed among the decoding ones."""
@@ -94,7 +109,34 @@ class EngineState:
 
     def release(self, request: Request) -> None:
         """Give back the blocks of a request that is not decoding."""
-        self.pool.give(self.pool.blocks_for(request.computed))
+        if self.cache is not None:
+            self.cache.release(request)
+        else:
+            self.pool.give(self.pool.blocks_for(request.computed))
+
+    def find(self, request: Request) -> tuple[int, int]:
+        """Return how many blocks of a request are here already, and how many of them nobody uses."""
+        return (0, 0) if self.cache is None else self.cache.find(request)
+
+    def claim(self, request: Request) -> int:
+        """Let a request that is admitted hold the blocks that are here already, and return their number."""
+        cache = self.cache
+        if cache is None:
+            return 0
+        blocks = cache.claim(request)
+        request.computed = blocks * cache.block_tokens
+        if not request.epoch:
+            self.queried += request.tokens - request.remote
+            self.hits += request.computed
+        if not request.remote:
+            self.reused += request.computed
+        return blocks
+
+    def take(self, request: Request, blocks: int, tokens: int) -> None:
+        """Take ``blocks`` blocks for a request, into which its tokens up to the first ``tokens`` are computed."""
+        self.pool.take(blocks)
+        if self.cache is not None:
+            self.cache.register(request, tokens)
 
 
 @dataclass(slots=True)
