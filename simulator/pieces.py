@@ -16,7 +16,7 @@ class Piece:
     Parameters
     ----------
     content
-        What they hold.
+        What they hold; None if nobody will look for it, and then only their number means something.
     start, end
         Their positions in a sequence: blocks ``start`` to ``end - 1``.
     users
@@ -32,7 +32,7 @@ class Piece:
 
     __slots__ = ("content", "end", "newer", "older", "rest", "start", "users")
 
-    def __init__(self, content: int, start: int, end: int, users: int) -> None:
+    def __init__(self, content: int | None, start: int, end: int, users: int) -> None:
         self.content, self.start, self.end, self.users = content, start, end, users
         self.rest = self.older = self.newer = self
 

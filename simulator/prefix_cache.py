@@ -3,13 +3,15 @@
 vLLM keeps the hash of a full block after its request is gone, until the block is handed out again. Blocks that
 nobody uses wait in a queue: those without a hash in front, then the others as they were freed, each request's
 from its last block to its first. What happens to a block depends only on what it holds and on who uses it, so
-blocks of one content that lie side by side and share their users are kept as one :class:`simulator.pieces.Piece`. Work is done
-where requests come, compute chunks and go, and it grows with the spans of a prompt, not with its blocks.
+blocks of one content that lie side by side and share their users are kept as one piece
+(:mod:`simulator.pieces`). Work is done where requests come, compute chunks and go, and it grows with the spans
+of a prompt, not with its blocks.
 
 A block is named by the content it belongs to and its position in the sequence. Contents are the spans of
-:attr:`simulator.request.Request.prefix` and, after them, a stream of the request's own (:func:`simulator.pieces.own_content`):
-the rest of its prompt and what it produces. Nobody but the request itself can look for that one before it
-leaves the instance; afterwards those can who know its name, such as the next turn of a conversation.
+``Request.prefix`` and, after them, a stream of the request's own: the rest of its prompt and what it produces.
+Nobody but the request itself can look for that one before it leaves the instance; afterwards those can who know
+its name, such as the next turn of a conversation. Blocks that nobody will look for keep their place in the
+queue, but no name.
 """
 
 from __future__ import annotations
@@ -53,18 +55,26 @@ class PrefixCache(BlockPool):
 
     def take(self, blocks: int) -> None:
         """Take ``blocks`` free blocks: blank ones first, then those that have been free the longest."""
-        super().take(blocks)
-        self.blank -= blocks
-        while self.blank < 0:
+        self.allocated += blocks
+        self.free = free = self.free - blocks
+        self.least_free = min(self.least_free, free)
+        self.blank = blank = self.blank - blocks
+        if blank < 0:
+            self._evict(-blank)
+
+    def _evict(self, blocks: int) -> None:
+        """Take the ``blocks`` blocks that have been free the longest of those that hold something."""
+        self.blank = 0
+        while blocks:
             piece = self._queue.newer
             size = piece.end - piece.start
-            if size > -self.blank:
-                piece.end += self.blank
-                self.blank = 0
+            if size > blocks:
+                piece.end -= blocks
                 return
-            self.blank += size
+            blocks -= size
             piece.quit()
-            self._forget(piece)
+            if piece.content is not None:
+                self._forget(piece, piece.content)
 
     def give(self, blocks: int) -> None:
         """Return ``blocks`` blocks that hold nothing to be found."""
@@ -76,8 +86,10 @@ class PrefixCache(BlockPool):
 
         All full blocks but, as in vLLM, never all of its tokens: at least the last one is computed.
         """
+        if not request.prefix and not request.epoch:
+            return 0, 0
         place = idle = 0
-        for piece, start, end in self._hits(request):
+        for _, piece, start, end in self._hits(request):
             place = end
             if not piece.users:
                 idle += end - start
@@ -85,11 +97,13 @@ class PrefixCache(BlockPool):
 
     def claim(self, request: Request) -> int:
         """Let a request hold the blocks it finds here and return their number."""
+        if not request.prefix and not request.epoch:
+            return 0
         place, pieces = 0, request.pieces
-        for found, start, end in self._hits(request):
-            piece = self._cut(found, start) if found.start < start else found
+        for content, found, start, end in self._hits(request):
+            piece = self._cut(found, content, start) if found.start < start else found
             if end < piece.end:
-                self._cut(piece, end)
+                self._cut(piece, content, end)
             if not piece.users:
                 piece.quit()
                 self.free -= end - start
@@ -103,7 +117,10 @@ class PrefixCache(BlockPool):
 
     def register(self, request: Request, tokens: int) -> None:
         """Let the blocks of a request be found as far as its first ``tokens`` tokens fill them and are known."""
-        full, ends = tokens // self.block_tokens, request.prefix_ends
+        ends = request.prefix_ends
+        if not ends:
+            return
+        full = tokens // self.block_tokens
         place, span = request.held, bisect_right(ends, request.held * self.block_tokens)
         while place < full and span < len(ends):
             end = min(ends[span] // self.block_tokens, full)
@@ -116,20 +133,32 @@ class PrefixCache(BlockPool):
     def release(self, request: Request) -> None:
         """Give back the blocks of a request that computed ``request.computed`` tokens; its last ones go first."""
         held = request.held
-        full = max(request.computed // self.block_tokens, held)
-        total = max(self.blocks_for(request.computed), held)
-        self.freed += total
-        self.free += total - held
-        self.blank += total - full
+        full, rest = divmod(request.computed, self.block_tokens)
+        if full < held:
+            full, rest = held, 0
+        own = full - held
+        if rest:
+            self.blank += 1
+            self.free += 1
+            self.freed += 1
+        self.free += own
+        self.freed += full
         queue = self._queue
-        if full > held:
-            self._learn(own_content(request.index), held, full, users=0).join(queue)
-        for piece in reversed(list(_parts(request))):
-            piece.users -= 1
-            if not piece.users:
-                piece.join(queue)
-                self.free += piece.end - piece.start
-        request.pieces, request.held = [], 0
+        if own:
+            last = queue.older
+            if request.epoch or request.named:
+                self._learn(own_content(request.index), held, full, users=0).join(queue)
+            elif last.content is None:
+                last.end += own
+            else:
+                Piece(None, held, full, 0).join(queue)
+        if held:
+            for piece in reversed(list(_parts(request))):
+                piece.users -= 1
+                if not piece.users:
+                    piece.join(queue)
+                    self.free += piece.end - piece.start
+            request.pieces, request.held = [], 0
 
     def check(self) -> None:
         """Check that free blocks are blank or in the queue, each once, and that nobody holds any.
@@ -139,19 +168,19 @@ class PrefixCache(BlockPool):
         LawError
             If not.
         """
-        cached = sum(piece.end - piece.start for pieces in self._known.values() for piece in pieces)
-        queued, piece = 0, self._queue.newer
+        known = sum(piece.end - piece.start for pieces in self._known.values() for piece in pieces)
+        queued, named, piece = 0, 0, self._queue.newer
         while piece is not self._queue:
-            queued += piece.end - piece.start
-            piece = piece.newer
-        if not self.blank + queued == self.blank + cached == self.blocks:
+            size = piece.end - piece.start
+            queued, named, piece = queued + size, named + size * (piece.content is not None), piece.newer
+        if self.blank + queued != self.blocks or named != known:
             raise LawError(
-                f"blocks blank + cached = blocks: found {self.blank} blank, {queued} queued and {cached} cached of "
-                f"{self.blocks}; this is a bug in servesim, please report it"
+                f"blocks blank + queued = blocks: found {self.blank} blank and {queued} queued ({named} of them named, "
+                f"{known} known) of {self.blocks}; this is a bug in servesim, please report it"
             )
 
-    def _hits(self, request: Request) -> Iterator[tuple[Piece, int, int]]:
-        """Yield the pieces that serve a request from its start without a gap, each with the blocks it serves.
+    def _hits(self, request: Request) -> Iterator[tuple[int, Piece, int, int]]:
+        """Yield what serves a request from its start without a gap: content, piece, first block, end.
 
         A piece may be cut before the next one is asked for.
         """
@@ -163,7 +192,7 @@ class PrefixCache(BlockPool):
                 if piece is None:
                     return
                 start, place = place, min(upto, end)
-                yield piece, start, place
+                yield content, piece, start, place
 
     def _serving(self, content: int, place: int) -> tuple[Piece | None, int]:
         """Return the piece whose block at ``place`` was known first, and the block up to which this is so."""
@@ -184,18 +213,18 @@ class PrefixCache(BlockPool):
             known.append(piece)
         return piece
 
-    def _forget(self, piece: Piece) -> None:
-        pieces = self._known[piece.content]
+    def _forget(self, piece: Piece, content: int) -> None:
+        pieces = self._known[content]
         if len(pieces) == 1:
-            del self._known[piece.content]
+            del self._known[content]
         else:
             pieces.remove(piece)
 
-    def _cut(self, piece: Piece, place: int) -> Piece:
+    def _cut(self, piece: Piece, content: int, place: int) -> Piece:
         """Cut a piece in two at ``place`` and return the second part."""
-        second = Piece(piece.content, place, piece.end, piece.users)
+        second = Piece(content, place, piece.end, piece.users)
         piece.end, piece.rest, second.rest = place, second, piece.rest
-        pieces = self._known[piece.content]
+        pieces = self._known[content]
         pieces.insert(pieces.index(piece) + 1, second)
         if not piece.users:
             # Freed from its end: the second part is the older one.

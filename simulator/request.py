@@ -45,6 +45,8 @@ class Request:
         unknown, or nobody looks.
     prefix_ends
         Tokens from the start of the prompt to the end of each span.
+    named
+        Another prompt goes on from its answer, so that it may be looked for after the request is gone.
     pieces, held
         Blocks it holds that can be found by others, and how many; see :mod:`simulator.prefix_cache`.
     """
@@ -55,6 +57,7 @@ class Request:
         "epoch",
         "held",
         "index",
+        "named",
         "pieces",
         "prefix",
         "prefix_ends",
@@ -75,6 +78,7 @@ class Request:
         self.session = -1
         self.prefix: tuple[int, ...] = ()
         self.prefix_ends: tuple[int, ...] = ()
+        self.named = False
         self.pieces: list[Piece] = []
         self.held = 0
 

@@ -12,7 +12,16 @@ if TYPE_CHECKING:
 
     from simulator.request import Request
 
-__all__ = ["ROUTERS", "LeastLoaded", "PowerOfTwo", "Random", "RoundRobin", "Router"]
+__all__ = [
+    "PREFIX_ROUTERS",
+    "ROUTERS",
+    "SESSION_ROUTERS",
+    "LeastLoaded",
+    "PowerOfTwo",
+    "Random",
+    "RoundRobin",
+    "Router",
+]
 
 
 class Router(Protocol):
@@ -80,6 +89,9 @@ class PowerOfTwo:
         first, second = (int(i) for i in self._rng.integers(len(loads), size=2))
         return second if loads[second] < loads[first] else first
 
+
+#: Routers that look at the prefixes of requests, and those that look at their sessions.
+PREFIX_ROUTERS, SESSION_ROUTERS = frozenset({"prefix_affinity", "kv_aware"}), frozenset({"session"})
 
 #: Every router by name: its own random stream -> router.
 ROUTERS: Mapping[str, Callable[[Generator], Router]] = MappingProxyType(

@@ -111,6 +111,7 @@ def _cluster(  # noqa: PLR0913 - the parts of a run, all named
         Ledger(requests.prompt_tokens, requests.output_tokens),
         decode_router=build_decode_router(scenario),
         carrier=carrier,
+        identities=requests.identities,
         macro_steps=macro_steps,
         on_progress=None if on_progress is None else lambda done: on_progress(done, total),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pytest
 from caching_oracle import CachingOracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +23,8 @@ class Spans:
         spans = self.spans[request.index]
         request.prefix = tuple(content for content, _ in spans)
         request.prefix_ends = tuple(end for _, end in spans)
+        own = -1 - request.index
+        request.named = any(content == own for other in self.spans for content, _ in other)
 
     def text(self, row: int, prompt: int) -> list:
         """Return the tokens of a prompt; what no span covers is the request's own."""

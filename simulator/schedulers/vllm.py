@@ -158,9 +158,9 @@ def _preempt_last(state: EngineState) -> Request:
         state.leave_decode(request)
         request.tokens = request.computed + 1
         state.recomputed += request.tokens
+    request.epoch += 1
     state.release(request)
     request.computed = 0
-    request.epoch += 1
     state.preemptions += 1
     state.waiting.appendleft(request)
     return request
