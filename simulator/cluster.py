@@ -8,6 +8,7 @@ from hardware.errors import LawError
 from simulator.instance import Clock, Instance, Urgent
 from simulator.records import StepLog
 from simulator.request import Request
+from simulator.router import ObservingRouter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
@@ -126,6 +127,8 @@ class _Group:
         """Add an instance and return its position among the others."""
         self.instances.append(instance)
         self.numbers.append(instance.number)
+        if isinstance(self.router, ObservingRouter):
+            self.router.observe(instance.number, instance)
         self.loads.append(0)
         return len(self.loads) - 1
 

@@ -112,6 +112,8 @@ class Instance:
         self._alarm: Event | None = None
         self._run_steps = 0
         self._run_start_ns = 0
+        self._run_taken = 0
+        self._run_blocks_later = False
         self._asleep = False
         self.held = 0
         env.process(self.serve())
@@ -138,6 +140,16 @@ class Instance:
         self.held -= 1
         self.state.release(request)
         self._notice(changed=bool(self.state.waiting))
+
+    def find(self, request: Request) -> tuple[int, int]:
+        """Return how many blocks of a request are here now, and how many of them nobody uses."""
+        self._settle()
+        return self.state.find(request)
+
+    def load(self) -> tuple[int, int, int]:
+        """Return tokens that wait to be computed, blocks in use now, and tokens of a block."""
+        self._settle()
+        return self.state.load()
 
     def serve(self) -> Generator[Event, None, None]:
         """Run the engine for ever."""
@@ -195,6 +207,21 @@ class Instance:
             self._run_steps = steps
             self._ring(duration - elapsed)
 
+    def _settle(self) -> None:
+        """Take the blocks of those steps of a run that have begun, before somebody looks at them."""
+        elapsed = self.env.now - self._run_start_ns
+        if self._run_steps and self._run_blocks_later and elapsed:
+            state = self.state
+            context = state.context_sum // state.decodes
+            begun, _ = self.prices.steps_covering(state.decodes, context, elapsed, self._run_steps)
+            self._take_run(begun)
+
+    def _take_run(self, steps: int) -> None:
+        """Take the blocks of a run's first ``steps`` steps, as far as they are not taken yet."""
+        state, taken = self.state, self._run_taken
+        state.pool.take(state.pool.needed(state.step + taken, steps - taken))
+        self._run_taken = steps
+
     # --- steps ---------------------------------------------------------------------------------------
 
     def _steps_to_first_finish(self) -> int:
@@ -210,7 +237,8 @@ class Instance:
     def _compute_decodes(self, plan: Plan) -> Event:
         context = self.state.context_sum // plan.decodes
         steps = min(plan.steps, self._steps_to_first_finish())
-        self._run_steps, self._run_start_ns = steps, self.env.now
+        self._run_steps, self._run_start_ns, self._run_taken = steps, self.env.now, 0
+        self._run_blocks_later = plan.steps > 1
         return self._wait(self.prices.decode_ns(plan.decodes, context, steps))
 
     def _apply_decodes(self, plan: Plan) -> None:
@@ -219,7 +247,7 @@ class Instance:
         decodes = state.decodes
         self.log.add((start, self.env.now - start, steps, decodes, state.context_sum // decodes, 0, 0, 0, 0, 0))
         if plan.steps > 1:
-            state.pool.take(state.pool.needed(state.step, steps))
+            self._take_run(steps)
         state.step += steps
         state.context_sum += decodes * steps
         self._finish_due()

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Piece", "own_content"]
-
-
-def own_content(index: int) -> int:
-    """Return the name of what request ``index`` alone has: below zero, where no span of a trace is."""
-    return -1 - index
+__all__ = ["Piece"]
 
 
 class Piece:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from hardware.errors import LawError
 from simulator.kvcache import BlockPool
-from simulator.pieces import Piece, own_content
+from simulator.pieces import Piece
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,7 +147,7 @@ class PrefixCache(BlockPool):
         if own:
             last = queue.older
             if request.epoch or request.named:
-                self._learn(own_content(request.index), held, full, users=0).join(queue)
+                self._learn(request.own_content, held, full, users=0).join(queue)
             elif last.content is None:
                 last.end += own
             else:
@@ -237,7 +237,7 @@ def _contents(request: Request) -> Iterator[tuple[int, int]]:
     yield from zip(request.prefix, request.prefix_ends, strict=True)
     if request.epoch:
         # Only what was here before can find what it left behind.
-        yield own_content(request.index), request.tokens
+        yield request.own_content, request.tokens
 
 
 def _parts(request: Request) -> Iterator[Piece]:

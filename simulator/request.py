@@ -83,6 +83,11 @@ class Request:
         self.held = 0
 
     @property
+    def own_content(self) -> int:
+        """Name of what follows its prefix, the rest of the prompt and the answer: below zero, as no span of a trace."""
+        return -1 - self.index
+
+    @property
     def missing(self) -> int:
         """Tokens whose KV is on another instance alone and must be fetched from there."""
         return self.tokens - 1 - self.computed

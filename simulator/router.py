@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from simulator.affinity import KvAware, PrefixAffinity, Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.random import Generator
 
+    from simulator.affinity import Holder
     from simulator.request import Request
 
 __all__ = [
@@ -17,6 +20,7 @@ __all__ = [
     "ROUTERS",
     "SESSION_ROUTERS",
     "LeastLoaded",
+    "ObservingRouter",
     "PowerOfTwo",
     "Random",
     "RoundRobin",
@@ -40,6 +44,15 @@ class Router(Protocol):
         request
             What is to be served. Its session and prefix are there to see, its true output length is not.
         """
+        ...
+
+
+@runtime_checkable
+class ObservingRouter(Router, Protocol):
+    """A router that looks into the instances it chooses from."""
+
+    def observe(self, member: int, holder: Holder) -> None:
+        """Look into an instance from now on; called before it is among the members, and again if it is another."""
         ...
 
 
@@ -100,5 +113,8 @@ ROUTERS: Mapping[str, Callable[[Generator], Router]] = MappingProxyType(
         "random": Random,
         "least_loaded": LeastLoaded,
         "power_of_two": PowerOfTwo,
+        "prefix_affinity": PrefixAffinity,
+        "kv_aware": KvAware,
+        "session": Session,
     }
 )

@@ -10,11 +10,45 @@ from simulator.kvcache import BlockPool
 from simulator.prefix_cache import PrefixCache
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from simulator.request import Request
 
 __all__ = ["EngineState", "Plan", "Scheduler"]
+
+
+class CountedQueue(deque["Request"]):
+    """Waiting requests, and the sum of their tokens for those who ask at every arrival."""
+
+    def __init__(self, requests: Iterable[Request] = ()) -> None:
+        super().__init__(requests)
+        self.tokens = sum(request.tokens for request in self)
+
+    def append(self, request: Request, /) -> None:
+        """Add a request at the end."""
+        self.tokens += request.tokens
+        super().append(request)
+
+    def appendleft(self, request: Request, /) -> None:
+        """Add a request in front."""
+        self.tokens += request.tokens
+        super().appendleft(request)
+
+    def popleft(self) -> Request:
+        """Take the first request out."""
+        request = super().popleft()
+        self.tokens -= request.tokens
+        return request
+
+    def remove(self, request: Request, /) -> None:
+        """Take a request out."""
+        super().remove(request)
+        self.tokens -= request.tokens
+
+    def clear(self) -> None:
+        """Take all requests out."""
+        super().clear()
+        self.tokens = 0
 
 
 class EngineState:
@@ -117,6 +151,14 @@ class EngineState:
     def find(self, request: Request) -> tuple[int, int]:
         """Return how many blocks of a request are here already, and how many of them nobody uses."""
         return (0, 0) if self.cache is None else self.cache.find(request)
+
+    def load(self) -> tuple[int, int, int]:
+        """Return tokens that wait to be computed, blocks in use, and tokens of a block."""
+        waiting, pool, prefilling = self.waiting, self.pool, self.prefilling
+        if not isinstance(waiting, CountedQueue):
+            waiting = self.waiting = CountedQueue(waiting)
+        started = 0 if prefilling is None else prefilling.tokens - prefilling.computed
+        return waiting.tokens + started, pool.blocks - pool.free, pool.block_tokens
 
     def claim(self, request: Request) -> int:
         """Let a request that is admitted hold the blocks that are here already, and return their number."""
