@@ -71,6 +71,8 @@ class PrefixCache(BlockPool):
             if size > blocks:
                 piece.end -= blocks
                 return
+            if not size:
+                raise LawError(f"{blocks} more KV blocks were taken than are free; this is a bug in servesim")
             blocks -= size
             piece.quit()
             if piece.content is not None:
@@ -188,21 +190,22 @@ class PrefixCache(BlockPool):
         for content, span_end in _contents(request):
             end = min(span_end // self.block_tokens, most)
             while place < end:
-                piece, upto = self._serving(content, place)
+                piece = self._first_known(content, place)
                 if piece is None:
                     return
-                start, place = place, min(upto, end)
+                start, place = place, min(piece.end, end)
                 yield content, piece, start, place
 
-    def _serving(self, content: int, place: int) -> tuple[Piece | None, int]:
-        """Return the piece whose block at ``place`` was known first, and the block up to which this is so."""
-        upto = 1 << 62
+    def _first_known(self, content: int, place: int) -> Piece | None:
+        """Return the piece whose block at ``place`` was known first, which is then so for all its later blocks.
+
+        Whoever holds a block holds one for every place before it and gives those back later, so that of two
+        pieces that overlap the older one has the earlier blocks.
+        """
         for piece in self._known.get(content, ()):
             if piece.start <= place < piece.end:
-                return piece, min(upto, piece.end)
-            if piece.start > place:
-                upto = min(upto, piece.start)
-        return None, place
+                return piece
+        return None
 
     def _learn(self, content: int, start: int, end: int, users: int) -> Piece:
         piece = Piece(content, start, end, users)

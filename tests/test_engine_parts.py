@@ -46,28 +46,6 @@ def test_free_blocks_last_as_long_as_is_said(block_tokens, anchors, step, free):
         assert steps >= block_tokens
 
 
-def choices(name: str, loads: list[int], times: int) -> list[int]:
-    router, request = ROUTERS[name](np.random.default_rng(9)), Request(0, 100)
-    return [router.choose(loads, range(len(loads)), request) for _ in range(times)]
-
-
-@pytest.mark.parametrize("name", ROUTERS)
-def test_every_router_uses_existing_instances_and_repeats_itself(name):
-    loads = [3, 0, 2, 0]
-    assert choices(name, loads, 20) == choices(name, loads, 20)
-    assert set(choices(name, loads, 200)) <= set(range(4))
-    assert choices(name, [5], 1) == [0]
-
-
-def test_routers_do_what_their_names_say():
-    assert choices("round_robin", [9, 0, 0], 5) == [0, 1, 2, 0, 1]
-    assert choices("least_loaded", [2, 1, 1], 1) == [1]
-    counts = np.bincount(choices("power_of_two", [0, 9, 9, 9], 2000), minlength=4)
-    assert counts[0] / 2000 == pytest.approx(1 - (3 / 4) ** 2, abs=0.05)
-    counts = np.bincount(choices("random", [0, 9, 9, 9], 4000), minlength=4)
-    assert (np.abs(counts / 4000 - 0.25) < 0.04).all()
-
-
 def test_least_loaded_counts_running_requests_and_waiting_ones():
     """One long request on instance 0 and an empty instance 1: the next request goes to instance 1."""
     router = ROUTERS["least_loaded"](np.random.default_rng(0))
