@@ -115,7 +115,12 @@ IMPOSSIBLE = [
     case("workload.synthetic.shared_prefix_tokens=-1", "shared_prefix_tokens", "is -1", "greater than or equal to 0"),
     case("workload.synthetic.shared_prefix_tokens=2.5", "shared_prefix_tokens", "is 2.5", "integer"),
     case("workload.synthetic.sessions={turns=0, think_time_s={kind='fixed', value=1}}", "sessions.turns", "is 0", "1"),
-    case("workload.synthetic.sessions={turns=true, think_time_s={kind='fixed', value=1}}", "sessions.turns", "is True", "a table"),
+    case(
+        "workload.synthetic.sessions={turns=true, think_time_s={kind='fixed', value=1}}",
+        "sessions.turns",
+        "is True",
+        "a table",
+    ),
     case("workload.synthetic.sessions={turns=4}", "sessions.think_time_s", "is missing", ""),
     case("pool.0.stages=['prefill']", "s.toml", "a pool serves 'prefill' alone", "with stages = ['decode']"),
     case("pool.0.stages=['decode']", "s.toml", "a pool serves 'decode' alone", "with stages = ['prefill']"),

@@ -91,12 +91,14 @@ class PrivateLinks:
     env: Clock
     ns_per_token: int
     log: TransferLog = field(default_factory=TransferLog)
+    fetched: list[int] = field(default_factory=list)
 
     def bytes_under_way(self) -> int:
         return 0
 
     def carry(self, source: int, target: int, tokens: int, on_done) -> None:
         assert source != target
+        self.fetched.append(tokens)
         Urgent(self.env, 1 + tokens * self.ns_per_token).callbacks.append(lambda _: on_done())
 
 

@@ -109,7 +109,7 @@ def test_prompts_and_decoding_on_different_instances(rows, deployment, router):
     assert (handed == (macro.ledger.column("output_tokens") > 1)).all()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(1, 40),
