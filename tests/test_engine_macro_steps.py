@@ -56,7 +56,8 @@ def caching_deployments(draw) -> dict:
 def serve_both(settings_, arrivals, prompts, outputs, router="round_robin"):
     found = []
     for macro_steps in (True, False):
-        deployment = Deployment(**settings_, router=ROUTERS[router](np.random.default_rng(5)))
+        routers = (ROUTERS[router](np.random.default_rng(seed)) for seed in (5, 6))
+        deployment = Deployment(**settings_, router=next(routers), decode_router=next(routers))
         found.append(deployment.serve(arrivals, prompts, outputs, macro_steps=macro_steps))
     return found
 

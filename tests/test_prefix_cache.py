@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from caching_oracle import CachingOracle
+from goldens import SCENARIOS, missing_trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompts import Spans, tree_of_prompts
@@ -15,8 +16,12 @@ from simulator.identity import KnownIdentities
 from simulator.laws import check_laws
 from simulator.prefix_cache import PrefixCache
 from simulator.request import Request
+from simulator.run import run_scenario
+from simulator.scenario import load_scenario
 from workloads.prefixes import prefixes_of
+from workloads.statistics import prefix_hit_tokens
 from workloads.synthetic import Synthetic, synthesize
+from workloads.traces import read_trace
 
 PRICES = linear_prices()
 
@@ -197,3 +202,14 @@ def test_taking_more_blocks_than_there_are_is_a_broken_law():
     cache.take(3)
     with pytest.raises(LawError, match="KV blocks were taken"):
         cache.take(2)
+
+
+@pytest.mark.skipif(missing_trace("mooncake-conversation") is not None, reason="the trace is not shipped")
+def test_an_endless_cache_finds_what_the_trace_shares():
+    endless = {"pool.0.replicas": 1, "pool.0.limits.kv_blocks": 20_000_000}
+    scenario = load_scenario("mooncake-conversation", SCENARIOS["mooncake-conversation"] | endless)
+    result = run_scenario(scenario)
+    trace = read_trace(scenario.workload.trace)
+    there = np.minimum(prefix_hit_tokens(trace.blocks, trace.prompt_tokens), trace.prompt_tokens - 1) // 16 * 16
+    assert result.requests["cached_tokens"].tolist() == there.tolist()
+    assert result.summary["prefix_cache_hit_rate"] == pytest.approx(0.374, abs=0.001)

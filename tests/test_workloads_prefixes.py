@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prompts import Spans
 
+from hardware.errors import TraceError
 from workloads.prefixes import prefixes_of
 from workloads.statistics import prefix_hit_tokens
 from workloads.synthetic import Synthetic, synthesize
-from workloads.table import Arrivals, BlockHashes
+from workloads.table import Arrivals, BlockHashes, Prefixes
 
 #: Prompts as strings of letters, so that many begin alike.
 texts = st.lists(st.text("ab", min_size=1, max_size=30), min_size=1, max_size=25)
@@ -79,6 +80,13 @@ def test_blocks_of_one_prompt_alone_take_no_room():
     arrivals = hashed(["a" * 20, "b" * 30], 2, chained=True)
     assert prefixes_of(arrivals).contents.size == 0
     assert prefixes_of(hashed(["a" * 20, "a" * 20 + "b" * 30], 2, chained=True)).contents.size == 2
+
+
+def test_columns_that_do_not_fit_are_refused():
+    with pytest.raises(TraceError, match="do not rise from 0 to the 2 spans"):
+        Prefixes(np.array([0, 1]), np.array([5, 6]), np.array([10, 20]))
+    with pytest.raises(TraceError, match="do not rise"):
+        Prefixes(np.array([0, 2, 1, 2]), np.array([5, 6]), np.array([10, 20]))
 
 
 def synthetic(**changes) -> Arrivals:

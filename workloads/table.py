@@ -91,6 +91,11 @@ class Prefixes:
     ends
         int64[offsets[-1]], tokens from the start of the prompt to the end of each span: they rise and do not
         go beyond the prompt.
+
+    Raises
+    ------
+    TraceError
+        When the offsets do not cut the spans into rows.
     """
 
     offsets: IntColumn
@@ -100,6 +105,9 @@ class Prefixes:
     def __post_init__(self) -> None:
         for name in ("offsets", "contents", "ends"):
             object.__setattr__(self, name, _frozen(getattr(self, name)))
+        sizes = {self.contents.size, self.ends.size, int(self.offsets[-1])}
+        if len(sizes) > 1 or bool((np.diff(self.offsets, prepend=0) < 0).any()):
+            raise TraceError(f"prefix offsets do not rise from 0 to the {self.contents.size} spans there are")
 
     def __len__(self) -> int:
         return self.offsets.size - 1
