@@ -20,6 +20,8 @@ from perfdb.tables import sha256
 from simulator.cluster import EngineParts
 from simulator.engines import ENGINES
 from simulator.identity import KnownIdentities
+from simulator.incidents import RoleSwitch
+from simulator.pool_table import own_pools
 from simulator.router import PREFIX_ROUTERS, ROUTERS, SESSION_ROUTERS
 from workloads.closed_loop import plan_closed_loop
 from workloads.prefixes import prefixes_of
@@ -35,8 +37,9 @@ if TYPE_CHECKING:
     from hardware.catalogue import Chip
     from perfdb.model import ModelSpec
     from simulator.engines import VllmOptions
+    from simulator.pool_table import Pool
     from simulator.router import Router
-    from simulator.scenario import Pool, Scenario, Workload
+    from simulator.scenario import Scenario, Workload
     from workloads.table import Arrivals
 
 __all__ = [
@@ -217,14 +220,14 @@ def _check_warmup(workload: Workload, found: Arrivals) -> None:
 
 def build_router(scenario: Scenario) -> Router:
     """Return the router that requests arrive at, on its own random stream."""
-    return ROUTERS[scenario.entry_pools[0].router](stream(scenario.seed, "router"))
+    return ROUTERS[own_pools(scenario.entry_pools)[0].router](stream(scenario.seed, "router"))
 
 
 def build_decode_router(scenario: Scenario) -> Router | None:
     """Return the router of requests that are handed over, on its own random stream; None where none are."""
     if not scenario.decode_pools:
         return None
-    return ROUTERS[scenario.decode_pools[0].router](stream(scenario.seed, "decode_router"))
+    return ROUTERS[own_pools(scenario.decode_pools)[0].router](stream(scenario.seed, "decode_router"))
 
 
 def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
@@ -239,7 +242,23 @@ def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
     model = load_model(table.name, weights=table.weights, kv_cache=table.kv_cache)
     pools = tuple(_build_pool(pool, scenario.pool_name(number), model) for number, pool in enumerate(scenario.pool))
     _check_prices(scenario, {pool.chip.name for pool in pools})
+    _check_switches(scenario, {pool.name: pool for pool in pools})
     return pools
+
+
+def _check_switches(scenario: Scenario, pools: Mapping[str, BuiltPool]) -> None:
+    """Check that instances switch between pools on as many chips of the same kind."""
+    table = scenario.operations
+    pairs = [(one.pool, one.to) for one in table.incident if isinstance(one, RoleSwitch)]
+    pairs += [table.switching.between] if table.switching is not None else []
+    for pair in pairs:
+        one, other = (pools[name] for name in pair)
+        if (one.chip.name, one.layout.chips) != (other.chip.name, other.layout.chips):
+            raise ScenarioError(
+                f"operations: an instance of {one.name!r} has {one.layout.chips} x {one.chip.name}, one of "
+                f"{other.name!r} {other.layout.chips} x {other.chip.name}; instances can switch only between pools "
+                "with as many chips of one kind"
+            )
 
 
 def _check_prices(scenario: Scenario, used: set[str]) -> None:
@@ -272,9 +291,15 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
         prefills=pool.prefills,
         decodes=pool.decodes,
         caching=options.enable_prefix_caching,
+        kv_bytes_per_token=_kv_bytes_per_token(model, layout.tensor),
     )
     tables = {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
     return BuiltPool(name, model, chip, layout, options, memory, costs, parts, tables)
+
+
+def _kv_bytes_per_token(model: ModelSpec, tensor: int) -> int:
+    """Return the KV bytes of a token that all ranks store: heads fewer than ranks are stored more than once."""
+    return model.kv_bytes_per_token * max(1, tensor // model.kv_heads)
 
 
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:

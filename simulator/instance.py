@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from simpy.core import Environment
 from simpy.events import URGENT, Event
@@ -12,14 +12,15 @@ from hardware.errors import LawError
 from simulator.schedulers.state import EngineState
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from perfdb.step_prices import StepPrices
     from simulator.records import Ledger, StepLog
     from simulator.request import Request
     from simulator.schedulers.state import Plan, Scheduler
+    from simulator.watcher import Watcher
 
-__all__ = ["Clock", "Instance", "Urgent", "Watcher"]
+__all__ = ["Clock", "Instance", "Urgent", "soon"]
 
 
 class Clock(Environment):
@@ -43,20 +44,13 @@ class Urgent(Event):
         env.schedule(self, URGENT, delay_ns)
 
 
-class Watcher(Protocol):
-    """Whoever an instance tells what concerns others."""
+def soon(env: Clock, delay_ns: int, action: Callable[[], None]) -> None:
+    """Do something at least a nanosecond from now, before the engines of that instant.
 
-    def finished(self, instance: int, index: int) -> None:
-        """Take note that a request produced its last token on an instance."""
-        ...
-
-    def hand_over(self, instance: int, request: Request) -> None:
-        """Find an instance to decode a request whose prompt was computed on ``instance``."""
-        ...
-
-    def fetch(self, instance: int, request: Request) -> None:
-        """Bring a request's KV to ``instance``, which has blocks for it, and deliver it there."""
-        ...
+    An effect is never at the instant of its cause, so that no order of events at one instant, which
+    macro-steps may change, decides anything (``docs/decisions/002-order-of-events.md``).
+    """
+    Urgent(env, delay_ns).callbacks.append(lambda _: action())
 
 
 class Instance:
@@ -82,8 +76,15 @@ class Instance:
         Requests stay after their prompt; off, their KV is handed over to another instance.
     caching
         Blocks keep what they hold; see :mod:`simulator.prefix_cache`.
+    tells_chunks
+        The watcher is told of every chunk of a prompt when its step begins.
     macro_steps
         Advance unchanged decode steps in one event. Off, every step is an event; results are the same.
+
+    Attributes
+    ----------
+    started_ns, ended_ns
+        When it began to serve, and when it stopped; -1 while it serves.
     """
 
     def __init__(  # noqa: PLR0913 - the parts an engine is made of, all named
@@ -100,22 +101,27 @@ class Instance:
         watcher: Watcher,
         decodes_here: bool = True,
         caching: bool = False,
+        tells_chunks: bool = False,
         macro_steps: bool = True,
     ) -> None:
         self.env, self.number = env, number
         self.scheduler, self.prices = scheduler, prices
         self.state = EngineState(blocks, block_tokens, caching=caching)
         self.ledger, self.log, self.watcher = ledger, log, watcher
-        self.decodes_here = decodes_here
+        self.decodes_here, self.tells_chunks = decodes_here, tells_chunks
         self.longest_run = 1 << 40 if macro_steps else 1
         self._finishes: list[tuple[int, int, int, Request]] = []
         self._alarm: Event | None = None
         self._run_steps = 0
         self._run_start_ns = 0
         self._run_taken = 0
-        self._run_blocks_later = False
+        self._run_takes = False
+        self._mixed: Sequence[int] = ()
+        self._plan: Plan | None = None
+        self._joined: Sequence[Request] = ()
         self._asleep = False
         self.held = 0
+        self.started_ns, self.ended_ns = env.now, -1
         env.process(self.serve())
 
     def submit(self, request: Request) -> None:
@@ -127,13 +133,16 @@ class Instance:
     def deliver(self, request: Request) -> None:
         """Take note that the KV a request asked for is here now."""
         state = self.state
-        request.remote = False
+        request.remote = request.loading = False
         request.computed = request.tokens - 1
-        if state.cache is not None:
-            state.cache.register(request, request.computed)
         state.loading -= 1
         state.ready.append(request)
-        self._notice(changed=len(state.ready) == 1)
+        found = False
+        if state.cache is not None:
+            state.cache.register(request, request.computed)
+            # Whoever waits may find these blocks, and then needs fewer.
+            found = bool(state.waiting)
+        self._notice(changed=found or len(state.ready) == 1)
 
     def release(self, request: Request) -> None:
         """Give back the blocks of a request whose KV has left for another instance."""
@@ -143,30 +152,119 @@ class Instance:
 
     def find(self, request: Request) -> tuple[int, int]:
         """Return how many blocks of a request are here now, and how many of them nobody uses."""
-        self._settle()
+        self._take_begun()
         return self.state.find(request)
 
     def load(self) -> tuple[int, int, int]:
         """Return tokens that wait to be computed, blocks in use now, and tokens of a block."""
-        self._settle()
+        self._take_begun()
         return self.state.load()
+
+    def cancel(self, request: Request) -> None:
+        """Give up a request that waits for its KV here: for blocks, or for the KV itself."""
+        self._settle()
+        state = self.state
+        if request.loading:
+            state.loading -= 1
+            state.abandon(request)
+            request.computed = request.tokens
+        else:
+            state.waiting.remove(request)
+        self._notice(changed=True)
+
+    def recompute(self, request: Request) -> None:
+        """Compute the prompt of a request here whose KV did not come; it goes to the head of the queue."""
+        self._settle()
+        state = self.state
+        state.loading -= 1
+        request.loading = request.remote = False
+        request.epoch += 1
+        state.abandon(request)
+        request.computed = 0
+        state.waiting.appendleft(request)
+        self._notice(changed=True)
+
+    def stop(self) -> list[Request]:
+        """End the engine now, with all KV it holds; a step that is not over has computed nothing.
+
+        Returns
+        -------
+        list of Request
+            Those that were on it, but for requests whose KV was being fetched or waited to leave.
+            ``tokens`` are those to compute before the next appears, ``computed`` those computed so far (all, for
+            one that was decoding), ``stalled_ns`` when the last token appeared.
+        """
+        state, last_ns = self.state, self._settle()
+        self._run_steps = 0
+        self.ended_ns = self.env.now
+        if self._alarm is not None and self._alarm.callbacks is not None:
+            self._alarm.callbacks = []
+        computing = {request.index for request, _ in self._plan.chunks} if self._plan is not None else set()
+        if state.prefilling is not None:
+            computing.add(state.prefilling.index)
+        for request in state.running.values():
+            if request.index not in computing:
+                state.leave_decode(request)
+                request.computed = request.tokens = request.computed + 1
+                request.stalled_ns = last_ns
+        for request in state.ready:
+            request.computed = request.tokens
+        left = [*state.running.values(), *state.ready, *state.waiting]
+        state.running.clear()
+        state.ready.clear()
+        state.waiting.clear()
+        state.loading = self.held = 0
+        state.prefilling = None
+        state.lose_all()
+        return left
+
+    def _settle(self) -> int:
+        """Apply the decode steps of a run that are over before now; return when the last step ended, ns."""
+        if self._run_steps > 1:
+            state, start = self.state, self._run_start_ns
+            sequences, context = state.decodes, state.context_sum // state.decodes
+            over = self.prices.steps_covering(sequences, context, self.env.now - start, self._run_steps)[0] - 1
+            if over:
+                end_ns = start + self.prices.decode_ns(sequences, context, over)
+                self._advance(over, end_ns)
+                self._run_start_ns = end_ns
+                self._run_steps -= over
+        return self._run_start_ns
+
+    def _take_begun(self) -> None:
+        """Take the blocks of those steps of a run that have begun, before somebody looks at them."""
+        elapsed = self.env.now - self._run_start_ns
+        if self._run_steps and self._run_takes and elapsed:
+            sequences, context = self.state.decodes, self.state.context_sum // self.state.decodes
+            self._take_run(self.prices.steps_covering(sequences, context, elapsed, self._run_steps)[0])
+
+    def _take_run(self, steps: int) -> None:
+        """Take the blocks of a run's next ``steps`` steps, as far as they are not taken yet."""
+        pool, taken = self.state.pool, self._run_taken
+        if steps > taken:
+            pool.take(pool.needed(self.state.step + taken, steps - taken))
+            self._run_taken = steps
 
     def serve(self) -> Generator[Event, None, None]:
         """Run the engine for ever."""
         state = self.state
         while True:
-            plan = self.scheduler.plan(state)
+            self._plan = plan = self.scheduler.plan(state)
             if plan.preempted:
                 self._note_preempted(plan)
             for request in plan.loads:
                 state.loading += 1
-                self.watcher.fetch(self.number, request)
+                request.loading = True
+                self.watcher.reserved(self.number, request)
+            self._joined = plan.joined
+            for request in plan.joined:
+                self._schedule_finish(request, request.tokens - self.ledger.prompt_tokens[request.index])
             if plan.chunks:
                 yield self._compute_mixed(plan)
                 self._apply_chunks(plan)
             elif plan.decodes:
                 yield self._compute_decodes(plan)
-                self._apply_decodes(plan)
+                self._apply_decodes()
             elif not plan.preempted:
                 yield self._sleep()
 
@@ -207,21 +305,6 @@ class Instance:
             self._run_steps = steps
             self._ring(duration - elapsed)
 
-    def _settle(self) -> None:
-        """Take the blocks of those steps of a run that have begun, before somebody looks at them."""
-        elapsed = self.env.now - self._run_start_ns
-        if self._run_steps and self._run_blocks_later and elapsed:
-            state = self.state
-            context = state.context_sum // state.decodes
-            begun, _ = self.prices.steps_covering(state.decodes, context, elapsed, self._run_steps)
-            self._take_run(begun)
-
-    def _take_run(self, steps: int) -> None:
-        """Take the blocks of a run's first ``steps`` steps, as far as they are not taken yet."""
-        state, taken = self.state, self._run_taken
-        state.pool.take(state.pool.needed(state.step + taken, steps - taken))
-        self._run_taken = steps
-
     # --- steps ---------------------------------------------------------------------------------------
 
     def _steps_to_first_finish(self) -> int:
@@ -237,20 +320,39 @@ class Instance:
     def _compute_decodes(self, plan: Plan) -> Event:
         context = self.state.context_sum // plan.decodes
         steps = min(plan.steps, self._steps_to_first_finish())
-        self._run_steps, self._run_start_ns, self._run_taken = steps, self.env.now, 0
-        self._run_blocks_later = plan.steps > 1
+        self._run_steps, self._run_start_ns = steps, self.env.now
+        self._run_taken, self._run_takes = 0, plan.steps > 1
         return self._wait(self.prices.decode_ns(plan.decodes, context, steps))
 
-    def _apply_decodes(self, plan: Plan) -> None:
-        state, steps, start = self.state, self._run_steps, self._run_start_ns
-        self._run_steps = 0
-        decodes = state.decodes
-        self.log.add((start, self.env.now - start, steps, decodes, state.context_sum // decodes, 0, 0, 0, 0, 0))
-        if plan.steps > 1:
+    def _apply_decodes(self) -> None:
+        steps, self._run_steps = self._run_steps, 0
+        self._advance(steps, self.env.now)
+        self._finish_due()
+
+    def _advance(self, steps: int, end_ns: int) -> None:
+        """Let decode steps be over; the first block of each sequence was taken by a plan of one step."""
+        state, start = self.state, self._run_start_ns
+        decodes, context, joined = state.decodes, state.context_sum // state.decodes, self._joined
+        first = 0
+        if joined:
+            first = end_ns - start if steps == 1 else self.prices.decode_ns(decodes, context)
+            self.log.add((start, first, 1, decodes, context, 0, 0, 0, 0, 0, len(joined)))
+            self._end_stalls(start + first)
+        if steps > 1 or not joined:
+            skipped = 1 if joined else 0
+            row = (start + first, end_ns - start - first, steps - skipped, decodes, context + skipped)
+            self.log.add((*row, 0, 0, 0, 0, 0, 0))
+        if self._run_takes:
             self._take_run(steps)
+            self._run_taken -= steps
         state.step += steps
         state.context_sum += decodes * steps
-        self._finish_due()
+
+    def _end_stalls(self, now_ns: int) -> None:
+        """Let the first token appear here of sequences that came from another instance."""
+        for request in self._joined:
+            self._end_stall(request, now_ns)
+        self._joined = ()
 
     def _compute_mixed(self, plan: Plan) -> Event:
         state, now, ledger = self.state, self.env.now, self.ledger
@@ -276,11 +378,17 @@ class Instance:
             pairs=pairs,
             reach=reach,
         )
-        self.log.add((now, duration, 1, decodes, context, tokens, prompts, completed, pairs, reach))
+        self._run_start_ns = now
+        self._mixed = (now, duration, 1, decodes, context, tokens, prompts, completed, pairs, reach, len(self._joined))
+        if self.tells_chunks:
+            for request, new in plan.chunks:
+                self.watcher.computing(self.number, request, new, duration)
         return self._wait(duration)
 
     def _apply_chunks(self, plan: Plan) -> None:
         state = self.state
+        self.log.add(self._mixed)
+        self._end_stalls(self.env.now)
         state.step += 1
         state.context_sum += state.decodes
         state.prefilling = None
@@ -300,22 +408,31 @@ class Instance:
         if ledger.first_token_ns[index] < 0:
             ledger.first_token_ns[index] = now
         if request.stalled_ns >= 0:
-            ledger.stalls.append(now - request.stalled_ns)
-            ledger.stall_ends.append(now)
-            request.stalled_ns = -1
+            self._end_stall(request, now)
         produced = request.tokens - ledger.prompt_tokens[index] + 1
         if not self.decodes_here and produced < ledger.output_tokens[index]:
             self._hand_over(request)
             return
-        last_step = self.state.step + ledger.output_tokens[index] - produced
         self.state.join_decode(request)
+        self._schedule_finish(request, produced)
+
+    def _end_stall(self, request: Request, now_ns: int) -> None:
+        """Write down a gap between two tokens that was more than a step."""
+        self.ledger.stalls.append(now_ns - request.stalled_ns)
+        self.ledger.stall_ends.append(now_ns)
+        request.stalled_ns = -1
+
+    def _schedule_finish(self, request: Request, produced: int) -> None:
+        """Note the step in which a decoding request will have all its tokens."""
+        index = request.index
+        last_step = self.state.step + self.ledger.output_tokens[index] - produced
         heappush(self._finishes, (last_step, index, request.epoch, request))
 
     def _hand_over(self, request: Request) -> None:
         """Let a request go once its prompt is computed; its blocks stay until its KV has left."""
         del self.state.running[request.index]
         self.held += 1
-        self.watcher.hand_over(self.number, request)
+        self.watcher.prompt_computed(self.number, request)
 
     def _finish_due(self) -> None:
         state, finishes = self.state, self._finishes

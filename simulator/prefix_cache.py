@@ -162,6 +162,11 @@ class PrefixCache(BlockPool):
                     self.free += piece.end - piece.start
             request.pieces, request.held = [], 0
 
+    def clear(self) -> None:
+        """Take all blocks back from whoever holds them, and forget what they hold."""
+        self.freed, self.free, self.blank = self.allocated, self.blocks, self.blocks
+        self._known, self._queue = {}, Piece(0, 0, 0, 1)
+
     def check(self) -> None:
         """Check that free blocks are blank or in the queue, each once, and that nobody holds any.
 

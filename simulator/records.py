@@ -42,8 +42,10 @@ class Ledger:
         Prompt tokens that were in the cache when it was first admitted.
     preemptions
         Times it lost its KV.
+    restarts
+        Times it started over because the instance that had its KV died.
     failed
-        1 if the engine refused it.
+        1 if the engine refused it, or it was lost with an instance or a transfer.
     stalls
         Times between two tokens of a request that was preempted between them, in the order they ended.
     """
@@ -61,6 +63,7 @@ class Ledger:
         self.decode_instance = _filled(rows, NEVER)
         self.cached_tokens = _filled(rows, 0)
         self.preemptions = _filled(rows, 0)
+        self.restarts = _filled(rows, 0)
         self.failed = _filled(rows, 0)
         self.stalls: array[int] = array("q")
         self.stall_ends: array[int] = array("q")
@@ -103,6 +106,8 @@ class StepLog(_Log):
         Chunks, and how many of them completed their prompt.
     pairs, reach
         See :meth:`perfdb.step_prices.StepPrices.mixed_ns`.
+    joined
+        Sequences among ``decodes`` whose earlier token came from another instance: their gap is no step.
     duration_ns
         All steps of the row together.
     """
@@ -118,6 +123,7 @@ class StepLog(_Log):
         "completed",
         "pairs",
         "reach",
+        "joined",
     )
 
 

@@ -37,6 +37,8 @@ class Request:
         transfer of its KV); else -1.
     remote
         Its KV is on another instance and must be fetched before it can decode here.
+    loading
+        It holds blocks here into which its KV is being fetched.
     session
         Number of its conversation; -1 where it belongs to none, or nobody looks.
     prefix
@@ -47,6 +49,8 @@ class Request:
         Tokens from the start of the prompt to the end of each span.
     named
         Another prompt goes on from its answer, so that it may be looked for after the request is gone.
+    found
+        Tokens whose KV was here already when it was admitted.
     pieces, held
         Blocks it holds that can be found by others, and how many; see :mod:`simulator.prefix_cache`.
     """
@@ -55,8 +59,10 @@ class Request:
         "anchor",
         "computed",
         "epoch",
+        "found",
         "held",
         "index",
+        "loading",
         "named",
         "pieces",
         "prefix",
@@ -74,13 +80,13 @@ class Request:
         self.anchor = 0
         self.epoch = 0
         self.stalled_ns = -1
-        self.remote = False
+        self.remote = self.loading = False
         self.session = -1
         self.prefix: tuple[int, ...] = ()
         self.prefix_ends: tuple[int, ...] = ()
         self.named = False
         self.pieces: list[Piece] = []
-        self.held = 0
+        self.held = self.found = 0
 
     @property
     def own_content(self) -> int:
@@ -89,8 +95,20 @@ class Request:
 
     @property
     def missing(self) -> int:
-        """Tokens whose KV is on another instance alone and must be fetched from there."""
-        return self.tokens - 1 - self.computed
+        """Tokens whose KV must be fetched from where the prompt was computed: those that were not here already."""
+        return self.tokens - 1 - self.found
+
+    def going_on(self) -> Request:
+        """Return the request as an instance knows it that decodes what this one had computed."""
+        request = Request(self.index, self.tokens + 1)
+        request.remote, request.session, request.named = True, self.session, self.named
+        request.prefix, request.prefix_ends = self.prefix, self.prefix_ends
+        return request
+
+    def forget_blocks(self) -> None:
+        """Hold nothing any more: the instance is gone."""
+        self.computed = self.found = self.held = 0
+        self.pieces = []
 
     def __repr__(self) -> str:
         return f"Request({self.index}, tokens={self.tokens}, computed={self.computed})"

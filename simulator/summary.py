@@ -40,6 +40,7 @@ def summarise(run: Finished) -> dict[str, Any]:
         "preemptions": int(ledger.column("preemptions").sum()),
         "prefix_cache_hit_rate": _hit_rate(_prompt_states(run)),
         "pools": _pools(run),
+        "operations": _operations(run),
         "transfers": _transfers(run),
         "links": _links(run),
         "skipped_rows": dict(sorted(run.requests.skipped.items())),
@@ -73,7 +74,7 @@ def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, A
     busy_ns = sum(int(table["duration_ns"].sum()) for table in tables)
     steps = sum(int(table["steps"].sum()) for table in tables)
     decoded = sum(int((table["decodes"] * table["steps"]).sum()) for table in tables)
-    last_ns = int(cluster.ledger.column("finish_ns").max(initial=0))
+    served_ns = sum(run.served_ns(i) for i in members)
     ledger, states = cluster.ledger, [cluster.instances[i].state for i in members]
     served = np.isin(ledger.column("instance"), members) | np.isin(ledger.column("decode_instance"), members)
     time_ns = _total([time_by_origin(pool.costs, table) for table in tables])
@@ -82,7 +83,7 @@ def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, A
         "chips": pool.chips,
         "replicas": pool.parts.replicas,
         "requests": int(served.sum()),
-        "utilisation": busy_ns / (last_ns * len(members)) if last_ns else 0.0,
+        "utilisation": busy_ns / served_ns if served_ns else 0.0,
         "mean_decode_batch": decoded / steps if steps else 0.0,
         "steps": steps,
         "kv_blocks": pool.parts.blocks,
@@ -105,6 +106,18 @@ def _hit_rate(states: Sequence[EngineState]) -> float:
     return sum(state.hits for state in states) / queried if queried else 0.0
 
 
+def _operations(run: Finished) -> dict[str, int]:
+    """Return what happened to the deployment, and how many requests started over for it."""
+    hand_over = run.cluster.hand_over
+    return {
+        "instances_lost": run.operations.instances_lost,
+        "role_switches": run.operations.switches,
+        "requests_restarted": int((run.cluster.ledger.column("restarts") > 0).sum()),
+        "transfers_given_up": hand_over.given_up,
+        "transfers_timed_out": hand_over.timed_out,
+    }
+
+
 def _transfers(run: Finished) -> dict[str, float]:
     """Return what was handed over: count, bytes and times, all zero where nothing was."""
     carrier = run.cluster.carrier
@@ -122,7 +135,7 @@ def _links(run: Finished) -> dict[str, dict[str, float]]:
     """Return the links that carried KV: bytes, share of the run they were busy, most flows at once."""
     if run.fabric is None or run.cluster.carrier is None:
         return {}
-    last_ns = max(int(run.cluster.ledger.column("finish_ns").max(initial=0)), 1)
+    last_ns = max(run.end_ns(), 1)
     use = run.cluster.carrier.link_use()
     return {
         f"{link.source}>{link.target}": {

@@ -122,7 +122,12 @@ IMPOSSIBLE = [
         "a table",
     ),
     case("workload.synthetic.sessions={turns=4}", "sessions.think_time_s", "is missing", ""),
-    case("pool.0.stages=['prefill']", "s.toml", "a pool serves 'prefill' alone", "with stages = ['decode']"),
+    case(
+        "pool=[{chip='h200_sxm',stages=['prefill']}]",
+        "s.toml",
+        "a pool serves 'prefill' alone",
+        "with stages = ['decode']",
+    ),
     case("pool.0.stages=['decode']", "s.toml", "a pool serves 'decode' alone", "with stages = ['prefill']"),
     case("pool.0.stages=['decode', 'prefill']", "'pool.0.stages'", "found ['decode', 'prefill']", "in this order"),
     case("pool.0.stages=[]", "'pool.0.stages'", "found []", "expected some of ['prefill', 'decode']"),

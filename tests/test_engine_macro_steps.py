@@ -8,8 +8,19 @@ from hypothesis import strategies as st
 from prompts import tree_of_prompts
 from serving import Deployment, OpenLoop, Users, linear_prices, times
 
+from simulator.network import KvTransfer
 from simulator.router import ROUTERS
 from simulator.token_gaps import token_gaps
+
+#: Ways of handing KV over.
+TERMS = [
+    {},
+    {"direction": "push"},
+    {"mode": "layerwise"},
+    {"decode_chosen": "arrival"},
+    {"timeout_s": 0.02},
+    {"timeout_s": 0.02, "on_timeout": "fail"},
+]
 
 requests = st.lists(
     st.tuples(st.integers(0, 40_000_000), st.integers(1, 400), st.integers(1, 80)), min_size=1, max_size=40
@@ -50,6 +61,7 @@ def caching_deployments(draw) -> dict:
     found["blocks"] += longer
     if "decode_blocks" in found:
         found["decode_blocks"] += longer
+        found["terms"] = KvTransfer(**draw(st.sampled_from(TERMS)))
     return found | {"caching": True}
 
 
@@ -78,7 +90,8 @@ def assert_same(macro, single):
             assert getattr(one.state.pool, count, 0) == getattr(other.state.pool, count, 0)
         for count in ("queried", "hits", "reused"):
             assert getattr(one.state, count) == getattr(other.state, count)
-    assert macro.events <= single.events
+    # What cuts a run leaves the wake-up behind that it had: no more than one for an arrival, or for KV that arrives.
+    assert macro.events <= single.events + 2 * len(macro.ledger)
 
 
 @settings(max_examples=250, deadline=None)
@@ -124,7 +137,6 @@ def test_shared_prefixes(seed, size, gap_ns, deployment, router):
     arrivals = OpenLoop(np.cumsum(rng.exponential(gap_ns, size)).astype(int).tolist())
     macro, single = serve_both(deployment | {"identities": identities}, arrivals, prompts, outputs, router)
     assert_same(macro, single)
-    assert not macro.ledger.column("failed").any()
 
 
 @settings(max_examples=60, deadline=None)

@@ -76,8 +76,8 @@ BREAKAGES = {
     "requests in = finished": lambda cluster: cluster.ledger.finish_ns.__setitem__(1, -1),
     "nothing is left": lambda cluster: cluster.instances[0].state.waiting.append(Request(0, 1)),
     "blocks allocated = freed": lambda cluster: cluster.instances[0].state.pool.give(1),
-    "tokens produced": lambda cluster: cluster.logs[0].add((0, 1, 1, 1, 1, 0, 0, 0, 0, 0)),
-    "prompt tokens computed": lambda cluster: cluster.logs[0].add((0, 1, 1, 0, 0, 7, 1, 0, 49, 7)),
+    "tokens produced": lambda cluster: cluster.logs[0].add((0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0)),
+    "prompt tokens computed": lambda cluster: cluster.logs[0].add((0, 1, 1, 0, 0, 7, 1, 0, 49, 7, 0)),
     "clock never backwards": lambda cluster: cluster.ledger.first_token_ns.__setitem__(2, 0),
 }
 

@@ -148,6 +148,23 @@ class EngineState:
         else:
             self.pool.give(self.pool.blocks_for(request.computed))
 
+    def abandon(self, request: Request) -> None:
+        """Give back the blocks of a request for all its tokens; only what it found here holds anything."""
+        blocks = self.pool.blocks_for(request.tokens)
+        if self.cache is None:
+            self.pool.give(blocks)
+            return
+        self.cache.give(blocks - request.held)
+        request.computed = request.found
+        self.cache.release(request)
+
+    def lose_all(self) -> None:
+        """Give back every block, and what it held."""
+        if self.cache is not None:
+            self.cache.clear()
+        else:
+            self.pool.give(self.pool.blocks - self.pool.free)
+
     def find(self, request: Request) -> tuple[int, int]:
         """Return how many blocks of a request are here already, and how many of them nobody uses."""
         return (0, 0) if self.cache is None else self.cache.find(request)
@@ -164,9 +181,10 @@ class EngineState:
         """Let a request that is admitted hold the blocks that are here already, and return their number."""
         cache = self.cache
         if cache is None:
+            request.found = 0
             return 0
         blocks = cache.claim(request)
-        request.computed = blocks * cache.block_tokens
+        request.computed = request.found = blocks * cache.block_tokens
         if not request.epoch:
             self.queried += request.tokens - request.remote
             self.hits += request.computed
@@ -197,6 +215,8 @@ class Plan:
         Requests put back into the queue to make room.
     loads
         Requests that got blocks for KV that must now be fetched.
+    joined
+        Requests whose KV was fetched and that decode from this step on, counted among ``decodes``.
     """
 
     chunks: list[tuple[Request, int]]
@@ -204,6 +224,7 @@ class Plan:
     steps: int
     preempted: list[Request]
     loads: Sequence[Request] = ()
+    joined: Sequence[Request] = ()
 
 
 class Scheduler(Protocol):
