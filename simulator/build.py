@@ -20,7 +20,6 @@ from perfdb.tables import sha256
 from simulator.cluster import EngineParts
 from simulator.engines import ENGINES
 from simulator.identity import KnownIdentities
-from simulator.incidents import RoleSwitch
 from simulator.pool_table import own_pools
 from simulator.router import PREFIX_ROUTERS, ROUTERS, SESSION_ROUTERS
 from workloads.closed_loop import plan_closed_loop
@@ -248,10 +247,7 @@ def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
 
 def _check_switches(scenario: Scenario, pools: Mapping[str, BuiltPool]) -> None:
     """Check that instances switch between pools on as many chips of the same kind."""
-    table = scenario.operations
-    pairs = [(one.pool, one.to) for one in table.incident if isinstance(one, RoleSwitch)]
-    pairs += [table.switching.between] if table.switching is not None else []
-    for pair in pairs:
+    for pair in scenario.operations.switches():
         one, other = (pools[name] for name in pair)
         if (one.chip.name, one.layout.chips) != (other.chip.name, other.layout.chips):
             raise ScenarioError(
@@ -291,15 +287,9 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
         prefills=pool.prefills,
         decodes=pool.decodes,
         caching=options.enable_prefix_caching,
-        kv_bytes_per_token=_kv_bytes_per_token(model, layout.tensor),
     )
     tables = {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
     return BuiltPool(name, model, chip, layout, options, memory, costs, parts, tables)
-
-
-def _kv_bytes_per_token(model: ModelSpec, tensor: int) -> int:
-    """Return the KV bytes of a token that all ranks store: heads fewer than ranks are stored more than once."""
-    return model.kv_bytes_per_token * max(1, tensor // model.kv_heads)
 
 
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from simulator.scenario import Scenario
 
-__all__ = ["Candidate", "Case", "load_cases"]
+__all__ = ["Candidate", "Case", "load_cases", "load_swept"]
 
 
 class Candidate(Strict):
@@ -112,6 +112,23 @@ def load_cases(
     for case in cases[1:]:
         _check_comparable(cases[0], case, own=same_workload is False)
     return title, cases
+
+
+def load_swept(
+    paths: Sequence[str], changes: Sequence[str] = (), *, same_workload: bool | None = None
+) -> tuple[str, tuple[Case, ...]]:
+    """Read what is put under load: as :func:`load_cases`, or one scenario alone, without ``[[candidate]]`` tables.
+
+    Raises
+    ------
+    ScenarioError
+        As :func:`load_cases`, but for one scenario.
+    """
+    overrides = dict(parse_override(change) for change in changes)
+    if len(paths) == 1 and "candidate" not in open_scenario(paths[0], overrides)[1]:
+        scenario = load_scenario(paths[0], overrides)
+        return scenario.name, (Case(scenario.name, scenario, {}, paths[0]),)
+    return load_cases(paths, changes, same_workload=same_workload)
 
 
 def _of_one(path: str, overrides: Mapping[str, Any]) -> tuple[str, tuple[Case, ...]]:

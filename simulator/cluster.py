@@ -68,8 +68,6 @@ class EngineParts:
         Instances.
     prefills, decodes
         Stages they serve.
-    kv_bytes_per_token
-        KV bytes of a token on all chips of an instance.
     caching
         Their blocks keep what they hold; see :mod:`simulator.prefix_cache`.
     """
@@ -85,14 +83,12 @@ class EngineParts:
         replicas: int,
         prefills: bool = True,
         decodes: bool = True,
-        kv_bytes_per_token: int = 0,
         caching: bool = False,
     ) -> None:
         self.scheduler, self.prices = scheduler, prices
         self.blocks, self.block_tokens = blocks, block_tokens
         self.max_tokens, self.replicas = max_tokens, replicas
-        self.prefills, self.decodes = prefills, decodes
-        self.kv_bytes_per_token, self.caching = kv_bytes_per_token, caching
+        self.prefills, self.decodes, self.caching = prefills, decodes, caching
 
 
 class Cluster:
@@ -218,7 +214,7 @@ class Cluster:
         self.owners.append(pool)
         self.loads.append(0)
         if self.carrier is not None and like is not None:
-            self.carrier.place(number, like, parts.kv_bytes_per_token)
+            self.carrier.place(number, like, pool)
         self._let_join(instance, parts)
         return instance
 

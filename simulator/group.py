@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from simulator.lookout import Lookout
 from simulator.router import ObservingRouter
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Group:
         self._instances[instance.number] = instance
         (self.helpers if helps else self.members).append(instance.number)
         if isinstance(self.router, ObservingRouter):
-            self.router.observe(instance.number, instance)
+            self.router.observe(instance.number, Lookout(instance))
 
     def leave(self, number: int) -> None:
         """Take an instance out, if it is in."""

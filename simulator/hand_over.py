@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
     from simulator.group import Group
     from simulator.instance import Clock, Instance
+    from simulator.link_history import LinkSeries
+    from simulator.link_use import LinkUse
     from simulator.network import KvTransfer
     from simulator.records import Ledger, TransferLog
     from simulator.request import Request
-    from simulator.transfer import LinkUse
 
 __all__ = ["Carrier", "HandOver", "Passage", "Shipment"]
 
@@ -55,8 +56,8 @@ class Carrier(Protocol):
         """Return a transfer that has not begun; ``on_done`` is called once all of it is there."""
         ...
 
-    def place(self, instance: int, like: int, kv_bytes_per_token: int) -> None:
-        """Put a new instance on the chips of an earlier one."""
+    def place(self, instance: int, like: int, pool: int) -> None:
+        """Put a new instance of a pool on the chips of an earlier one."""
         ...
 
     def set_capacity(self, link: int, share: float) -> None:
@@ -65,6 +66,10 @@ class Carrier(Protocol):
 
     def link_use(self) -> LinkUse:
         """Return what each link has carried so far."""
+        ...
+
+    def link_series(self) -> LinkSeries:
+        """Return what each link that was used had carried over time."""
         ...
 
     def bytes_under_way(self) -> int:

@@ -114,8 +114,6 @@ class Instance:
         self._alarm: Event | None = None
         self._run_steps = 0
         self._run_start_ns = 0
-        self._run_taken = 0
-        self._run_takes = False
         self._mixed: Sequence[int] = ()
         self._plan: Plan | None = None
         self._joined: Sequence[Request] = ()
@@ -137,11 +135,8 @@ class Instance:
         request.computed = request.tokens - 1
         state.loading -= 1
         state.ready.append(request)
-        found = False
-        if state.cache is not None:
-            state.cache.register(request, request.computed)
-            # Whoever waits may find these blocks, and then needs fewer.
-            found = bool(state.waiting)
+        # Whoever waits may find the blocks that came, and then needs fewer.
+        found = state.register(request, request.computed) and bool(state.waiting)
         self._notice(changed=found or len(state.ready) == 1)
 
     def release(self, request: Request) -> None:
@@ -149,16 +144,6 @@ class Instance:
         self.held -= 1
         self.state.release(request)
         self._notice(changed=bool(self.state.waiting))
-
-    def find(self, request: Request) -> tuple[int, int]:
-        """Return how many blocks of a request are here now, and how many of them nobody uses."""
-        self._take_begun()
-        return self.state.find(request)
-
-    def load(self) -> tuple[int, int, int]:
-        """Return tokens that wait to be computed, blocks in use now, and tokens of a block."""
-        self._take_begun()
-        return self.state.load()
 
     def cancel(self, request: Request) -> None:
         """Give up a request that waits for its KV here: for blocks, or for the KV itself."""
@@ -226,24 +211,18 @@ class Instance:
             over = self.prices.steps_covering(sequences, context, self.env.now - start, self._run_steps)[0] - 1
             if over:
                 end_ns = start + self.prices.decode_ns(sequences, context, over)
-                self._advance(over, end_ns)
+                self._advance(over, end_ns, takes_blocks=True)
                 self._run_start_ns = end_ns
                 self._run_steps -= over
         return self._run_start_ns
 
-    def _take_begun(self) -> None:
+    def take_begun(self) -> None:
         """Take the blocks of those steps of a run that have begun, before somebody looks at them."""
-        elapsed = self.env.now - self._run_start_ns
-        if self._run_steps and self._run_takes and elapsed:
-            sequences, context = self.state.decodes, self.state.context_sum // self.state.decodes
-            self._take_run(self.prices.steps_covering(sequences, context, elapsed, self._run_steps)[0])
-
-    def _take_run(self, steps: int) -> None:
-        """Take the blocks of a run's next ``steps`` steps, as far as they are not taken yet."""
-        pool, taken = self.state.pool, self._run_taken
-        if steps > taken:
-            pool.take(pool.needed(self.state.step + taken, steps - taken))
-            self._run_taken = steps
+        state, elapsed = self.state, self.env.now - self._run_start_ns
+        if self._run_steps and elapsed and self._plan is not None and self._plan.steps > 1:
+            context = state.context_sum // state.decodes
+            begun, _ = self.prices.steps_covering(state.decodes, context, elapsed, self._run_steps)
+            state.pool.take_until(state.step, state.step + begun)
 
     def serve(self) -> Generator[Event, None, None]:
         """Run the engine for ever."""
@@ -264,7 +243,7 @@ class Instance:
                 self._apply_chunks(plan)
             elif plan.decodes:
                 yield self._compute_decodes(plan)
-                self._apply_decodes()
+                self._apply_decodes(plan)
             elif not plan.preempted:
                 yield self._sleep()
 
@@ -321,15 +300,14 @@ class Instance:
         context = self.state.context_sum // plan.decodes
         steps = min(plan.steps, self._steps_to_first_finish())
         self._run_steps, self._run_start_ns = steps, self.env.now
-        self._run_taken, self._run_takes = 0, plan.steps > 1
         return self._wait(self.prices.decode_ns(plan.decodes, context, steps))
 
-    def _apply_decodes(self) -> None:
+    def _apply_decodes(self, plan: Plan) -> None:
         steps, self._run_steps = self._run_steps, 0
-        self._advance(steps, self.env.now)
+        self._advance(steps, self.env.now, takes_blocks=plan.steps > 1)
         self._finish_due()
 
-    def _advance(self, steps: int, end_ns: int) -> None:
+    def _advance(self, steps: int, end_ns: int, *, takes_blocks: bool) -> None:
         """Let decode steps be over; the first block of each sequence was taken by a plan of one step."""
         state, start = self.state, self._run_start_ns
         decodes, context, joined = state.decodes, state.context_sum // state.decodes, self._joined
@@ -342,9 +320,8 @@ class Instance:
             skipped = 1 if joined else 0
             row = (start + first, end_ns - start - first, steps - skipped, decodes, context + skipped)
             self.log.add((*row, 0, 0, 0, 0, 0, 0))
-        if self._run_takes:
-            self._take_run(steps)
-            self._run_taken -= steps
+        if takes_blocks:
+            state.pool.take_until(state.step, state.step + steps)
         state.step += steps
         state.context_sum += decodes * steps
 

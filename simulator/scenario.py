@@ -198,7 +198,9 @@ def load_scenario(path: str | Path, overrides: Mapping[str, Any] | None = None) 
     """
     file, table = open_scenario(path, overrides)
     if "candidate" in table:
-        raise ScenarioError(f"{path}: has [[candidate]] tables, which only 'servesim compare {path}' reads")
+        raise ScenarioError(
+            f"{path}: has [[candidate]] tables, which only 'servesim compare {path}' and 'servesim sweep {path}' read"
+        )
     return resolve_scenario(table, file, f"{path} with --set" if overrides else str(path))
 
 

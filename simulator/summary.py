@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from perfdb.shares import time_by_origin
+from simulator.link_windows import link_windows
 from simulator.metrics import latency_summary, throughput_summary
 from simulator.records import TransferLog
 
@@ -29,6 +30,7 @@ def summarise(run: Finished) -> dict[str, Any]:
         A finished run whose laws were checked.
     """
     cluster, ledger = run.cluster, run.cluster.ledger
+    links = _links(run)
     summary: dict[str, Any] = {"scenario": run.scenario.name, "model_id": run.scenario.model.name}
     summary |= throughput_summary(ledger, run.times, run.gaps, run.warmup_ns)
     summary |= latency_summary(run.times, run.gaps)
@@ -42,7 +44,8 @@ def summarise(run: Finished) -> dict[str, Any]:
         "pools": _pools(run),
         "operations": _operations(run),
         "transfers": _transfers(run),
-        "links": _links(run),
+        "links": links,
+        **_busiest(run, links),
         "skipped_rows": dict(sorted(run.requests.skipped.items())),
         "requests_with_images": 0 if run.requests.images is None else int((run.requests.images > 0).sum()),
         "events": cluster.events,
@@ -146,6 +149,16 @@ def _links(run: Finished) -> dict[str, dict[str, float]]:
         for link in run.fabric.topology.links
         if use.carried_bytes[link.id] > 0
     }
+
+
+def _busiest(run: Finished, links: dict[str, dict[str, float]]) -> dict[str, str | float | None]:
+    """Return the link with the highest utilisation, that, and the highest of a window; None where there is none."""
+    name = max(links, key=lambda name: links[name]["utilisation"], default=None)
+    mean, peak = None, None
+    if name is not None:
+        found = link_windows(run)
+        mean, peak = links[name]["utilisation"], float(found.utilisation[:, found.names.index(name)].max())
+    return {"busiest_link": name, "busiest_link_utilisation": mean, "busiest_link_peak_utilisation": peak}
 
 
 def _total(parts: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -38,6 +38,8 @@ MISSPELT_NAMES = [
     case("workload.on_error='ignore'", "workload.on_error", "'ignore'", "'raise' or 'skip'"),
     case("pool.0.stages=['prefil', 'decode']", "pool.0.stages", "'prefil'", "did you mean 'prefill'?"),
     case("workload.synthetic.arrivals.kind='poison'", "workload.synthetic.arrivals", "'poison'", "'poisson'"),
+    case("network.kv_transfer.connector='mooncake'", "kv_transfer.connector", "'mooncake'", "did you mean 'mooncake_"),
+    case("network.rails='both'", "network.rails", "'both'", "'own' or 'all'"),
     case("cost.chip_hour.h100=2", "cost.chip_hour.h100", "no such chip", "did you mean 'h100_sxm'?"),
 ]
 

@@ -195,8 +195,13 @@ class EngineState:
     def take(self, request: Request, blocks: int, tokens: int) -> None:
         """Take ``blocks`` blocks for a request, into which its tokens up to the first ``tokens`` are computed."""
         self.pool.take(blocks)
+        self.register(request, tokens)
+
+    def register(self, request: Request, tokens: int) -> bool:
+        """Let a request's blocks be found, up to its first ``tokens`` tokens; tell whether anybody can."""
         if self.cache is not None:
             self.cache.register(request, tokens)
+        return self.cache is not None
 
 
 @dataclass(slots=True)
