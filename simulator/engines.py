@@ -48,7 +48,7 @@ class VllmOptions(Strict):
     scheduler_reserve_full_isl
         Admit a request only if its whole prompt fits in the free blocks.
     enable_prefix_caching
-        Reuse of KV blocks between requests. Only ``false`` is simulated.
+        Keep what blocks hold until they are taken again, for requests that begin alike.
     """
 
     model_config = ConfigDict(strict=True)
@@ -60,12 +60,10 @@ class VllmOptions(Strict):
     max_model_len: int | Literal["auto"] | None = None
     enable_chunked_prefill: bool = True
     scheduler_reserve_full_isl: bool = True
-    enable_prefix_caching: bool = False
+    enable_prefix_caching: bool = True
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.enable_prefix_caching:
-            raise ValueError("enable_prefix_caching = true is not simulated yet; set it to false")
         if isinstance(self.max_model_len, int) and self.max_model_len < 1:
             raise ValueError(f"max_model_len is {self.max_model_len}, expected a positive integer or 'auto'")
         tokens, sequences = self.max_num_batched_tokens, self.max_num_seqs

@@ -74,6 +74,8 @@ class Instance:
         Told when a request is done, and when KV must leave or come.
     decodes_here
         Requests stay after their prompt; off, their KV is handed over to another instance.
+    caching
+        Blocks keep what they hold; see :mod:`simulator.prefix_cache`.
     tells_chunks
         The watcher is told of every chunk of a prompt when its step begins.
     macro_steps
@@ -98,12 +100,13 @@ class Instance:
         log: StepLog,
         watcher: Watcher,
         decodes_here: bool = True,
+        caching: bool = False,
         tells_chunks: bool = False,
         macro_steps: bool = True,
     ) -> None:
         self.env, self.number = env, number
         self.scheduler, self.prices = scheduler, prices
-        self.state = EngineState(blocks, block_tokens)
+        self.state = EngineState(blocks, block_tokens, caching=caching)
         self.ledger, self.log, self.watcher = ledger, log, watcher
         self.decodes_here, self.tells_chunks = decodes_here, tells_chunks
         self.longest_run = 1 << 40 if macro_steps else 1
@@ -132,7 +135,9 @@ class Instance:
         request.computed = request.tokens - 1
         state.loading -= 1
         state.ready.append(request)
-        self._notice(changed=len(state.ready) == 1)
+        # Whoever waits may find the blocks that came, and then needs fewer.
+        found = state.register(request, request.computed) and bool(state.waiting)
+        self._notice(changed=found or len(state.ready) == 1)
 
     def release(self, request: Request) -> None:
         """Give back the blocks of a request whose KV has left for another instance."""
@@ -146,8 +151,8 @@ class Instance:
         state = self.state
         if request.loading:
             state.loading -= 1
+            state.abandon(request)
             request.computed = request.tokens
-            state.release(request)
         else:
             state.waiting.remove(request)
         self._notice(changed=True)
@@ -158,8 +163,8 @@ class Instance:
         state = self.state
         state.loading -= 1
         request.loading = request.remote = False
-        request.computed = request.tokens
-        state.release(request)
+        request.epoch += 1
+        state.abandon(request)
         request.computed = 0
         state.waiting.appendleft(request)
         self._notice(changed=True)
@@ -195,7 +200,7 @@ class Instance:
         state.waiting.clear()
         state.loading = self.held = 0
         state.prefilling = None
-        state.pool.give(state.pool.blocks - state.pool.free)
+        state.lose_all()
         return left
 
     def _settle(self, *, ends: bool = False) -> int:
@@ -219,6 +224,14 @@ class Instance:
             else:
                 pool.note_taken_soon(step)
         return self._run_start_ns
+
+    def take_begun(self) -> None:
+        """Take the blocks of those steps of a run that have begun, before somebody looks at them."""
+        state, elapsed = self.state, self.env.now - self._run_start_ns
+        if self._run_steps and elapsed and self._plan is not None and self._plan.steps > 1:
+            context = state.context_sum // state.decodes
+            begun, _ = self.prices.steps_covering(state.decodes, context, elapsed, self._run_steps)
+            state.pool.take_until(state.step, state.step + begun)
 
     def serve(self) -> Generator[Event, None, None]:
         """Run the engine for ever."""
@@ -317,7 +330,7 @@ class Instance:
             row = (start + first, end_ns - start - first, steps - skipped, decodes, context + skipped)
             self.log.add((*row, 0, 0, 0, 0, 0, 0))
         if takes_blocks:
-            state.pool.take(state.pool.needed(state.step, steps))
+            state.pool.take_until(state.step, state.step + steps)
         state.step += steps
         state.context_sum += decodes * steps
 
@@ -339,6 +352,7 @@ class Instance:
             completed += end == request.tokens
             if ledger.admitted_ns[request.index] < 0:
                 ledger.admitted_ns[request.index] = now
+                ledger.cached_tokens[request.index] = past
         prompts, decodes = len(plan.chunks), plan.decodes
         context = state.context_sum // decodes if decodes else 0
         duration = self.prices.mixed_ns(
