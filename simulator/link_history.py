@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from simulator.channels import Channels
     from simulator.fair_share import Link
     from simulator.flows import Stream
 
-__all__ = ["LinkHistory", "LinkSeries", "units_carried"]
+__all__ = ["LinkHistory", "LinkSeries", "units_served"]
 
 _FIRST_NS: Final = 20_000_000
 _MOST: Final = 512
@@ -51,6 +52,16 @@ class LinkSeries:
     carried_bytes: NDArray[np.float64]
     busy_ns: NDArray[np.float64]
 
+    def of_links(self, channels: Channels) -> LinkSeries:
+        """Return what each link had carried, where this is what each channel had."""
+        position = np.full(len(channels.capacity_bytes_per_s), -1)
+        position[self.links] = np.arange(len(self.links))
+        links = np.flatnonzero(channels.of_link >= 0)
+        columns = position[channels.of_link[links]]
+        links, columns = links[columns >= 0], columns[columns >= 0]
+        busy_ns = self.busy_ns[:, columns] * channels.slack[links]
+        return LinkSeries(links, self.times_ns, self.carried_bytes[:, columns], busy_ns)
+
 
 class LinkHistory:
     """Samples of links while a simulation goes on.
@@ -75,7 +86,7 @@ class LinkHistory:
         self._most = most
         # Links in the order of their first use: a row of a time when fewer were in use is shorter.
         self._links: dict[Link[Stream], None] = {}
-        self._rows: list[list[int]] = []
+        self._rows: list[list[tuple[int, int]]] = []
         self._changes: dict[Link[Stream], list[tuple[int, int]]] = {}
 
     def watch(self, links: Iterable[Link[Stream]]) -> None:
@@ -91,9 +102,9 @@ class LinkHistory:
                 self._interval_ns *= 2
             self.due_ns = (len(self._rows) + 1) * self._interval_ns
 
-    def note_capacity(self, link: Link[Stream], carried: int) -> None:
-        """Remember the capacity that a link has up to now, when it has carried so many units."""
-        self._changes.setdefault(link, []).append((carried, link.capacity))
+    def note_capacity(self, link: Link[Stream], occupied: int) -> None:
+        """Remember the capacity that a link has up to now, when so many units of its time were taken."""
+        self._changes.setdefault(link, []).append((occupied, link.capacity))
 
     def series(self, now_ns: int) -> LinkSeries:
         """Return every sample kept, and one of now."""
@@ -101,44 +112,52 @@ class LinkHistory:
         rows = [[], *self._rows, *([self._row(now_ns)] if now_ns else [])]
         times_ns = self._interval_ns * np.arange(len(rows))
         times_ns[-1] = now_ns
-        carried = np.zeros((len(rows), len(self._links)))
-        for sample, row in zip(carried, rows, strict=True):
-            sample[: len(row)] = [units / BYTE for units in row]
-        busy_ns = carried / np.array([(link.capacity or BYTE) / BYTE for link in self._links])
+        carried, occupied = (np.zeros((len(rows), len(self._links))) for _ in range(2))
+        for number, row in enumerate(rows):
+            carried[number, : len(row)] = [units / BYTE for units, _ in row]
+            occupied[number, : len(row)] = [units / BYTE for _, units in row]
+        busy_ns = occupied / np.array([(link.capacity or BYTE) / BYTE for link in self._links])
         for position, link in enumerate(self._links):
             if link in self._changes:
-                busy_ns[:, position] = self._busy_ns(link, carried[:, position])
+                busy_ns[:, position] = self._busy_ns(link, occupied[:, position])
         numbers = np.array([link.number for link in self._links], dtype=np.int64)
         order = np.argsort(numbers)
         return LinkSeries(numbers[order], times_ns, carried[:, order], busy_ns[:, order])
 
-    def _row(self, time_ns: int) -> list[int]:
-        """Return the units that every link has carried by an instant."""
-        moved: dict[Stream, int] = {}
-        return [_carried(link, moved, time_ns) if link.bundles else link.carried for link in self._links]
+    def _row(self, time_ns: int) -> list[tuple[int, int]]:
+        """Return the units that every link has carried by an instant, and those of its time that took."""
+        moved: dict[Stream, tuple[int, int]] = {}
+        return [_served(link, moved, time_ns) for link in self._links]
 
-    def _busy_ns(self, link: Link[Stream], carried_bytes: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _busy_ns(self, link: Link[Stream], occupied_bytes: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the time for which the amounts carried keep a link busy, each at the capacity of its time."""
         stretches = (*self._changes[link], (-1, link.capacity))
         begins = [0.0, *(units / BYTE for units, _ in stretches[:-1]), np.inf]
-        busy = np.zeros(len(carried_bytes))
+        busy = np.zeros(len(occupied_bytes))
         for (begin, end), (_, capacity) in zip(pairwise(begins), stretches, strict=True):
             if capacity:
-                busy += (np.clip(carried_bytes, begin, end) - begin) / (capacity / BYTE)
+                busy += (np.clip(occupied_bytes, begin, end) - begin) / (capacity / BYTE)
         return busy
 
 
-def units_carried(link: Link[Stream], time_ns: int) -> int:
-    """Return the units a link has carried by an instant no earlier than its last change and no later than its next."""
-    return link.carried + sum(stream.moved(time_ns) for stream in link.bundles)
+def units_served(link: Link[Stream], time_ns: int) -> tuple[int, int]:
+    """Return the units a link has carried by an instant, and those of its time that took.
+
+    The instant is no earlier than the last change on the link and no later than the next.
+    """
+    return _served(link, {}, time_ns)
 
 
-def _carried(link: Link[Stream], moved: dict[Stream, int], time_ns: int) -> int:
-    """As :func:`units_carried`, for many links: each stream is looked at once."""
-    units = link.carried
+def _served(link: Link[Stream], moved: dict[Stream, tuple[int, int]], time_ns: int) -> tuple[int, int]:
+    """As :func:`units_served`, for many links: each stream is looked at once."""
+    carried, occupied = link.carried, link.occupied
+    if link.lone is not None:
+        stream = link.lone.stream
+        times, part = dict(stream.path)[link], stream.lone_moved(link.lone, time_ns)
+        carried, occupied = carried + part[0] * times, occupied + part[1] * times
     for stream in link.bundles:
-        part = moved.get(stream)
-        if part is None:
-            part = moved[stream] = stream.moved(time_ns)
-        units += part
-    return units
+        if stream not in moved:
+            moved[stream] = stream.moved(time_ns)
+        times, part = dict(stream.path)[link], moved[stream]
+        carried, occupied = carried + part[0] * times, occupied + part[1] * times
+    return carried, occupied

@@ -12,7 +12,6 @@ from simulator.build import build_decode_router, build_pools, build_requests, bu
 from simulator.cluster import Cluster
 from simulator.fabric import build_fabric
 from simulator.finished import Finished
-from simulator.incidents import LinkChange
 from simulator.laws import check_laws
 from simulator.metrics import Bounds, request_times
 from simulator.operations import Operations
@@ -122,6 +121,7 @@ def _cluster(  # noqa: PLR0913 - the parts of a run, all named
         terms=scenario.network.kv_transfer,
         carrier=carrier,
         helps_above=scenario.helps_above,
+        identities=requests.identities,
         fails_with_instance=scenario.operations.lost_requests == "fail",
         macro_steps=macro_steps,
         on_progress=None if on_progress is None else lambda done: on_progress(done, total),
@@ -130,22 +130,23 @@ def _cluster(  # noqa: PLR0913 - the parts of a run, all named
 
 def _fabric(scenario: Scenario, pools: Sequence[BuiltPool]) -> Fabric | None:
     """Return the network between the pools; None where nothing is handed over."""
-    return build_fabric(scenario.network, pools) if scenario.hands_over else None
+    if not scenario.hands_over:
+        return None
+    table = scenario.operations
+    return build_fabric(scenario.network, pools, switching=table.switches(), changing=table.link_patterns())
 
 
 def _operations(scenario: Scenario, pools: Sequence[BuiltPool], fabric: Fabric | None, cluster: Cluster) -> Operations:
     """Return what lets the incidents of a scenario happen to its cluster."""
-    table, carrier = scenario.operations, cluster.carrier
-    changes: dict[str, list[int]] = {one.link: [] for one in table.incident if isinstance(one, LinkChange)}
-    if fabric is not None:
-        changes = {pattern: fabric.links_named(pattern) for pattern in changes}
+    carrier = cluster.carrier
 
     def set_capacity(pattern: str, share: float) -> None:
-        for link in changes[pattern]:
-            if carrier is not None:
+        if fabric is not None and carrier is not None:
+            for link in fabric.changing[pattern]:
                 carrier.set_capacity(link, share)
 
-    return Operations(cluster, table, {pool.name: number for number, pool in enumerate(pools)}, set_capacity)
+    numbers = {pool.name: number for number, pool in enumerate(pools)}
+    return Operations(cluster, scenario.operations, numbers, set_capacity)
 
 
 def _finish(  # noqa: PLR0913 - the parts of a run

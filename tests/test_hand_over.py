@@ -10,8 +10,9 @@ from serving import Deployment, OpenLoop, linear_prices
 
 from hardware.catalogue import load_node
 from hardware.topology import build_topology
-from simulator.carrier import Endpoint, KvCarrier
+from simulator.carrier import KvCarrier
 from simulator.instance import Clock
+from simulator.lanes import Endpoint, Lanes
 from simulator.network import KvTransfer
 from simulator.token_gaps import token_gaps
 from simulator.transfer import Network
@@ -87,8 +88,9 @@ def carried(pairs, tokens=1000, kv_bytes=100_000):
     topology = build_topology(load_node("hgx_h200"))
     endpoints = [Endpoint((chip,), kv_bytes) for chip in topology.chips]
     env = Clock()
-    network = Network(env, topology.capacity_bytes_per_s)
-    carrier = KvCarrier(env, network, topology, endpoints, terms=KvTransfer(handshake_us=1), layers=1)
+    lanes = Lanes(topology, endpoints)
+    network = Network(env, lanes.channels.capacity_bytes_per_s)
+    carrier = KvCarrier(env, network, lanes, transfer=KvTransfer(handshake_us=1))
     ends: dict[tuple[int, int], int] = {}
     for pair in pairs:
         carrier.open(*pair, lambda pair=pair: ends.__setitem__(pair, env.now)).send(tokens)
@@ -110,13 +112,14 @@ def test_tensor_ranks_move_their_shares_side_by_side():
     topology = build_topology(load_node("hgx_h200"), nodes=2)
     for senders, receivers in ((2, 2), (1, 4), (4, 2)):
         env = Clock()
-        network = Network(env, topology.capacity_bytes_per_s)
         endpoints = [Endpoint(topology.chips[:senders], 1), Endpoint(topology.chips[8 : 8 + receivers], 4096)]
+        lanes = Lanes(topology, endpoints)
         done: list[int] = []
-        carrier = KvCarrier(env, network, topology, endpoints, terms=KvTransfer(handshake_us=0), layers=1)
+        network = Network(env, lanes.channels.capacity_bytes_per_s)
+        carrier = KvCarrier(env, network, lanes, transfer=KvTransfer(handshake_us=0))
         carrier.open(0, 1, lambda done=done, env=env: done.append(env.now)).send(1001)
         env.run()
         assert len(done) == 1
-        use = network.link_use()
+        use = carrier.link_use()
         into_chips = [link.id for link in topology.links if link.target in topology.chips[8 : 8 + receivers]]
         assert use.carried_bytes[into_chips].sum() == pytest.approx(1001 * 4096)
