@@ -19,9 +19,11 @@ from perfdb.step_profile import ProfiledCosts, load_step_profile, profiled_costs
 from perfdb.tables import sha256
 from simulator.cluster import EngineParts
 from simulator.engines import ENGINES
+from simulator.identity import KnownIdentities
 from simulator.pool_table import own_pools
-from simulator.router import ROUTERS
+from simulator.router import PREFIX_ROUTERS, ROUTERS, SESSION_ROUTERS
 from workloads.closed_loop import plan_closed_loop
+from workloads.prefixes import prefixes_of
 from workloads.streams import stream
 from workloads.synthetic import synthesize
 from workloads.traces import read_trace
@@ -103,6 +105,8 @@ class Requests:
         Think time before each later request of a closed loop, int64.
     images
         Images per request, int64, or None.
+    identities
+        Who asks and what prompts begin with, where a pool or a router looks at it, or None.
     skipped
         Rows of a trace left out, by reason.
     source
@@ -116,6 +120,7 @@ class Requests:
     images: NDArray[np.int64] | None
     skipped: Mapping[str, int]
     source: str
+    identities: KnownIdentities | None = None
 
     def first(self) -> Iterable[int]:
         """Return the times of arrivals that wait for no other, a few thousand held at a time."""
@@ -157,7 +162,19 @@ def build_requests(scenario: Scenario) -> Requests:
         found.images,
         found.skipped,
         found.source,
+        _identities(scenario, found),
     )
+
+
+def _identities(scenario: Scenario, found: Arrivals) -> KnownIdentities | None:
+    """Return what the pools and routers of a scenario look at, where the workload has it; else None."""
+    routers = {pool.router for pool in scenario.pool}
+    caching = any(pool.engine_options.caching for pool in scenario.pool)
+    prefixes = prefixes_of(found) if caching or routers & PREFIX_ROUTERS else None
+    if prefixes is not None and not prefixes.contents.size:
+        prefixes = None
+    session = found.session if routers & SESSION_ROUTERS else None
+    return None if prefixes is None and session is None else KnownIdentities(prefixes, session)
 
 
 def synthetic_arrivals(scenario: Scenario) -> Arrivals:
@@ -271,6 +288,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
         replicas=pool.replicas,
         prefills=pool.prefills,
         decodes=pool.decodes,
+        caching=options.caching,
     )
     return BuiltPool(name, model, chip, layout, options, memory, costs, parts, tables)
 

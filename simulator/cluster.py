@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from simulator.router import Router
     from simulator.schedulers.state import Scheduler
 
-__all__ = ["Arrivals", "Cluster", "EngineParts"]
+__all__ = ["Arrivals", "Cluster", "EngineParts", "Identities"]
 
 
 class Arrivals(Protocol):
@@ -43,6 +43,14 @@ class Arrivals(Protocol):
         ...
 
 
+class Identities(Protocol):
+    """What tells requests apart but for their lengths."""
+
+    def identify(self, request: Request) -> None:
+        """Fill in the session and the prefix of a request."""
+        ...
+
+
 class EngineParts:
     """What the instances of one pool share.
 
@@ -60,6 +68,8 @@ class EngineParts:
         Instances.
     prefills, decodes
         Stages they serve.
+    caching
+        Their blocks keep what they hold; see :mod:`simulator.prefix_cache`.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a pool, all named
@@ -73,11 +83,12 @@ class EngineParts:
         replicas: int,
         prefills: bool = True,
         decodes: bool = True,
+        caching: bool = False,
     ) -> None:
         self.scheduler, self.prices = scheduler, prices
         self.blocks, self.block_tokens = blocks, block_tokens
         self.max_tokens, self.replicas = max_tokens, replicas
-        self.prefills, self.decodes = prefills, decodes
+        self.prefills, self.decodes, self.caching = prefills, decodes, caching
 
 
 class Cluster:
@@ -101,6 +112,8 @@ class Cluster:
         See :class:`simulator.group.Group`.
     fails_with_instance
         Requests fail with the instance that has their KV, instead of being computed once more.
+    identities
+        Fills in sessions and prefixes; None where nobody looks at them.
     macro_steps
         See :class:`simulator.instance.Instance`.
     on_progress
@@ -135,6 +148,7 @@ class Cluster:
         carrier: Callable[[Clock], Carrier] | None = None,
         helps_above: int = 0,
         fails_with_instance: bool = False,
+        identities: Identities | None = None,
         macro_steps: bool = True,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
@@ -152,6 +166,7 @@ class Cluster:
         self.logs: list[StepLog] = []
         self.owners: list[int] = []
         self.fails_with_instance, self.macro_steps = fails_with_instance, macro_steps
+        self.identities = identities
         self.on_progress = on_progress
         self.events = self.awaited = 0
         self.recomputed = self.lost_prompt_tokens = self.lost_output_tokens = 0
@@ -190,6 +205,7 @@ class Cluster:
             log=log,
             watcher=self,
             decodes_here=parts.decodes,
+            caching=parts.caching,
             tells_chunks=self.terms.overlaps and not parts.decodes,
             macro_steps=self.macro_steps,
         )
@@ -306,7 +322,7 @@ class Cluster:
             return
         self.ledger.restarts[request.index] += 1
         self.recomputed += request.computed
-        request.computed = 0
+        request.forget_blocks()
         request.epoch += 1
         soon(self.env, 1, lambda: self._begin(request))
 
@@ -339,7 +355,10 @@ class Cluster:
         if self.terms.early and prompt + ledger.output_tokens[index] > self._decode_limit:
             self._refuse(index)
         else:
-            self._begin(Request(index, prompt))
+            request = Request(index, prompt)
+            if self.identities is not None:
+                self.identities.identify(request)
+            self._begin(request)
 
     def _refuse(self, index: int) -> None:
         self.ledger.failed[index] = 1

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from hardware.errors import LawError
 from simulator.instance import soon
-from simulator.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from simulator.link_use import LinkUse
     from simulator.network import KvTransfer
     from simulator.records import Ledger, TransferLog
+    from simulator.request import Request
 
 __all__ = ["Carrier", "HandOver", "Passage", "Shipment"]
 
@@ -97,7 +97,7 @@ class Passage:
     sender, shipment
         Its KV and the instance it comes from, once some of it was sent.
     sent_tokens
-        Tokens whose KV was sent while they were computed.
+        Tokens that the target had already, or whose KV was sent while they were computed.
     token_ns
         When its last token appeared; -1 before.
     """
@@ -228,7 +228,9 @@ class HandOver:
     def computing(self, source: Instance, request: Request, tokens: int, duration_ns: int) -> None:
         """Let KV leave while a step computes it."""
         passage = self._passages.get(request.index)
-        if passage is None or not passage.reserved or (request.computed and passage.shipment is None):
+        if passage is None or not passage.reserved:
+            return
+        if passage.shipment is None and request.computed > request.found:
             return
         if passage.shipment is None:
             passage.shipment = self._open(passage, source)
@@ -259,7 +261,7 @@ class HandOver:
         passage = self._passages[request.index]
         if passage.target is not instance:
             raise LawError(f"instance {instance.number} has room for request {request.index}, which it never got")
-        passage.reserved = True
+        passage.reserved, passage.sent_tokens = True, request.found
         if passage.source is not None:
             self._send(passage)
         elif not passage.entered:
@@ -329,7 +331,7 @@ class HandOver:
             self.given_up += 1
             passage.shipment.drop()
             passage.shipment = passage.sender = None
-            passage.sent_tokens = 0
+            passage.sent_tokens = passage.wanted.found if passage.wanted is not None else 0
 
     def _give_up(self, passage: Passage) -> None:
         """Let a request fail that no instance will ever decode."""
@@ -380,8 +382,7 @@ class HandOver:
         if target is None:
             self.owner.park(self.decoding, lambda: self._seek(passage), lambda: self._give_up(passage))
             return
-        wanted = Request(prompt.index, prompt.tokens + 1)
-        wanted.remote = True
+        wanted = prompt.going_on()
         wanted.stalled_ns = passage.token_ns
         passage.target, passage.wanted = target, wanted
         target.submit(wanted)
@@ -391,7 +392,7 @@ class HandOver:
         if passage.source is None:
             raise LawError(f"the KV of request {passage.prompt.index} is sent before it is computed")
         passage.shipment = self._open(passage, passage.source)
-        passage.shipment.send(passage.prompt.tokens)
+        passage.shipment.send(passage.prompt.tokens if passage.wanted is None else passage.wanted.missing)
         self._watch(passage, passage.shipment)
 
     def _open(self, passage: Passage, source: Instance) -> Shipment:

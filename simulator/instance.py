@@ -45,6 +45,8 @@ class Instance:
         Told when a request is done, and when KV must leave or come.
     decodes_here
         Requests stay after their prompt; off, their KV is handed over to another instance.
+    caching
+        Blocks keep what they hold; see :mod:`simulator.prefix_cache`.
     tells_chunks
         The watcher is told of every chunk of a prompt when its step begins.
     macro_steps
@@ -69,12 +71,13 @@ class Instance:
         log: StepLog,
         watcher: Watcher,
         decodes_here: bool = True,
+        caching: bool = False,
         tells_chunks: bool = False,
         macro_steps: bool = True,
     ) -> None:
         self.env, self.number = env, number
         self.scheduler, self.prices = scheduler, prices
-        self.state = EngineState(blocks, block_tokens)
+        self.state = EngineState(blocks, block_tokens, caching=caching)
         self.ledger, self.log, self.watcher = ledger, log, watcher
         self.decodes_here, self.tells_chunks = decodes_here, tells_chunks
         self.longest_run = 1 << 40 if macro_steps else 1
@@ -104,7 +107,9 @@ class Instance:
         request.computed = request.tokens - 1
         state.loading -= 1
         state.ready.append(request)
-        self._notice(changed=len(state.ready) == 1)
+        # Whoever waits may find the blocks that came, and then needs fewer.
+        found = state.register(request, request.computed) and bool(state.waiting)
+        self._notice(changed=found or len(state.ready) == 1)
 
     def release(self, request: Request) -> None:
         """Give back the blocks of a request whose KV has left for another instance."""
@@ -118,8 +123,8 @@ class Instance:
         state = self.state
         if request.loading:
             state.loading -= 1
+            state.abandon(request)
             request.computed = request.tokens
-            state.release(request)
         else:
             state.waiting.remove(request)
         self._notice(changed=True)
@@ -130,8 +135,8 @@ class Instance:
         state = self.state
         state.loading -= 1
         request.loading = request.remote = False
-        request.computed = request.tokens
-        state.release(request)
+        request.epoch += 1
+        state.abandon(request)
         request.computed = 0
         state.waiting.appendleft(request)
         self._notice(changed=True)
@@ -146,7 +151,7 @@ class Instance:
             ``tokens`` are those to compute before the next appears, ``computed`` those computed so far (all, for
             one that was decoding), ``stalled_ns`` when the last token appeared.
         """
-        state, last_ns = self.state, self._settle()
+        state, last_ns = self.state, self._settle(ends=True)
         self._run_steps = 0
         self.ended_ns = self.env.now
         if self._alarm is not None and self._alarm.callbacks is not None:
@@ -168,11 +173,14 @@ class Instance:
         state.waiting.clear()
         state.loading = self.held = 0
         state.prefilling = None
-        state.pool.give(state.pool.blocks - state.pool.free)
+        state.lose_all()
         return left
 
-    def _settle(self) -> int:
-        """Apply the decode steps of a run that are over before now; return when the last step ended, ns."""
+    def _settle(self, *, ends: bool = False) -> int:
+        """Apply the decode steps of a run that are over before now; return when the last step ended, ns.
+
+        The step under way has its blocks already, though a run takes them only when it is over.
+        """
         if self._run_steps > 1:
             state, start = self.state, self._run_start_ns
             sequences, context = state.decodes, state.context_sum // state.decodes
@@ -182,7 +190,21 @@ class Instance:
                 self._advance(over, end_ns, takes_blocks=True)
                 self._run_start_ns = end_ns
                 self._run_steps -= over
+        if self._run_steps and self._plan is not None and self._plan.steps > 1:
+            pool, step = self.state.pool, self.state.step
+            if ends:
+                pool.take(pool.needed(step, 1))
+            else:
+                pool.note_taken_soon(step)
         return self._run_start_ns
+
+    def take_begun(self) -> None:
+        """Take the blocks of those steps of a run that have begun, before somebody looks at them."""
+        state, elapsed = self.state, self.env.now - self._run_start_ns
+        if self._run_steps and elapsed and self._plan is not None and self._plan.steps > 1:
+            context = state.context_sum // state.decodes
+            begun, _ = self.prices.steps_covering(state.decodes, context, elapsed, self._run_steps)
+            state.pool.take_until(state.step, state.step + begun)
 
     def serve(self) -> Generator[Event, None, None]:
         """Run the engine for ever."""
@@ -283,7 +305,7 @@ class Instance:
             row = (start + first, end_ns - start - first, steps - bool(joined), decodes, context + bool(joined))
             self.log.add((*row, 0, 0, 0, 0, 0, 0))
         if takes_blocks:
-            state.pool.take(state.pool.needed(state.step, steps))
+            state.pool.take_until(state.step, state.step + steps)
         state.step += steps
         state.context_sum += decodes * steps
 
@@ -305,6 +327,7 @@ class Instance:
             completed += end == request.tokens
             if ledger.admitted_ns[request.index] < 0:
                 ledger.admitted_ns[request.index] = now
+                ledger.cached_tokens[request.index] = past
         prompts, decodes = len(plan.chunks), plan.decodes
         context = state.context_sum // decodes if decodes else 0
         duration = self.prices.mixed_ns(

@@ -38,6 +38,8 @@ class Ledger:
         KV was handed over.
     kv_ready_ns
         When its KV had arrived on the decode instance, if it was handed over.
+    cached_tokens
+        Prompt tokens that were in the cache when it was first admitted.
     preemptions
         Times it lost its KV.
     restarts
@@ -61,6 +63,7 @@ class Ledger:
         self.kv_ready_ns = _filled(rows, NEVER)
         self.instance = _filled(rows, NEVER)
         self.decode_instance = _filled(rows, NEVER)
+        self.cached_tokens = _filled(rows, 0)
         self.preemptions = _filled(rows, 0)
         self.restarts = _filled(rows, 0)
         self.failed = _filled(rows, 0)

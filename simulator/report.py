@@ -108,6 +108,7 @@ def _pools(summary: Mapping[str, Any]) -> Table:
         ("KV blocks per instance", lambda pool: f"{pool['kv_blocks']:,}"),
         ("peak KV use", lambda pool: f"{pool['kv_peak']:.1%}"),
         ("preemptions", lambda pool: f"{pool['preemptions']:,}"),
+        ("prefix cache hits, of prompt tokens", lambda pool: f"{pool['prefix_cache_hit_rate']:.1%}"),
     )
     for label, cell in rows:
         table.add_row(label, *(Text(cell(pool)) for pool in pools.values()))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from simulator.build import BuiltPool
     from simulator.finished import Finished
+    from simulator.schedulers import EngineState
 
 __all__ = ["summarise"]
 
@@ -39,7 +40,7 @@ def summarise(run: Finished) -> dict[str, Any]:
         "goodput_per_chip": summary["request_goodput"] / chips,
         "cost_per_million_output_tokens": _cost(run, summary["output_throughput"]),
         "preemptions": int(ledger.column("preemptions").sum()),
-        "prefix_cache_hit_rate": 0.0,
+        "prefix_cache_hit_rate": _hit_rate(_prompt_states(run)),
         "pools": _pools(run),
         "operations": _operations(run),
         "transfers": _transfers(run),
@@ -91,8 +92,21 @@ def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, A
         "kv_blocks": pool.parts.blocks,
         "kv_peak": max(1 - state.pool.least_free / state.pool.blocks for state in states),
         "preemptions": sum(state.preemptions for state in states),
+        "prefix_cache_hit_rate": _hit_rate(states),
         "time_ms": {name: ns / 1e6 for name, ns in time_ns.items()},
     }
+
+
+def _prompt_states(run: Finished) -> list[EngineState]:
+    """Return the states of all instances that compute prompts."""
+    owner, instances = run.instance_pools().tolist(), run.cluster.instances
+    return [i.state for i, pool in zip(instances, owner, strict=True) if run.pools[pool].parts.prefills]
+
+
+def _hit_rate(states: Sequence[EngineState]) -> float:
+    """Return the tokens found in the cache over those looked up when requests were first admitted, as vLLM does."""
+    queried = sum(state.queried for state in states)
+    return sum(state.hits for state in states) / queried if queried else 0.0
 
 
 def _operations(run: Finished) -> dict[str, int]:

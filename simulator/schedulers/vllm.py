@@ -93,12 +93,16 @@ class VllmScheduler:
 
     def _blocks_to_admit(self, state: EngineState, request: Request, budget: int) -> int:
         """Return the free blocks a request asks for before it is admitted; more than all if never now."""
-        if request.remote:
-            return state.pool.blocks_for(request.tokens)
-        if not self.chunked and request.tokens > budget:
-            return state.pool.blocks + 1
-        new = request.tokens if self.reserve_full_prompt else min(request.tokens, budget)
-        return state.pool.blocks_for(new)
+        pool, tokens = state.pool, request.tokens
+        here, idle = state.find(request)
+        if not request.remote:
+            past = here * pool.block_tokens
+            if not self.chunked and tokens - past > budget:
+                return pool.blocks + 1
+            if not self.reserve_full_prompt:
+                tokens = min(tokens, past + budget)
+        # A block that is here but that nobody uses is a free one less, like a new one.
+        return pool.blocks_for(tokens) - here + idle
 
     def _room_for_decodes(self, state: EngineState) -> list[Request]:
         """Take one step's blocks for the decoding sequences, preempting from the tail where they lack."""
@@ -129,7 +133,7 @@ class VllmScheduler:
         if blocks > pool.free:
             plan.preempted.append(_preempt_last(state))
             return 0
-        pool.take(blocks)
+        state.take(request, blocks, request.computed + new)
         plan.chunks.append((request, new))
         return new
 
@@ -142,14 +146,16 @@ class VllmScheduler:
             if self._blocks_to_admit(state, request, budget) > state.pool.free:
                 break
             state.waiting.popleft()
+            here = state.claim(request)
             if request.remote:
                 # As vLLM does, a request may fetch its KV however many are running.
-                state.pool.take(state.pool.blocks_for(request.tokens))
+                state.pool.take(state.pool.blocks_for(request.tokens) - here)
                 plan.loads = (*plan.loads, request)
                 continue
             state.running[request.index] = request
-            new = min(request.tokens, budget)
-            state.pool.take(state.pool.blocks_for(new))
+            new = min(request.tokens - request.computed, budget)
+            tokens = request.computed + new
+            state.take(request, state.pool.blocks_for(tokens) - here, tokens)
             plan.chunks.append((request, new))
             budget -= new
 
