@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from hardware.errors import LawError
+from simulator.batch import Batch
 from simulator.instance import soon
 
 if TYPE_CHECKING:
@@ -198,6 +199,7 @@ class HandOver:
         self._carrier = carrier
         self.joins = self.recomputed = self.given_up = self.timed_out = 0
         self._passages: dict[int, Passage] = {}
+        self._entering = Batch(env)
         self._timeout_ns = None if terms.timeout_s is None else round(terms.timeout_s * 1e9)
 
     # --- the way there ---------------------------------------------------------------------------------
@@ -266,7 +268,7 @@ class HandOver:
             self._send(passage)
         elif not passage.entered:
             passage.entered = True
-            soon(self.env, 1, lambda: self.owner.enter(passage.prompt))
+            self._entering.add(request.index, lambda: self.owner.enter(passage.prompt))
 
     def finished(self, index: int) -> None:
         """Free what was reserved for a request that needs no decoding elsewhere."""
