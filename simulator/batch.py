@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from simulator.instance import soon
+from simulator.clock import soon
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulator.instance import Clock
+    from simulator.clock import Clock
 
 __all__ = ["Batch"]
 

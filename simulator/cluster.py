@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from simulator.batch import Batch
+from simulator.clock import Clock, Urgent, soon
 from simulator.group import Group
 from simulator.hand_over import HandOver
-from simulator.instance import Clock, Instance, Urgent, soon
+from simulator.instance import Instance
 from simulator.network import KvTransfer
 from simulator.records import StepLog
 from simulator.request import Request
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from simpy import Event
 
     from perfdb.step_prices import StepPrices
-    from simulator.hand_over import Carrier
+    from simulator.passage import Carrier
     from simulator.records import Ledger
     from simulator.router import Router
     from simulator.schedulers.state import Scheduler
