@@ -79,11 +79,13 @@ class WholePromptScheduler:
             return False
         request, pool = state.waiting[0], state.pool
         spare = 0 if pool.free == pool.blocks else int(self.watermark * pool.blocks)
-        if pool.free - pool.blocks_for(request.tokens) < spare:
+        here, idle = state.find(request)
+        # A block that is here but that nobody uses is a free one less, like a new one.
+        if pool.free - (pool.blocks_for(request.tokens) - here + idle) < spare:
             return False
         if request.remote:
             return True
-        room = tokens == 0 or tokens + request.tokens <= self.max_tokens
+        room = tokens == 0 or tokens + request.tokens - here * pool.block_tokens <= self.max_tokens
         return room and len(state.running) < self.max_sequences
 
     def _admit(self, state: EngineState, plan: Plan) -> None:
@@ -91,13 +93,16 @@ class WholePromptScheduler:
         tokens, first = plan.decodes, True
         while self._admits_head(state, 0 if first else tokens):
             request = state.waiting.popleft()
-            state.pool.take(state.pool.blocks_for(request.tokens))
+            blocks = state.pool.blocks_for(request.tokens) - state.claim(request)
             if request.remote:
+                state.pool.take(blocks)
                 plan.loads = (*plan.loads, request)
                 continue
+            state.take(request, blocks, request.tokens)
             state.running[request.index] = request
-            plan.chunks.append((request, request.tokens))
-            tokens += request.tokens
+            new = request.tokens - request.computed
+            plan.chunks.append((request, new))
+            tokens += new
             first = False
 
     def _join_ready(self, state: EngineState, joined: list[Request]) -> None:
