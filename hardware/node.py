@@ -48,6 +48,8 @@ class Node(Strict):
     """NIC i connects to the leaf switch of rail ``i % rails``."""
     nodes_per_pod: PositiveInt = 32
     """Nodes whose NICs of one rail reach the same leaf switch."""
+    host_w: Positive | None = None
+    """Most that the whole node draws beside its chips: processors, NICs, switches, fans, power supplies."""
     latency_ns: Latency
     sources: Pairs = ()
     """Source of each figure by dotted key; a key covers all that lies below it."""

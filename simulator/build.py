@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hardware.catalogue import chip_names, load_chip
+from hardware.catalogue import chip_names, load_chip, load_node
 from hardware.errors import CapacityError, ScenarioError, suggest
 from perfdb.compile import CompiledCosts, StepLimits, compile_costs
 from perfdb.layout import Layout
 from perfdb.load_model import load_model
 from perfdb.memory import MemoryPlan, plan_memory
 from perfdb.operators import step_operators
+from perfdb.power_cap import capped_chain
 from perfdb.sources import source_chain
 from perfdb.tables import sha256
 from simulator.cluster import EngineParts
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from hardware.catalogue import Chip
     from perfdb.model import ModelSpec
+    from perfdb.operators import StepOperators
     from simulator.engines import VllmOptions
     from simulator.router import Router
     from simulator.scenario import Pool, Scenario, Workload
@@ -69,6 +71,12 @@ class BuiltPool:
         What its instances are made of.
     tables
         SHA-256 of every table read, by its path inside the database.
+    operators
+        What one step runs on one chip.
+    power_cap
+        Share of its TDP that a chip may draw.
+    host_w
+        Most that the node draws beside its chips, per chip; 0 where nobody says.
     """
 
     name: str
@@ -80,6 +88,9 @@ class BuiltPool:
     costs: CompiledCosts
     parts: EngineParts
     tables: Mapping[str, str]
+    operators: StepOperators
+    power_cap: float
+    host_w: float
 
     @property
     def chips(self) -> int:
@@ -220,7 +231,10 @@ def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
     """
     table = scenario.model
     model = load_model(table.name, weights=table.weights, kv_cache=table.kv_cache)
-    pools = tuple(_build_pool(pool, scenario.pool_name(number), model) for number, pool in enumerate(scenario.pool))
+    node = scenario.network.topology
+    pools = tuple(
+        _build_pool(pool, scenario.pool_name(number), model, node) for number, pool in enumerate(scenario.pool)
+    )
     _check_prices(scenario, {pool.chip.name for pool in pools})
     return pools
 
@@ -233,7 +247,7 @@ def _check_prices(scenario: Scenario, used: set[str]) -> None:
             raise ScenarioError(f"cost.chip_hour.{name}: there is no such chip; {suggest(name, known)}")
 
 
-def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
+def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -> BuiltPool:
     chip, engine = load_chip(pool.chip), ENGINES[pool.engine]
     layout = Layout(pool.tensor_parallel, pool.pipeline_parallel)
     _check_layout(name, model, layout)
@@ -242,9 +256,10 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
     blocks = (pool.limits.kv_blocks or memory.blocks) - engine.reserved_blocks
     max_tokens = _max_tokens(name, model, options, blocks)
     options = options.model_copy(update={"max_model_len": max_tokens})
-    source = source_chain(chip, engine.framework, pool.cost_sources)
+    source = capped_chain(source_chain(chip, engine.framework, pool.cost_sources), chip, pool.power_cap)
     limits = StepLimits(options.max_num_batched_tokens or 0, options.max_num_seqs or 0, max_tokens)
-    costs = compile_costs(step_operators(model, layout), source, limits, engine.host)
+    operators = step_operators(model, layout)
+    costs = compile_costs(operators, source, limits, engine.host)
     parts = EngineParts(
         scheduler=engine.scheduler(options),
         prices=costs.prices,
@@ -256,7 +271,16 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
         decodes=pool.decodes,
     )
     tables = {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
-    return BuiltPool(name, model, chip, layout, options, memory, costs, parts, tables)
+    host_w = _host_w(topology or chip.node)
+    return BuiltPool(
+        name, model, chip, layout, options, memory, costs, parts, tables, operators, pool.power_cap, host_w
+    )
+
+
+def _host_w(node: str | None) -> float:
+    """Return what a node draws beside its chips at most, per chip; 0 where its file does not say."""
+    found = load_node(node) if node is not None else None
+    return 0.0 if found is None or found.host_w is None else found.host_w / found.chips
 
 
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:

@@ -11,6 +11,7 @@ from hardware.errors import ScenarioError, suggest
 from hardware.strict import Strict
 from hardware.tables import read_table, validated
 from perfdb.model import WEIGHT_BYTES
+from perfdb.power_cap import LOWEST_CAP
 from perfdb.sources import COST_SOURCES, DEFAULT_SOURCES
 from simulator.engines import ENGINES, VllmOptions
 from simulator.network import NetworkTable
@@ -81,6 +82,7 @@ _Positive: TypeAlias = Annotated[float, Field(gt=0, strict=True)]
 _Share: TypeAlias = Annotated[float, Field(gt=0, le=1, strict=True)]
 _Seconds: TypeAlias = Annotated[float, Field(ge=0, le=1e9, strict=True)]
 _Price: TypeAlias = Annotated[float, Field(ge=0, le=1e9, strict=True)]
+_Cap: TypeAlias = Annotated[float, Field(ge=LOWEST_CAP, le=1, strict=True)]
 _Text: TypeAlias = Annotated[str, AfterValidator(_written)]
 _Flag: TypeAlias = Annotated[bool, Field(strict=True)]
 _Weights: TypeAlias = Annotated[str, _one_of(WEIGHT_BYTES)]
@@ -153,6 +155,7 @@ class Pool(Strict):
     engine: _Engine = "vllm"
     router: _Router = "least_loaded"
     cost_sources: tuple[_CostSource, ...] = DEFAULT_SOURCES
+    power_cap: _Cap = 1.0
     engine_options: VllmOptions = VllmOptions()
     limits: Limits = Limits()
 
@@ -196,9 +199,10 @@ class Pool(Strict):
 
 
 class Cost(Strict):
-    """``[cost]``: currency per chip-hour by chip name."""
+    """``[cost]``: currency per chip-hour by chip name, and per kWh where energy is paid for on top."""
 
     chip_hour: dict[str, _Price] = Field(default_factory=dict)
+    energy_kwh: _Price = 0.0
 
 
 class Scenario(Strict):

@@ -8,6 +8,7 @@ import numpy as np
 
 from perfdb.shares import time_by_origin
 from simulator.metrics import latency_summary, throughput_summary
+from simulator.power import HOST_LOAD, add_up, pool_power
 from simulator.records import TransferLog
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from simulator.build import BuiltPool
     from simulator.finished import Finished
+    from simulator.power import PoolPower
 
 __all__ = ["summarise"]
 
@@ -32,13 +34,18 @@ def summarise(run: Finished) -> dict[str, Any]:
     summary |= throughput_summary(ledger, run.times, run.gaps, run.warmup_ns)
     summary |= latency_summary(run.times, run.gaps)
     chips = sum(pool.chips for pool in run.pools)
+    power = _power(run)
+    whole = add_up(power, _last_ns(run))
+    per_hour = _cost_per_hour(run, whole)
     summary |= {
         "chips": chips,
         "goodput_per_chip": summary["request_goodput"] / chips,
-        "cost_per_million_output_tokens": _cost(run, summary["output_throughput"]),
+        "cost_per_hour": per_hour,
+        "cost_per_million_output_tokens": _cost(per_hour, summary["output_throughput"]),
+        **_energy(run, whole),
         "preemptions": int(ledger.column("preemptions").sum()),
         "prefix_cache_hit_rate": 0.0,
-        "pools": _pools(run),
+        "pools": _pools(run, power),
         "transfers": _transfers(run),
         "links": _links(run),
         "skipped_rows": dict(sorted(run.requests.skipped.items())),
@@ -49,19 +56,60 @@ def summarise(run: Finished) -> dict[str, Any]:
     return summary | _shares(_total([pool["time_ms"] for pool in summary["pools"].values()]))
 
 
-def _cost(run: Finished, tokens_per_s: float) -> float | None:
-    """Return currency per million output tokens, or None where a chip has no price."""
-    price = run.scenario.cost.chip_hour
-    if any(pool.chip.name not in price for pool in run.pools) or not tokens_per_s:
+def _cost_per_hour(run: Finished, power: PoolPower) -> float | None:
+    """Return currency per hour for chips and, where it has a price, energy; None where a chip has no price."""
+    price = run.scenario.cost
+    if any(pool.chip.name not in price.chip_hour for pool in run.pools):
         return None
-    per_hour = sum(pool.chips * price[pool.chip.name] for pool in run.pools)
+    chips = sum(pool.chips * price.chip_hour[pool.chip.name] for pool in run.pools)
+    return chips + power.mean_w / 1000 * price.energy_kwh
+
+
+def _cost(per_hour: float | None, tokens_per_s: float) -> float | None:
+    """Return currency per million output tokens, or None where a chip has no price."""
+    if per_hour is None or not tokens_per_s:
+        return None
     return per_hour / 3600 / tokens_per_s * 1e6
 
 
-def _pools(run: Finished) -> dict[str, dict[str, Any]]:
+def _last_ns(run: Finished) -> int:
+    return int(run.cluster.ledger.column("finish_ns").max(initial=0))
+
+
+def _power(run: Finished) -> list[PoolPower]:
+    """Return the power of each pool."""
+    owner, last_ns = run.instance_pools(), _last_ns(run)
+    return [
+        pool_power(pool, [run.cluster.logs[i].table() for i in np.flatnonzero(owner == number)], last_ns)
+        for number, pool in enumerate(run.pools)
+    ]
+
+
+def _energy(run: Finished, power: PoolPower) -> dict[str, float]:
+    """Return the energy and power of all pools; per request and token of the whole run, warm-up included."""
+    finished = run.cluster.ledger.column("finish_ns") >= 0
+    tokens = int(run.cluster.ledger.column("output_tokens")[finished].sum())
+    return {
+        **_watts(power),
+        "energy_wh_per_request": power.energy_wh / max(int(finished.sum()), 1),
+        "energy_wh_per_million_output_tokens": power.energy_wh / max(tokens, 1) * 1e6,
+    }
+
+
+def _watts(power: PoolPower) -> dict[str, float]:
+    return {
+        "energy_wh": power.energy_wh,
+        "mean_power_w": power.mean_w,
+        "peak_power_w": power.peak_w,
+        "provisioned_power_w": power.provisioned_w,
+    }
+
+
+def _pools(run: Finished, power: Sequence[PoolPower]) -> dict[str, dict[str, Any]]:
     owner = run.instance_pools()
     return {
         pool.name: _pool(run, pool, [int(i) for i in np.flatnonzero(owner == number)])
+        | _pool_power(pool, power[number])
         for number, pool in enumerate(run.pools)
     }
 
@@ -72,7 +120,7 @@ def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, A
     busy_ns = sum(int(table["duration_ns"].sum()) for table in tables)
     steps = sum(int(table["steps"].sum()) for table in tables)
     decoded = sum(int((table["decodes"] * table["steps"]).sum()) for table in tables)
-    last_ns = int(cluster.ledger.column("finish_ns").max(initial=0))
+    last_ns = _last_ns(run)
     ledger, states = cluster.ledger, [cluster.instances[i].state for i in members]
     served = np.isin(ledger.column("instance"), members) | np.isin(ledger.column("decode_instance"), members)
     time_ns = _total([time_by_origin(pool.costs, table) for table in tables])
@@ -89,6 +137,10 @@ def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, A
         "preemptions": sum(state.preemptions for state in states),
         "time_ms": {name: ns / 1e6 for name, ns in time_ns.items()},
     }
+
+
+def _pool_power(pool: BuiltPool, power: PoolPower) -> dict[str, Any]:
+    return {"power_cap": pool.power_cap, **_watts(power), "host_power_w": HOST_LOAD * pool.host_w * pool.chips}
 
 
 def _transfers(run: Finished) -> dict[str, float]:
@@ -108,7 +160,7 @@ def _links(run: Finished) -> dict[str, dict[str, float]]:
     """Return the links that carried KV: bytes, share of the run they were busy, most flows at once."""
     if run.fabric is None or run.cluster.carrier is None:
         return {}
-    last_ns = max(int(run.cluster.ledger.column("finish_ns").max(initial=0)), 1)
+    last_ns = max(_last_ns(run), 1)
     use = run.cluster.carrier.link_use()
     return {
         f"{link.source}>{link.target}": {

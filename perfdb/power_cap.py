@@ -1,0 +1,89 @@
+"""A cap on a chip's power: what it costs the operators that compute, as a wrapper around any cost source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from perfdb.estimate import Estimate
+from perfdb.operators import Gemm
+from perfdb.sources import SourceChain
+from perfdb.speed_of_light import Bound, attention_bound, gemm_bound
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from hardware.catalogue import Chip
+    from perfdb.operators import Attention, RowOperator
+    from perfdb.source import CostSource
+
+__all__ = ["CLOCK_EXPONENT", "LOWEST_CAP", "CappedSource", "capped_chain"]
+
+#: Dynamic power grows with this power of the clock. Between 1 (the voltage stays) and 3 (it falls with the clock); 2
+#: gives a prompt 1.25 (H100) to 1.33 times its time at 70 % of the TDP, and splitwise-sim assumes 1.30.
+CLOCK_EXPONENT = 2.0
+#: Below half of the TDP token phases slow down as well (Splitwise), which is not modelled.
+LOWEST_CAP = 0.5
+
+
+class CappedSource:
+    """Prices what another source prices, on a chip whose power is capped.
+
+    Parameters
+    ----------
+    source
+        Prices at the TDP.
+    chip
+        The chip.
+    cap
+        Share of the TDP it may draw, :data:`LOWEST_CAP` to 1.
+
+    Notes
+    -----
+    A kernel draws ``active + memory * m + compute * c`` of the TDP (:class:`hardware.power.PowerShares`), and the
+    whole TDP at most. Where that is over the cap, the clock falls until what is above ``active`` fits: it goes with
+    the clock to the power :data:`CLOCK_EXPONENT`, and a kernel bound by arithmetic takes longer by as much as the
+    clock is lower. A kernel bound by memory takes as long as before, since the memory keeps its clock, unless the
+    lower clock makes arithmetic its bound. Collectives and the host take as long as before.
+    """
+
+    def __init__(self, source: CostSource, chip: Chip, cap: float) -> None:
+        self.source, self.chip, self.cap = source, chip, cap
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The tables read so far."""
+        return tuple(getattr(self.source, "files", ()))
+
+    def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate | None:
+        """Return the capped cost of a projection; other operators are not bound by arithmetic."""
+        found = self.source.rows(operator, rows)
+        if found is None or not isinstance(operator, Gemm):
+            return found
+        return self._slowed(found, gemm_bound(self.chip, operator, rows))
+
+    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
+        """Return the capped cost of one layer's attention."""
+        found = self.source.attention(operator, batch, tokens)
+        if found is None:
+            return None
+        return self._slowed(found, attention_bound(self.chip, operator, batch, tokens))
+
+    def _slowed(self, found: Estimate, bound: Bound) -> Estimate:
+        shares = self.chip.power
+        busy_ns = np.maximum(found.ns, 1e-9)
+        drawn = shares.active + (shares.memory * bound.memory_ns + shares.compute * bound.compute_ns) / busy_ns
+        above = np.maximum(np.minimum(drawn, 1.0) - shares.active, 1e-9)
+        clock = np.minimum(((self.cap - shares.active) / above) ** (1 / CLOCK_EXPONENT), 1.0)
+        arithmetic = bound.compute_ns / np.maximum(bound.memory_ns, 1e-9)
+        return Estimate(found.ns * np.clip(arithmetic / clock, 1.0, 1.0 / clock), found.origin)
+
+
+def capped_chain(chain: SourceChain, chip: Chip, cap: float) -> SourceChain:
+    """Return a chain whose every source prices under a power cap; the same chain where the cap is the TDP."""
+    if cap >= 1:
+        return chain
+    return SourceChain([CappedSource(source, chip, cap) for source in chain.sources], chain.label)
