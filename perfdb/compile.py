@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perfdb.estimate import Estimate, Origin
+from perfdb.pipeline import RoundPrices
 from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, StepPrices
 
 if TYPE_CHECKING:
@@ -68,6 +69,10 @@ class CompiledCosts:
     ----------
     prices
         What the engine looks up.
+    passes
+        Prices of one pass through all pipeline stages: ``prices`` itself where there is one stage.
+    stages
+        Pipeline stages.
     token_ns, sample_ns
         Costs split by origin, float64, shapes (max tokens + 1, origins), (max sequences + 1, origins).
     generation
@@ -79,6 +84,8 @@ class CompiledCosts:
     """
 
     prices: StepPrices
+    passes: StepPrices
+    stages: int
     token_ns: NDArray[np.float64]
     sample_ns: NDArray[np.float64]
     generation: Estimate
@@ -87,7 +94,9 @@ class CompiledCosts:
     context_knots: NDArray[np.int64]
 
 
-def compile_costs(operators: StepOperators, source: SourceChain, limits: StepLimits, host: HostTime) -> CompiledCosts:
+def compile_costs(
+    operators: StepOperators, source: SourceChain, limits: StepLimits, host: HostTime, stages: int = 1
+) -> CompiledCosts:
     """Return the compiled costs of one model, layout, chip and engine.
 
     Parameters
@@ -100,6 +109,8 @@ def compile_costs(operators: StepOperators, source: SourceChain, limits: StepLim
         Sizes of the tables.
     host
         Host time added to every step.
+    stages
+        Pipeline stages that work on a micro-batch each; the operators are those of one pass through all.
 
     Raises
     ------
@@ -119,14 +130,17 @@ def compile_costs(operators: StepOperators, source: SourceChain, limits: StepLim
     def context(prompts: int) -> Estimate:
         return _context(operators, source, prompts, context_knots)
 
-    prices = StepPrices(
+    passes = StepPrices(
         _whole(token_ns.sum(axis=1)),
         _whole(sample_ns.sum(axis=1)),
         _whole(np.where(sequences > 0, host.step_ns + host.sequence_ns * sequences, 0)),
         lambda n: _decode_curve(generation_knots, generation.ns.reshape(-1, len(generation_knots))[n]),
         lambda b: _context_curve(context_knots, context(b).ns),
     )
-    return CompiledCosts(prices, token_ns, sample_ns, generation, context, generation_knots, context_knots)
+    prices = passes if stages == 1 else RoundPrices(passes, stages)
+    return CompiledCosts(
+        prices, passes, stages, token_ns, sample_ns, generation, context, generation_knots, context_knots
+    )
 
 
 def _by_origin(operators: Sequence[RowOperator], source: SourceChain, most: int) -> NDArray[np.float64]:

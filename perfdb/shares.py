@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perfdb.estimate import Origin
+from perfdb.pipeline import micro_batch_table
 from perfdb.step_series import cumulatives
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def time_by_origin(costs: CompiledCosts, table: Mapping[str, NDArray[np.int64]])
     does not depend on how steps were gathered into runs. Context attention is what remains of a step once
     everything else is taken off, judged at the prompt length it was priced at.
     """
-    steps, prices = table["steps"], costs.prices
+    table = micro_batch_table(table, costs.stages)
+    steps, prices = table["steps"], costs.passes
     tokens, samples = table["tokens"] + table["decodes"], table["decodes"] + table["completed"]
     sequences = table["decodes"] + table["prompts"]
     total = _counts(tokens, steps, len(costs.token_ns)) @ costs.token_ns
@@ -74,7 +76,7 @@ def _generation(
         edges = np.clip(
             np.append(knots, np.iinfo(np.int64).max), start[:, None], (start + table["steps"][rows])[:, None]
         )
-        pieces = np.diff(cumulatives(costs.prices.decode_curve(int(n)), edges), axis=1)
+        pieces = np.diff(cumulatives(costs.passes.decode_curve(int(n)), edges), axis=1)
         by_row[rows] = pieces.sum(axis=1)
         worst = np.maximum(np.maximum(origin[n], np.append(origin[n][1:], origin[n][-1])), Origin.INTERPOLATED)
         np.add.at(total, worst, pieces.sum(axis=0))

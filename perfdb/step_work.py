@@ -29,7 +29,7 @@ class _Affine:
     each: NDArray[np.float64]
 
 
-def step_work(operators: StepOperators, chip: Chip, table: Mapping[str, NDArray[np.int64]]) -> Bound:
+def step_work(operators: StepOperators, chip: Chip, table: Mapping[str, NDArray[np.int64]], stages: int = 1) -> Bound:
     """Return the work of each row of a step log, on one chip.
 
     Parameters
@@ -41,6 +41,8 @@ def step_work(operators: StepOperators, chip: Chip, table: Mapping[str, NDArray[
     table
         Columns ``steps, decodes, tokens, prompts, completed, pairs, reach`` of :class:`simulator.records.StepLog`, and
         ``visible``: :func:`visible_tokens`. All int64 of shape (rows,).
+    stages
+        Pipeline stages that share the operators.
 
     Returns
     -------
@@ -49,18 +51,20 @@ def step_work(operators: StepOperators, chip: Chip, table: Mapping[str, NDArray[
 
     Notes
     -----
-    Weights are read once per step, the KV cache once per sequence that looks at it. Collectives and the host count
-    nothing here. With a sliding window a prompt's token sees at most the window.
+    Weights are read once per step, and once per micro-batch where the stages of a pipeline decode one each; the KV
+    cache once per sequence that looks at it. Collectives and the host count nothing here. With a sliding window a
+    prompt's token sees at most the window.
     """
     steps, decodes, tokens = table["steps"], table["decodes"], table["tokens"]
     samples = decodes + table["completed"]
+    passes = np.where(table["prompts"] == 0, stages, 1) * steps
     per_token = _rows(operators.per_token, chip)
     per_sample = _rows(operators.per_sample, chip)
-    found = np.outer(per_token.fixed, steps) + np.outer(per_token.each, (tokens + decodes) * steps)
-    found += np.outer(per_sample.fixed, steps * (samples > 0)) + np.outer(per_sample.each, samples * steps)
+    found = np.outer(per_token.fixed, passes) + np.outer(per_token.each, (tokens + decodes) * steps)
+    found += np.outer(per_sample.fixed, passes * (samples > 0)) + np.outer(per_sample.each, samples * steps)
     found += _generation(operators.generation, chip, decodes, steps, table["visible"])
     found += _context(operators.context, chip, table)
-    return Bound(found[0], found[1])
+    return Bound(found[0] / stages, found[1] / stages)
 
 
 def visible_tokens(window: int, table: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:

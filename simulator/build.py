@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hardware.catalogue import Chip
     from perfdb.model import ModelSpec
     from perfdb.operators import StepOperators
-    from simulator.engines import VllmOptions
+    from simulator.engine_options import EngineOptions, EnginePlan
     from simulator.router import Router
     from simulator.scenario import Pool, Scenario, Workload
     from workloads.table import Arrivals
@@ -83,7 +83,7 @@ class BuiltPool:
     model: ModelSpec
     chip: Chip
     layout: Layout
-    options: VllmOptions
+    options: EngineOptions
     memory: MemoryPlan
     costs: CompiledCosts
     parts: EngineParts
@@ -251,20 +251,25 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     chip, engine = load_chip(pool.chip), ENGINES[pool.engine]
     layout = Layout(pool.tensor_parallel, pool.pipeline_parallel)
     _check_layout(name, model, layout)
-    options = pool.engine_options.for_chip(chip)
-    memory = plan_memory(model, layout, chip, engine.memory_budget(options))
+    options = pool.engine_options.filled(chip, _asked_tokens(model, pool.engine_options))
+    plan = options.plan(prefills=pool.prefills)
+    memory = plan_memory(model, layout, chip, engine.memory_budget(plan))
     blocks = (pool.limits.kv_blocks or memory.blocks) - engine.reserved_blocks
-    max_tokens = _max_tokens(name, model, options, blocks)
+    max_tokens = _max_tokens(name, model, options, plan, blocks)
+    if not plan.limits.chunked and pool.prefills:
+        _check_budget(name, plan, max_tokens)
     options = options.model_copy(update={"max_model_len": max_tokens})
     source = capped_chain(source_chain(chip, engine.framework, pool.cost_sources), chip, pool.power_cap)
-    limits = StepLimits(options.max_num_batched_tokens or 0, options.max_num_seqs or 0, max_tokens)
+    # A policy that cuts no prompts recomputes any it preempted whole.
+    step_tokens = plan.limits.max_tokens if plan.limits.chunked else max(plan.limits.max_tokens, max_tokens)
+    limits = StepLimits(step_tokens, plan.limits.max_sequences, max_tokens)
     operators = step_operators(model, layout)
-    costs = compile_costs(operators, source, limits, engine.host)
+    costs = compile_costs(operators, source, limits, engine.host, layout.pipeline)
     parts = EngineParts(
-        scheduler=engine.scheduler(options),
+        scheduler=engine.scheduler(plan),
         prices=costs.prices,
         blocks=blocks,
-        block_tokens=options.block_size,
+        block_tokens=plan.block_tokens,
         max_tokens=max_tokens,
         replicas=pool.replicas,
         prefills=pool.prefills,
@@ -284,8 +289,13 @@ def _host_w(node: str | None) -> float:
 
 
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:
-    """Check that tensor parallelism divides the query heads, and the KV heads or the other way round."""
+    """Check that pipeline stages are equal, and that tensor parallelism divides the heads (or KV heads divide it)."""
     tensor = layout.tensor
+    if model.layers % layout.pipeline:
+        raise ScenarioError(
+            f"pool.{name}.pipeline_parallel is {layout.pipeline}, which does not divide the {model.layers} layers of "
+            f"{model.name}; use one of {_divisors(model.layers)}"
+        )
     if model.heads % tensor:
         raise ScenarioError(
             f"pool.{name}.tensor_parallel is {tensor}, which does not divide the {model.heads} attention heads "
@@ -308,17 +318,22 @@ def _divisors(*numbers: int) -> str:
     return ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
 
 
-def _max_tokens(name: str, model: ModelSpec, options: VllmOptions, blocks: int) -> int:
-    """Return the longest sequence served, after checking that one such sequence fits the KV cache."""
+def _asked_tokens(model: ModelSpec, options: EngineOptions) -> int:
+    """Return the longest sequence the options ask for."""
     asked = options.max_model_len
-    longest = model.max_tokens if asked is None or asked == "auto" else asked
-    room = blocks * options.block_size
+    return model.max_tokens if asked is None or asked == "auto" else asked
+
+
+def _max_tokens(name: str, model: ModelSpec, options: EngineOptions, plan: EnginePlan, blocks: int) -> int:
+    """Return the longest sequence served, after checking that one such sequence fits the KV cache."""
+    longest = _asked_tokens(model, options)
+    room = blocks * plan.block_tokens
     if longest > model.max_tokens:
         raise ScenarioError(
             f"pool.{name}.engine_options.max_model_len is {longest}, but {model.name} holds at most "
             f"{model.max_tokens} tokens (max_position_embeddings); lower it, or give a config.json that says more"
         )
-    if asked == "auto":
+    if options.max_model_len == "auto":
         longest = min(longest, room)
     if longest > room:
         raise CapacityError(
@@ -326,9 +341,12 @@ def _max_tokens(name: str, model: ModelSpec, options: VllmOptions, blocks: int) 
             f"set engine_options.max_model_len to at most {room} (or 'auto'), raise gpu_memory_utilization, "
             "or use more chips"
         )
-    if not options.enable_chunked_prefill and (options.max_num_batched_tokens or 0) < longest:
-        raise ScenarioError(
-            f"pool.{name}: with enable_chunked_prefill = false, max_num_batched_tokens "
-            f"{options.max_num_batched_tokens} must be at least max_model_len {longest}, or a prompt may never run"
-        )
     return longest
+
+
+def _check_budget(name: str, plan: EnginePlan, longest: int) -> None:
+    if plan.limits.max_tokens < longest:
+        raise ScenarioError(
+            f"pool.{name}: prompts are not cut, so that {plan.budget_option} {plan.limits.max_tokens} must be at "
+            f"least max_model_len {longest}, or a prompt may never run"
+        )

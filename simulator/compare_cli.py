@@ -92,6 +92,7 @@ def compare(  # noqa: PLR0913 - one parameter per option
 @click.option("--concurrency", metavar="LOW:HIGH:STEP", help="Users of a closed loop.")
 @click.option("--refine/--no-refine", default=True, show_default=True, help="Bisect for the capacity, to 2 %.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Seeds to average over.")
+@click.option("--candidate", metavar="NAME", help="Which [[candidate]] of the file; --set changes it.")
 @_SET
 @_OUT
 @_JOBS
@@ -104,6 +105,7 @@ def sweep(  # noqa: PLR0913 - one parameter per option
     seeds: int,
     changes: tuple[str, ...],
     *,
+    candidate: str | None,
     refine: bool,
     out: str | None,
     jobs: int | None,
@@ -115,9 +117,9 @@ def sweep(  # noqa: PLR0913 - one parameter per option
     Prints attainment, goodput and latency by load. Writes sweep.json, sweep.parquet and sweep.png. Interrupted, the
     same command goes on where it stopped. Exit code 3 if no load meets the SLO.
     """
+    from simulator.candidates import load_picked  # noqa: PLC0415 - --help stays light
     from simulator.loads import check_loads, parse_grid  # noqa: PLC0415 - --help stays light
     from simulator.result_folder import foreign_in_sweep  # noqa: PLC0415 - --help stays light
-    from simulator.scenario import load_changed  # noqa: PLC0415 - --help stays light
     from simulator.side_by_side import write_sweep  # noqa: PLC0415 - --help stays light
     from simulator.sweep import sweep as sweep_loads  # noqa: PLC0415 - --help stays light
     from simulator.sweep_report import capacity_sentence, render_sweep  # noqa: PLC0415 - --help stays light
@@ -125,7 +127,7 @@ def sweep(  # noqa: PLR0913 - one parameter per option
     if (rate is None) == (concurrency is None):
         raise click.UsageError("expected one of --rate LOW:HIGH:STEP and --concurrency LOW:HIGH:STEP")
     kind: LoadKind = "rate" if concurrency is None else "concurrency"
-    loaded = load_changed(scenario, changes)
+    loaded = load_picked(scenario, candidate, changes)
     grid = parse_grid(rate or concurrency or "", kind)
     check_loads(loaded, kind, grid[-1])
     target = _target(out, loaded.name, "sweep")

@@ -110,6 +110,8 @@ class Instance:
         self._run_steps = 0
         self._run_start_ns = 0
         self._asleep = False
+        self._standing_since_ns = -1
+        self._joined_ns: dict[int, int] = {}
         self.held = 0
         env.process(self.serve())
 
@@ -206,6 +208,8 @@ class Instance:
         context = self.state.context_sum // plan.decodes
         steps = min(plan.steps, self._steps_to_first_finish())
         self._run_steps, self._run_start_ns = steps, self.env.now
+        if self._standing_since_ns >= 0:
+            self._end_standstill(plan.decodes, self.prices.decode_ns(plan.decodes, context))
         return self._wait(self.prices.decode_ns(plan.decodes, context, steps))
 
     def _apply_decodes(self, plan: Plan) -> None:
@@ -243,12 +247,17 @@ class Instance:
             reach=reach,
         )
         self.log.add((now, duration, 1, decodes, context, tokens, prompts, completed, pairs, reach))
+        if decodes == 0 < state.decodes and self._standing_since_ns < 0:
+            self._standing_since_ns = now
+        elif decodes and self._standing_since_ns >= 0:
+            self._end_standstill(decodes, duration)
         return self._wait(duration)
 
     def _apply_chunks(self, plan: Plan) -> None:
         state = self.state
-        state.step += 1
-        state.context_sum += state.decodes
+        if plan.decodes:
+            state.step += 1
+            state.context_sum += plan.decodes
         state.prefilling = None
         for request, new in plan.chunks:
             request.computed += new
@@ -257,6 +266,18 @@ class Instance:
             else:
                 state.prefilling = request
         self._finish_due()
+
+    def _end_standstill(self, decodes: int, step_ns: int) -> None:
+        """Note how long the sequences that decode again have waited for their next token."""
+        now, pauses = self.env.now, self.ledger.pauses
+        for index, joined_ns in self._joined_ns.items():
+            if index in self.state.running:
+                pauses.add((now + step_ns, step_ns, now + step_ns - joined_ns, 1))
+                decodes -= 1
+        if decodes:
+            pauses.add((now + step_ns, step_ns, now + step_ns - self._standing_since_ns, decodes))
+        self._standing_since_ns = -1
+        self._joined_ns.clear()
 
     # --- requests ------------------------------------------------------------------------------------
 
@@ -273,6 +294,8 @@ class Instance:
         if not self.decodes_here and produced < ledger.output_tokens[index]:
             self._hand_over(request)
             return
+        if self._standing_since_ns >= 0:
+            self._joined_ns[index] = now
         last_step = self.state.step + ledger.output_tokens[index] - produced
         self.state.join_decode(request)
         heappush(self._finishes, (last_step, index, request.epoch, request))
@@ -301,4 +324,10 @@ class Instance:
             ledger.preemptions[request.index] += 1
             produced = request.tokens > ledger.prompt_tokens[request.index]
             if produced and request.stalled_ns < 0:
-                request.stalled_ns = self.env.now
+                request.stalled_ns = self._last_token_ns(request)
+
+    def _last_token_ns(self, request: Request) -> int:
+        """Return when a decoding request produced its last token: now, unless decoding stands still."""
+        if self._standing_since_ns < 0:
+            return self.env.now
+        return self._joined_ns.get(request.index, self._standing_since_ns)

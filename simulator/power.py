@@ -104,7 +104,7 @@ def draw_of_steps(pool: BuiltPool, table: Mapping[str, NDArray[np.int64]]) -> ND
 
 
 def _share(pool: BuiltPool, table: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float64]:
-    shares, work = pool.chip.power, step_work(pool.operators, pool.chip, table)
+    shares, work = pool.chip.power, step_work(pool.operators, pool.chip, table, pool.layout.pipeline)
     duration_ns = np.maximum(table["duration_ns"], 1)
     drawn = shares.active + (shares.memory * work.memory_ns + shares.compute * work.compute_ns) / duration_ns
     return np.minimum(drawn, pool.power_cap)

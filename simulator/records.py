@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Ledger", "StepLog", "TransferLog"]
+__all__ = ["Ledger", "PauseLog", "StepLog", "TransferLog"]
 
 #: Value of a time that has not come.
 NEVER = -1
@@ -44,6 +44,8 @@ class Ledger:
         1 if the engine refused it.
     stalls
         Times between two tokens of a request that was preempted between them, in the order they ended.
+    pauses
+        Steps that came after a standstill of the decoding sequences.
     """
 
     def __init__(self, prompt_tokens: NDArray[np.int64], output_tokens: NDArray[np.int64]) -> None:
@@ -61,6 +63,7 @@ class Ledger:
         self.failed = _filled(rows, 0)
         self.stalls: array[int] = array("q")
         self.stall_ends: array[int] = array("q")
+        self.pauses = PauseLog()
 
     def __len__(self) -> int:
         return len(self.prompt_tokens)
@@ -85,6 +88,22 @@ class _Log:
         return {name: rows[:, i] for i, name in enumerate(self.NAMES)}
 
 
+class PauseLog(_Log):
+    """One row per step that ends a standstill and number of sequences whose last token came at one time.
+
+    Attributes
+    ----------
+    end_ns, step_ns
+        When the step ended, and its duration: the gap that the step log tells of.
+    gap_ns
+        Time since their last tokens.
+    sequences
+        How many they are.
+    """
+
+    NAMES = ("end_ns", "step_ns", "gap_ns", "sequences")
+
+
 class StepLog(_Log):
     """One row per event of an engine: a step that computes prompts, or a run of equal decode steps.
 
@@ -93,7 +112,7 @@ class StepLog(_Log):
     start_ns, steps
         When it began and how many steps it was.
     decodes, context
-        Sequences that decoded and the floor of their mean context at the start.
+        Sequences that produced a token in each step, and the floor of their mean context at the start.
     tokens
         Prompt tokens computed.
     prompts, completed

@@ -13,7 +13,9 @@ from hardware.tables import read_table, validated
 from perfdb.model import WEIGHT_BYTES
 from perfdb.power_cap import LOWEST_CAP
 from perfdb.sources import COST_SOURCES, DEFAULT_SOURCES
-from simulator.engines import ENGINES, VllmOptions
+from simulator.cost import Cost
+from simulator.engine_options import AnyOptions, VllmOptions
+from simulator.engines import ENGINES, mark_options
 from simulator.network import NetworkTable
 from simulator.overrides import WORKLOAD_KINDS, parse_override, set_key
 from simulator.router import ROUTERS
@@ -81,7 +83,6 @@ _Replicas: TypeAlias = Annotated[int, Field(gt=0, le=100_000, strict=True)]
 _Positive: TypeAlias = Annotated[float, Field(gt=0, strict=True)]
 _Share: TypeAlias = Annotated[float, Field(gt=0, le=1, strict=True)]
 _Seconds: TypeAlias = Annotated[float, Field(ge=0, le=1e9, strict=True)]
-_Price: TypeAlias = Annotated[float, Field(ge=0, le=1e9, strict=True)]
 _Cap: TypeAlias = Annotated[float, Field(ge=LOWEST_CAP, le=1, strict=True)]
 _Text: TypeAlias = Annotated[str, AfterValidator(_written)]
 _Flag: TypeAlias = Annotated[bool, Field(strict=True)]
@@ -156,8 +157,13 @@ class Pool(Strict):
     router: _Router = "least_loaded"
     cost_sources: tuple[_CostSource, ...] = DEFAULT_SOURCES
     power_cap: _Cap = 1.0
-    engine_options: VllmOptions = VllmOptions()
+    engine_options: AnyOptions = VllmOptions()
     limits: Limits = Limits()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_of_the_engine(cls, table: object) -> object:
+        return mark_options(table)
 
     @field_validator("name")
     @classmethod
@@ -183,6 +189,12 @@ class Pool(Strict):
         """Whether it produces tokens after the first."""
         return "decode" in self.stages
 
+    @model_validator(mode="after")
+    def _one_stage(self) -> Self:
+        if ENGINES[self.engine].one_stage and self.prefills and self.decodes:
+            raise ValueError(f"engine {self.engine!r} serves one stage; expected ['prefill'] or ['decode'] as stages")
+        return self
+
     @field_validator("cost_sources")
     @classmethod
     def _some_source(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -190,19 +202,14 @@ class Pool(Strict):
             raise ValueError(f"found an empty list, expected at least one of {', '.join(COST_SOURCES)}")
         return value
 
-    @field_validator("pipeline_parallel")
-    @classmethod
-    def _pipeline(cls, value: int) -> int:
-        if value > 1:
-            raise ValueError("the engine does not overlap micro-batches of pipeline stages yet; use tensor_parallel")
-        return value
-
-
-class Cost(Strict):
-    """``[cost]``: currency per chip-hour by chip name, and per kWh where energy is paid for on top."""
-
-    chip_hour: dict[str, _Price] = Field(default_factory=dict)
-    energy_kwh: _Price = 0.0
+    @model_validator(mode="after")
+    def _pipeline(self) -> Self:
+        if self.pipeline_parallel > 1 and self.prefills:
+            raise ValueError(
+                f"pipeline_parallel is {self.pipeline_parallel} in a pool that computes prompts, whose steps follow "
+                "each other through the stages, which is not simulated; use tensor_parallel, or stages = ['decode']"
+            )
+        return self
 
 
 class Scenario(Strict):
@@ -275,8 +282,9 @@ class Scenario(Strict):
 
 
 def scenario_names() -> tuple[str, ...]:
-    """Return the names of the scenarios that are shipped."""
-    return tuple(sorted(path.stem for path in _shipped().glob("*.toml")))
+    """Return the names of the scenarios that are shipped, ``papers/NAME`` for those of a paper."""
+    folder = _shipped()
+    return tuple(sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.toml")))
 
 
 def load_scenario(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenario:
@@ -297,7 +305,9 @@ def load_scenario(path: str | Path, overrides: Mapping[str, Any] | None = None) 
     """
     file, table = open_scenario(path, overrides)
     if "candidate" in table:
-        raise ScenarioError(f"{path}: has [[candidate]] tables, which only 'servesim compare {path}' reads")
+        raise ScenarioError(
+            f"{path}: has [[candidate]] tables; pick one with --candidate NAME, or run 'servesim compare {path}'"
+        )
     return resolve_scenario(table, file, f"{path} with --set" if overrides else str(path))
 
 

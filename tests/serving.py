@@ -13,7 +13,7 @@ from simulator.instance import Clock, Urgent
 from simulator.laws import check_laws
 from simulator.records import Ledger, TransferLog
 from simulator.router import RoundRobin
-from simulator.schedulers import VllmScheduler
+from simulator.schedulers import SCHEDULERS, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,6 +108,7 @@ class Deployment:
     max_tokens: int = 2048
     max_sequences: int = 256
     replicas: int = 1
+    policy: str = "vllm"
     chunked: bool = True
     reserve_full_prompt: bool = True
     longest: int = LONGEST
@@ -124,7 +125,8 @@ class Deployment:
 
     def serve(self, arrivals, prompts, outputs, *, macro_steps: bool = True) -> Cluster:
         """Run requests to the end and check every law."""
-        scheduler = VllmScheduler(self.max_tokens, self.max_sequences, self.chunked, self.reserve_full_prompt)
+        limits = Limits(self.max_tokens, self.max_sequences, self.chunked, self.reserve_full_prompt)
+        scheduler = SCHEDULERS[self.policy](limits)
         common = {"scheduler": scheduler, "prices": self.prices, "block_tokens": self.block_tokens}
         split = self.decode_replicas > 0
         pools = [self._pool(common, self.blocks, self.replicas, decodes=not split)]

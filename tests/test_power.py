@@ -111,6 +111,15 @@ def test_a_decode_step_reads_every_weight_once():
     assert work.memory_ns[0] == pytest.approx(1e9 * size / pool.chip.memory_bytes_per_s, rel=0.01)
 
 
+def test_stages_share_the_work_and_read_their_weights_for_every_micro_batch():
+    pool = pool_of()
+    table = rows(prompt(512, 10**6), decode(4, 0, 1, 10**6)) | {"visible": np.zeros(2, np.int64)}
+    one, two = (step_work(pool.operators, pool.chip, table, stages) for stages in (1, 2))
+    assert two.compute_ns.tolist() == (one.compute_ns / 2).tolist()
+    assert two.memory_ns[0] == one.memory_ns[0] / 2
+    assert 0.9 * one.memory_ns[1] < two.memory_ns[1] < one.memory_ns[1]
+
+
 logs = st.lists(
     st.tuples(st.booleans(), st.integers(1, 64), st.integers(1, 2000), st.integers(1, 20), st.integers(0, 10**9)),
     min_size=1,

@@ -1,0 +1,113 @@
+"""Whole prompts first, then everybody decodes: the engines of 2023.
+
+A step computes either whole prompts of waiting requests, first come first served, or one token of every running
+sequence. Prompts go first whenever the head of the queue fits, so decoding stands still meanwhile. vLLM 0.2 kept
+1 % of the blocks out of reach of new prompts, and asked for a free block before each sequence's step whether or
+not it needed one, in the order of arrival (``vllm/core/scheduler.py`` and ``block_manager.py`` of 0.2). DistServe's
+two engines do neither (``context_stage_scheduler.py``, ``decoding_stage_scheduler.py``); it swaps a sequence out to
+the host where this policy recomputes it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from simulator.schedulers.preemption import preempt
+from simulator.schedulers.state import Plan
+
+if TYPE_CHECKING:
+    from simulator.request import Request
+    from simulator.schedulers.state import EngineState
+
+__all__ = ["PromptFirstScheduler"]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFirstScheduler:
+    """The policy and its limits.
+
+    Attributes
+    ----------
+    max_tokens
+        Prompt tokens of a step; a longer prompt runs alone.
+    max_sequences
+        Running requests.
+    watermark
+        Share of the blocks that stays free when a prompt is admitted, unless it has the instance to itself.
+    free_block_each
+        A sequence's step needs a free block although its last one has room.
+    """
+
+    max_tokens: int
+    max_sequences: int
+    watermark: float = 0.01
+    free_block_each: bool = True
+
+    def plan(self, state: EngineState) -> Plan:
+        """Return the next plan; see :class:`simulator.schedulers.state.Scheduler`."""
+        if not self._admits_head(state, 0) and not (state.ready and len(state.running) < self.max_sequences):
+            steps = state.pool.lasting(state.step, int(self.free_block_each))
+            if steps > 1:
+                return Plan([], state.decodes, steps, [])
+        plan = Plan([], 0, 1, [])
+        self._admit(state, plan)
+        if not plan.chunks:
+            plan.preempted = self._room_for_decodes(state)
+            if not plan.preempted:
+                self._join_ready(state, plan)
+            plan.decodes = state.decodes
+        return plan
+
+    def _admits_head(self, state: EngineState, tokens: int) -> bool:
+        """Tell whether the head of the queue gets its blocks now, beside ``tokens`` prompt tokens of this step."""
+        if not state.waiting:
+            return False
+        request, pool = state.waiting[0], state.pool
+        spare = 0 if pool.free == pool.blocks else int(self.watermark * pool.blocks)
+        if pool.free - pool.blocks_for(request.tokens) < spare:
+            return False
+        if request.remote:
+            return True
+        room = tokens == 0 or tokens + request.tokens <= self.max_tokens
+        return room and len(state.running) < self.max_sequences
+
+    def _admit(self, state: EngineState, plan: Plan) -> None:
+        """Take prompts, and requests whose KV can now be fetched, from the queue while its head fits."""
+        tokens = 0
+        while self._admits_head(state, tokens):
+            request = state.waiting.popleft()
+            state.pool.take(state.pool.blocks_for(request.tokens))
+            if request.remote:
+                plan.loads = (*plan.loads, request)
+                continue
+            state.running[request.index] = request
+            plan.chunks.append((request, request.tokens))
+            tokens += request.tokens
+
+    def _join_ready(self, state: EngineState, plan: Plan) -> None:
+        """Let requests whose KV was fetched compute their next token with the others."""
+        while state.ready and len(state.running) < self.max_sequences:
+            request = state.ready.popleft()
+            state.running[request.index] = request
+            plan.chunks.append((request, request.tokens - request.computed))
+
+    def _room_for_decodes(self, state: EngineState) -> list[Request]:
+        """Take one step's blocks for the decoding sequences, preempting the last ones where they lack."""
+        pool = state.pool
+        needed = pool.needed(state.step, 1)
+        if needed + self.free_block_each <= pool.free or not state.decodes:
+            pool.take(needed)
+            return []
+        preempted: list[Request] = []
+        order = deque(sorted(state.running.values(), key=lambda request: request.index))
+        while order:
+            request = order.popleft()
+            takes = not (request.anchor + state.step) % pool.block_tokens
+            while not pool.free and (takes or self.free_block_each):
+                preempted.append(preempt(state, order.pop() if order else request))
+                if request.index not in state.running:
+                    return preempted
+            pool.take(takes)
+        return preempted

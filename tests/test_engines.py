@@ -1,0 +1,80 @@
+"""Engines by name: each has its own options, limits and stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hardware.errors import ScenarioError
+from simulator.build import build_pools
+from simulator.engines import ENGINES
+from simulator.scenario import Scenario, resolve_scenario
+from simulator.schedulers import SCHEDULERS
+
+OPT = {"name": "facebook/opt-13b"}
+WORK = {
+    "synthetic": {
+        "requests": 5,
+        "arrivals": {"kind": "burst"},
+        "prompt_tokens": {"kind": "fixed", "value": 100},
+        "output_tokens": {"kind": "fixed", "value": 10},
+    }
+}
+
+
+def scenario(*pools: dict) -> Scenario:
+    table = {"model": OPT, "workload": WORK, "pool": [{"chip": "a100_80_sxm", **pool} for pool in pools]}
+    return resolve_scenario(table, Path("here.toml"), "here.toml")
+
+
+def built(*pools: dict):
+    return build_pools(scenario(*pools))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_engine_names_a_policy_and_builds_with_its_defaults(name):
+    engine = ENGINES[name]
+    assert engine.policy in SCHEDULERS
+    stages = [["prefill"], ["decode"]] if engine.one_stage else [["prefill", "decode"]]
+    pools = built(*({"engine": name, "stages": each} for each in stages))
+    assert all(pool.parts.blocks > 3000 for pool in pools)
+    assert all(type(pool.options) is engine.options for pool in pools)
+
+
+def test_vllm_of_2023_takes_whole_prompts_of_the_longest_sequence():
+    (pool,) = built({"engine": "vllm@0.2"})
+    assert (pool.options.max_num_batched_tokens, pool.options.max_num_seqs) == (2048, 256)
+    assert pool.options.gpu_memory_utilization == 0.9
+    (pool,) = built({"engine": "vllm@0.2", "engine_options": {"max_num_batched_tokens": 16384, "max_num_seqs": 1024}})
+    assert (pool.parts.scheduler.max_tokens, pool.parts.scheduler.max_sequences) == (16384, 1024)
+
+
+def test_distserves_two_engines_have_limits_of_their_own():
+    options = {"context_max_batch_size": 64, "decoding_max_batch_size": 300}
+    prefill, decode = built(
+        *({"engine": "distserve", "stages": [stage], "engine_options": options} for stage in ("prefill", "decode"))
+    )
+    assert (prefill.parts.scheduler.max_tokens, prefill.parts.scheduler.max_sequences) == (8192, 64)
+    assert decode.parts.scheduler.max_sequences == 300
+    # A preempted sequence may have to be recomputed whole.
+    assert decode.costs.prices.max_tokens >= 2048
+
+
+@pytest.mark.parametrize(
+    ("pool", "words"),
+    [
+        ({"engine": "distserve"}, ["serves one stage", "['prefill'] or ['decode']"]),
+        ({"engine": "vllm@0.2", "engine_options": {"enable_chunked_prefill": True}}, ["unknown key", "max_num_seqs"]),
+        ({"engine": "vllm@0.2", "engine_options": {"max_num_seq": 3}}, ["did you mean 'max_num_seqs'"]),
+        ({"engine": "vllm@0.2", "engine_options": 5}, ["'pool.0.engine_options'", "expected a table"]),
+        ({"engine": "vllm@0.1"}, ["'pool.0.engine'", "vllm@0.2"]),
+        ({"engine": "vllm@0.2", "engine_options": {"max_num_batched_tokens": 16}}, ["below max_num_seqs 256"]),
+        ({"engine": "vllm@0.2", "engine_options": {"max_num_batched_tokens": 512}}, ["prompts are not cut", "2048"]),
+    ],
+)
+def test_what_an_engine_cannot_do_is_one_clear_sentence(pool, words):
+    with pytest.raises(ScenarioError) as caught:
+        built(pool)
+    for word in words:
+        assert word in str(caught.value)
