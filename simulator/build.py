@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -231,6 +231,7 @@ def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
     """
     table = scenario.model
     model = load_model(table.name, weights=table.weights, kv_cache=table.kv_cache)
+    model = replace(model, max_tokens=table.max_tokens or model.max_tokens)
     node = scenario.network.topology
     pools = tuple(
         _build_pool(pool, scenario.pool_name(number), model, node) for number, pool in enumerate(scenario.pool)
@@ -331,7 +332,7 @@ def _max_tokens(name: str, model: ModelSpec, options: EngineOptions, plan: Engin
     if longest > model.max_tokens:
         raise ScenarioError(
             f"pool.{name}.engine_options.max_model_len is {longest}, but {model.name} holds at most "
-            f"{model.max_tokens} tokens (max_position_embeddings); lower it, or give a config.json that says more"
+            f"{model.max_tokens} tokens (max_position_embeddings); lower it, or set model.max_tokens"
         )
     if options.max_model_len == "auto":
         longest = min(longest, room)

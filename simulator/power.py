@@ -64,7 +64,7 @@ def pool_power(pool: BuiltPool, tables: Iterable[Mapping[str, NDArray[np.int64]]
     last_ns
         End of the run.
     """
-    edges = np.append(np.arange(0, last_ns, WINDOW_NS), max(last_ns, 1))
+    edges = _edges(last_ns)
     instance_w = pool.layout.chips * pool.chip.tdp_w
     energy = np.zeros(len(edges))
     for table in tables:
@@ -76,7 +76,7 @@ def pool_power(pool: BuiltPool, tables: Iterable[Mapping[str, NDArray[np.int64]]
 
 def add_up(parts: Sequence[PoolPower], last_ns: int) -> PoolPower:
     """Return the power of several pools together; their peaks need not fall into the same window."""
-    edges = np.append(np.arange(0, last_ns, WINDOW_NS), max(last_ns, 1))
+    edges = _edges(last_ns)
     windows = np.sum([part.window_w for part in parts], axis=0)
     energy = np.append(0.0, np.cumsum(windows * np.diff(edges)))
     return _over(edges, energy, sum(part.provisioned_w for part in parts))
@@ -101,6 +101,12 @@ def draw_of_steps(pool: BuiltPool, table: Mapping[str, NDArray[np.int64]]) -> ND
         np.add.at(together[name], place, table[name][~mixed])
     share[~mixed] = _share(pool, together)[place]
     return share
+
+
+def _edges(last_ns: int) -> NDArray[np.int64]:
+    """Return where windows begin and end; a run in which nothing happened is a nanosecond long."""
+    end = max(last_ns, 1)
+    return np.append(np.arange(0, end, WINDOW_NS), end)
 
 
 def _share(pool: BuiltPool, table: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float64]:

@@ -95,9 +95,10 @@ _CostSource: TypeAlias = Annotated[str, _one_of(COST_SOURCES)]
 
 
 class Model(Strict):
-    """``[model]``: what is served."""
+    """``[model]``: what is served; ``max_tokens`` where it holds longer sequences than its configuration says."""
 
     name: _Text
+    max_tokens: _Count | None = None
     weights: _Weights | None = None
     kv_cache: Literal["bf16", "fp8"] | None = None
 

@@ -255,6 +255,13 @@ def test_the_numbers_of_a_summary_agree(scenario):
     assert per_hour == pytest.approx(summary["cost_per_hour"])
 
 
+def test_a_run_that_refuses_every_request_still_says_what_is_provided(scenario):
+    long = {"workload__synthetic__prompt_tokens": {"kind": "fixed", "value": 100_000}}
+    summary = run_scenario(scenario(**long)).summary
+    assert (summary["completed"], summary["energy_wh_per_request"]) == (0, pytest.approx(0, abs=1e-9))
+    assert summary["provisioned_power_w"] == pytest.approx(3 * 700 + 3 * 4600 / 8)
+
+
 def test_energy_without_a_price_changes_no_cost(scenario):
     summary = run_scenario(scenario()).summary
     assert summary["cost_per_hour"] == 9.5
