@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import numpy as np
+from pydantic import Field
 
 from perfdb.estimate import Estimate
 from perfdb.operators import Gemm
@@ -17,16 +18,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hardware.catalogue import Chip
+    from hardware.power import PowerShares
     from perfdb.operators import Attention, RowOperator
     from perfdb.source import CostSource
+    from perfdb.step_profile import StepFit
 
-__all__ = ["CLOCK_EXPONENT", "LOWEST_CAP", "CappedSource", "capped_chain"]
+__all__ = ["CLOCK_EXPONENT", "LOWEST_CAP", "CappedSource", "PowerCap", "capped_chain", "capped_fit"]
 
 #: Dynamic power grows with this power of the clock. Between 1 (the voltage stays) and 3 (it falls with the clock); 2
 #: gives a prompt 1.25 (H100) to 1.33 times its time at 70 % of the TDP, and splitwise-sim assumes 1.30.
 CLOCK_EXPONENT = 2.0
 #: Below half of the TDP token phases slow down as well (Splitwise), which is not modelled.
 LOWEST_CAP = 0.5
+
+PowerCap: TypeAlias = Annotated[float, Field(ge=LOWEST_CAP, le=1, strict=True)]
+"""A cap in a scenario, a share of the TDP."""
 
 
 class CappedSource:
@@ -76,8 +82,7 @@ class CappedSource:
         shares = self.chip.power
         busy_ns = np.maximum(found.ns, 1e-9)
         drawn = shares.active + (shares.memory * bound.memory_ns + shares.compute * bound.compute_ns) / busy_ns
-        above = np.maximum(np.minimum(drawn, 1.0) - shares.active, 1e-9)
-        clock = np.minimum(((self.cap - shares.active) / above) ** (1 / CLOCK_EXPONENT), 1.0)
+        clock = _clock(shares, self.cap, np.minimum(drawn, 1.0))
         arithmetic = bound.compute_ns / np.maximum(bound.memory_ns, 1e-9)
         return Estimate(found.ns * np.clip(arithmetic / clock, 1.0, 1.0 / clock), found.origin)
 
@@ -87,3 +92,17 @@ def capped_chain(chain: SourceChain, chip: Chip, cap: float) -> SourceChain:
     if cap >= 1:
         return chain
     return SourceChain([CappedSource(source, chip, cap) for source in chain.sources], chain.label)
+
+
+def capped_fit(fit: StepFit, chip: Chip, cap: float) -> StepFit:
+    """Return a step profile under a power cap: prompts draw the whole TDP and slow down, decoding does neither."""
+    clock = float(_clock(chip.power, cap, np.ones(1))[0])
+    prefill = fit.prefill
+    slowed = {name: getattr(prefill, name) / clock for name in ("token_ms", "squared_token_ms")}
+    return fit.model_copy(update={"prefill": prefill.model_copy(update=slowed)})
+
+
+def _clock(shares: PowerShares, cap: float, drawn: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the share of its clock at which what draws ``drawn`` of the TDP fits under a cap."""
+    above = np.maximum(drawn - shares.active, 1e-9)
+    return np.minimum(((cap - shares.active) / above) ** (1 / CLOCK_EXPONENT), 1.0)

@@ -8,6 +8,7 @@ import numpy as np
 
 from perfdb.estimate import Origin
 from perfdb.pipeline import micro_batch_table
+from perfdb.step_profile import ProfiledCosts
 from perfdb.step_series import cumulatives
 
 if TYPE_CHECKING:
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 __all__ = ["time_by_origin"]
 
 
-def time_by_origin(costs: CompiledCosts, table: Mapping[str, NDArray[np.int64]]) -> dict[str, float]:
+def time_by_origin(costs: CompiledCosts | ProfiledCosts, table: Mapping[str, NDArray[np.int64]]) -> dict[str, float]:
     """Return the time of a step log by origin of its price.
 
     Parameters
     ----------
     costs
-        The compiled costs the log was made with.
+        The costs the log was made with. Time of a step profile is all interpolated between steps that were measured.
     table
         Columns ``duration_ns, steps, decodes, context, tokens, prompts, completed, pairs``, int64, shape (rows,).
 
@@ -42,6 +43,9 @@ def time_by_origin(costs: CompiledCosts, table: Mapping[str, NDArray[np.int64]])
     does not depend on how steps were gathered into runs. Context attention is what remains of a step once
     everything else is taken off, judged at the prompt length it was priced at.
     """
+    if isinstance(costs, ProfiledCosts):
+        nothing = dict.fromkeys((*(origin.name.lower() for origin in Origin), "host"), 0.0)
+        return nothing | {"interpolated": float(table["duration_ns"].sum())}
     table = micro_batch_table(table, costs.stages)
     steps, prices = table["steps"], costs.passes
     tokens, samples = table["tokens"] + table["decodes"], table["decodes"] + table["completed"]

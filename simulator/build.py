@@ -15,8 +15,9 @@ from perfdb.layout import Layout
 from perfdb.load_model import load_model
 from perfdb.memory import MemoryPlan, plan_memory
 from perfdb.operators import step_operators
-from perfdb.power_cap import capped_chain
+from perfdb.power_cap import capped_chain, capped_fit
 from perfdb.sources import source_chain
+from perfdb.step_profile import ProfiledCosts, load_step_profile, profiled_costs, step_profile_path
 from perfdb.tables import sha256
 from simulator.cluster import EngineParts
 from simulator.engines import ENGINES
@@ -28,6 +29,7 @@ from workloads.traces import read_trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -85,7 +87,7 @@ class BuiltPool:
     layout: Layout
     options: EngineOptions
     memory: MemoryPlan
-    costs: CompiledCosts
+    costs: CompiledCosts | ProfiledCosts
     parts: EngineParts
     tables: Mapping[str, str]
     operators: StepOperators
@@ -260,12 +262,11 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     if not plan.limits.chunked and pool.prefills:
         _check_budget(name, plan, max_tokens)
     options = options.model_copy(update={"max_model_len": max_tokens})
-    source = capped_chain(source_chain(chip, engine.framework, pool.cost_sources), chip, pool.power_cap)
     # A policy that cuts no prompts recomputes any it preempted whole.
     step_tokens = plan.limits.max_tokens if plan.limits.chunked else max(plan.limits.max_tokens, max_tokens)
     limits = StepLimits(step_tokens, plan.limits.max_sequences, max_tokens)
     operators = step_operators(model, layout)
-    costs = compile_costs(operators, source, limits, engine.host, layout.pipeline)
+    costs, tables = _priced(pool, name, model, chip, operators, limits)
     parts = EngineParts(
         scheduler=engine.scheduler(plan),
         prices=costs.prices,
@@ -276,7 +277,6 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         prefills=pool.prefills,
         decodes=pool.decodes,
     )
-    tables = {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
     host_w = _host_w(topology or chip.node)
     return BuiltPool(
         name, model, chip, layout, options, memory, costs, parts, tables, operators, pool.power_cap, host_w
@@ -287,6 +287,24 @@ def _host_w(node: str | None) -> float:
     """Return what a node draws beside its chips at most, per chip; 0 where its file does not say."""
     found = load_node(node) if node is not None else None
     return 0.0 if found is None or found.host_w is None else found.host_w / found.chips
+
+
+def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
+    pool: Pool, name: str, model: ModelSpec, chip: Chip, operators: StepOperators, limits: StepLimits
+) -> tuple[CompiledCosts | ProfiledCosts, dict[str, str]]:
+    """Return the costs of a pool's steps, and the SHA-256 of every file they come from."""
+    engine, layout = ENGINES[pool.engine], Layout(pool.tensor_parallel, pool.pipeline_parallel)
+    costs: CompiledCosts | ProfiledCosts
+    if pool.step_profile is not None:
+        profile, where = load_step_profile(pool.step_profile), f"pool.{name}.step_profile {pool.step_profile!r}"
+        fit = capped_fit(profile.of(model, layout.tensor, chip.name, where), chip, pool.power_cap)
+        costs = profiled_costs(fit, limits, layout.pipeline)
+        files: tuple[Path, ...] = (step_profile_path(pool.step_profile),)
+    else:
+        source = capped_chain(source_chain(chip, engine.framework, pool.cost_sources), chip, pool.power_cap)
+        costs = compile_costs(operators, source, limits, engine.host, layout.pipeline)
+        files = source.files
+    return costs, {"/".join(path.parts[-5:]): sha256(path) for path in files}
 
 
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:

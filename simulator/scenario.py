@@ -11,7 +11,7 @@ from hardware.errors import ScenarioError, suggest
 from hardware.strict import Strict
 from hardware.tables import read_table, validated
 from perfdb.model import WEIGHT_BYTES
-from perfdb.power_cap import LOWEST_CAP
+from perfdb.power_cap import PowerCap
 from perfdb.sources import COST_SOURCES, DEFAULT_SOURCES
 from simulator.cost import Cost
 from simulator.engine_options import AnyOptions, VllmOptions
@@ -41,7 +41,6 @@ __all__ = [
     "resolve_scenario",
     "scenario_names",
 ]
-
 
 _MOST_REQUESTS: Final = 10**9
 _LONGEST_NAME_BYTES: Final = 200
@@ -83,7 +82,6 @@ _Replicas: TypeAlias = Annotated[int, Field(gt=0, le=100_000, strict=True)]
 _Positive: TypeAlias = Annotated[float, Field(gt=0, strict=True)]
 _Share: TypeAlias = Annotated[float, Field(gt=0, le=1, strict=True)]
 _Seconds: TypeAlias = Annotated[float, Field(ge=0, le=1e9, strict=True)]
-_Cap: TypeAlias = Annotated[float, Field(ge=LOWEST_CAP, le=1, strict=True)]
 _Text: TypeAlias = Annotated[str, AfterValidator(_written)]
 _Flag: TypeAlias = Annotated[bool, Field(strict=True)]
 _Weights: TypeAlias = Annotated[str, _one_of(WEIGHT_BYTES)]
@@ -157,7 +155,8 @@ class Pool(Strict):
     engine: _Engine = "vllm"
     router: _Router = "least_loaded"
     cost_sources: tuple[_CostSource, ...] = DEFAULT_SOURCES
-    power_cap: _Cap = 1.0
+    step_profile: _Text | None = None
+    power_cap: PowerCap = 1.0
     engine_options: AnyOptions = VllmOptions()
     limits: Limits = Limits()
 
@@ -202,6 +201,12 @@ class Pool(Strict):
         if not value:
             raise ValueError(f"found an empty list, expected at least one of {', '.join(COST_SOURCES)}")
         return value
+
+    @model_validator(mode="after")
+    def _one_price(self) -> Self:
+        if self.step_profile is not None and self.cost_sources != DEFAULT_SOURCES:
+            raise ValueError("found step_profile and cost_sources, expected one: a profile prices whole steps")
+        return self
 
     @model_validator(mode="after")
     def _pipeline(self) -> Self:
