@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from perfdb.step_prices import DecodeCurve
+
 __all__ = ["RoundPrices", "micro_batch_table"]
 
 _Count = TypeVar("_Count", int, "NDArray[np.int64]")
@@ -45,14 +47,17 @@ class RoundPrices(StepPrices):
     """
 
     def __init__(self, passes: StepPrices, stages: int) -> None:
-        super().__init__(
-            passes.token_ns,
-            passes.sample_ns,
-            passes.host_ns,
-            lambda sequences: passes.decode_curve(_largest(sequences, stages)),
-            passes.context_curve,
-        )
+        tables = (passes.token_ns, passes.sample_ns, passes.host_ns)
+        super().__init__(*tables, passes.generation_curve, passes.context_curve, passes.launches)
         self.passes, self.stages = passes, stages
+
+    def generation_curve(self, sequences: int) -> DecodeCurve:
+        """Return the generation-attention curve of a batch size."""
+        return self.passes.generation_curve(_largest(sequences, self.stages))
+
+    def decode_curve(self, sequences: int) -> DecodeCurve:
+        """Return the part of a round that grows with the context, of a batch size."""
+        return self.passes.decode_curve(_largest(sequences, self.stages))
 
     def constant_ns(self, sequences: int) -> int:
         """Return the part of a round that does not depend on the context, ns."""
@@ -82,7 +87,7 @@ def micro_batch_table(table: Mapping[str, NDArray[np.int64]], stages: int) -> di
     Parameters
     ----------
     table
-        Columns ``decodes, tokens, prompts, completed, pairs`` and others of a step log, int64, shape (rows,).
+        Columns ``decodes, tokens, prompts, completed, pairs, reach`` and others of a step log, int64, shape (rows,).
     stages
         Pipeline stages; with one the log itself comes back.
 
@@ -103,6 +108,7 @@ def micro_batch_table(table: Mapping[str, NDArray[np.int64]], stages: int) -> di
         "prompts": chunks,
         "completed": completed - (completed > chunks) * (completed - chunks),
         "pairs": table["pairs"] * chunks // least,
+        "reach": table["reach"] * chunks // least,
     }
 
 

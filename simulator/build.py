@@ -16,7 +16,6 @@ from perfdb.load_model import load_model
 from perfdb.memory import MemoryPlan, plan_memory
 from perfdb.operators import step_operators
 from perfdb.power_cap import capped_chain, capped_fit
-from perfdb.sources import source_chain
 from perfdb.step_profile import ProfiledCosts, load_step_profile, profiled_costs, step_profile_path
 from perfdb.tables import sha256
 from simulator.cluster import EngineParts
@@ -301,7 +300,7 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
         costs = profiled_costs(fit, limits, layout.pipeline)
         files: tuple[Path, ...] = (step_profile_path(pool.step_profile),)
     else:
-        source = capped_chain(source_chain(chip, engine.framework, pool.cost_sources), chip, pool.power_cap)
+        source = capped_chain(engine.cost_chain(chip, pool.cost_sources), chip, pool.power_cap)
         costs = compile_costs(operators, source, limits, engine.host, layout.pipeline)
         files = source.files
     return costs, {"/".join(path.parts[-5:]): sha256(path) for path in files}

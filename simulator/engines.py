@@ -10,7 +10,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from perfdb.compile import HostTime
+from perfdb.eager import KERNELS_OF_2023, EagerChain
 from perfdb.memory import MemoryBudget
+from perfdb.sources import source_chain
 from simulator.engine_options import (
     DistserveOptions,
     EngineOptions,
@@ -22,8 +24,11 @@ from simulator.engine_options import (
 from simulator.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from hardware.catalogue import Chip
+    from perfdb.eager import EagerKernels
+    from perfdb.sources import SourceChain
     from simulator.schedulers import Scheduler
 
 __all__ = ["ENGINES", "Engine", "mark_options"]
@@ -54,6 +59,8 @@ class Engine:
         It captures CUDA graphs of its decode steps.
     one_stage
         An instance computes prompts or decodes, never both.
+    kernels
+        Its kernels are those of an eager engine; None for today's.
     """
 
     framework: str
@@ -63,10 +70,16 @@ class Engine:
     reserved_blocks: int = 0
     graphs: bool = False
     one_stage: bool = False
+    kernels: EagerKernels | None = None
 
     def scheduler(self, plan: EnginePlan) -> Scheduler:
         """Return the policy within its limits."""
         return SCHEDULERS[self.policy](plan.limits)
+
+    def cost_chain(self, chip: Chip, names: Sequence[str]) -> SourceChain:
+        """Return what prices its operators on a chip, from the named sources."""
+        chain = source_chain(chip, self.framework, names)
+        return chain if self.kernels is None else EagerChain(chip, chain, self.kernels)
 
     def memory_budget(self, plan: EnginePlan) -> MemoryBudget:
         """Return what the engine assumes about memory."""
@@ -82,7 +95,8 @@ class Engine:
 
 #: Engines by name; one after an ``@`` is a version whose behaviour differs. The host time of today's vLLM, 0.6 ms
 #: per step and 20 us per sequence, is the median of measured minus simulated token times over 120 public runs on
-#: H100 to B200 (docs/decisions/005-host-time.md).
+#: H100 to B200 (docs/decisions/005-host-time.md). Where those of the engines of 2023 come from is said in
+#: docs/decisions/010-engines-of-2023.md.
 ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
         "vllm": Engine(
@@ -93,9 +107,20 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             reserved_blocks=1,
             graphs=True,
         ),
-        "vllm@0.2": Engine("vllm", "vllm_v0", VllmV0Options, HostTime(step_ns=600_000, sequence_ns=20_000)),
+        "vllm@0.2": Engine(
+            "vllm",
+            "vllm_v0",
+            VllmV0Options,
+            HostTime(step_ns=7_000_000, sequence_ns=50_000, launch_ns=32_000, prompt_attention_launches=9),
+            kernels=KERNELS_OF_2023,
+        ),
         "distserve": Engine(
-            "vllm", "distserve", DistserveOptions, HostTime(step_ns=600_000, sequence_ns=20_000), one_stage=True
+            "vllm",
+            "distserve",
+            DistserveOptions,
+            HostTime(step_ns=3_500_000, sequence_ns=20_000),
+            one_stage=True,
+            kernels=KERNELS_OF_2023,
         ),
     }
 )

@@ -108,7 +108,7 @@ def test_a_blend_is_as_sure_as_the_least_sure_side_it_uses(origins, weight):
 
 def step_log(prices, runs, passes):
     """Return the log of some decode runs (sequences, context, steps) and mixed passes, priced by the prices."""
-    rows = [(prices.decode_ns(n, context, steps), steps, n, context, 0, 0, 0, 0) for n, context, steps in runs]
+    rows = [(prices.decode_ns(n, context, steps), steps, n, context, 0, 0, 0, 0, 0) for n, context, steps in runs]
     for decodes, context, chunks, completed in passes:
         new = sum(new for _, new in chunks)
         pairs = sum((past + new) ** 2 - past**2 for past, new in chunks)
@@ -121,8 +121,9 @@ def step_log(prices, runs, passes):
             pairs=pairs,
             reach=sum(past + new for past, new in chunks),
         )
-        rows.append((duration, 1, decodes, context, new, len(chunks), completed, pairs))
-    names = ("duration_ns", "steps", "decodes", "context", "tokens", "prompts", "completed", "pairs")
+        reach = sum(past + new for past, new in chunks)
+        rows.append((duration, 1, decodes, context, new, len(chunks), completed, pairs, reach))
+    names = ("duration_ns", "steps", "decodes", "context", "tokens", "prompts", "completed", "pairs", "reach")
     return {name: np.array(column, np.int64) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
 
 
