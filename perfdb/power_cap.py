@@ -1,4 +1,4 @@
-"""A cap on a chip's power: what it costs the operators that compute, as a wrapper around any cost source."""
+"""A cap on a chip's power: what it costs the operators that compute, as a wrapper around any chain of cost sources."""
 
 from __future__ import annotations
 
@@ -13,17 +13,14 @@ from perfdb.sources import SourceChain
 from perfdb.speed_of_light import Bound, attention_bound, gemm_bound
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from hardware.catalogue import Chip
     from hardware.power import PowerShares
     from perfdb.operators import Attention, RowOperator
-    from perfdb.source import CostSource
     from perfdb.step_profile import StepFit
 
-__all__ = ["CLOCK_EXPONENT", "LOWEST_CAP", "CappedSource", "PowerCap", "capped_chain", "capped_fit"]
+__all__ = ["CLOCK_EXPONENT", "LOWEST_CAP", "CappedChain", "PowerCap", "capped_chain", "capped_fit"]
 
 #: Dynamic power grows with this power of the clock. Between 1 (the voltage stays) and 3 (it falls with the clock); 2
 #: gives a prompt 1.25 (H100) to 1.33 times its time at 70 % of the TDP, and splitwise-sim assumes 1.30.
@@ -35,12 +32,12 @@ PowerCap: TypeAlias = Annotated[float, Field(ge=LOWEST_CAP, le=1, strict=True)]
 """A cap in a scenario, a share of the TDP."""
 
 
-class CappedSource:
-    """Prices what another source prices, on a chip whose power is capped.
+class CappedChain(SourceChain):
+    """A chain of cost sources on a chip whose power is capped.
 
     Parameters
     ----------
-    source
+    chain
         Prices at the TDP.
     chip
         The chip.
@@ -56,26 +53,18 @@ class CappedSource:
     lower clock makes arithmetic its bound. Collectives and the host take as long as before.
     """
 
-    def __init__(self, source: CostSource, chip: Chip, cap: float) -> None:
-        self.source, self.chip, self.cap = source, chip, cap
+    def __init__(self, chain: SourceChain, chip: Chip, cap: float) -> None:
+        super().__init__(chain.sources, chain.label)
+        self.chain, self.chip, self.cap = chain, chip, cap
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The tables read so far."""
-        return tuple(getattr(self.source, "files", ()))
-
-    def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate | None:
+    def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate:
         """Return the capped cost of a projection; other operators are not bound by arithmetic."""
-        found = self.source.rows(operator, rows)
-        if found is None or not isinstance(operator, Gemm):
-            return found
-        return self._slowed(found, gemm_bound(self.chip, operator, rows))
+        found = self.chain.rows(operator, rows)
+        return self._slowed(found, gemm_bound(self.chip, operator, rows)) if isinstance(operator, Gemm) else found
 
-    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
+    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
         """Return the capped cost of one layer's attention."""
-        found = self.source.attention(operator, batch, tokens)
-        if found is None:
-            return None
+        found = self.chain.attention(operator, batch, tokens)
         return self._slowed(found, attention_bound(self.chip, operator, batch, tokens))
 
     def _slowed(self, found: Estimate, bound: Bound) -> Estimate:
@@ -88,10 +77,8 @@ class CappedSource:
 
 
 def capped_chain(chain: SourceChain, chip: Chip, cap: float) -> SourceChain:
-    """Return a chain whose every source prices under a power cap; the same chain where the cap is the TDP."""
-    if cap >= 1:
-        return chain
-    return SourceChain([CappedSource(source, chip, cap) for source in chain.sources], chain.label)
+    """Return a chain that prices under a power cap; the same chain where the cap is the TDP."""
+    return chain if cap >= 1 else CappedChain(chain, chip, cap)
 
 
 def capped_fit(fit: StepFit, chip: Chip, cap: float) -> StepFit:

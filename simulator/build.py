@@ -261,9 +261,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     if not plan.limits.chunked and pool.prefills:
         _check_budget(name, plan, max_tokens)
     options = options.model_copy(update={"max_model_len": max_tokens})
-    # A policy that cuts no prompts recomputes any it preempted whole.
-    step_tokens = plan.limits.max_tokens if plan.limits.chunked else max(plan.limits.max_tokens, max_tokens)
-    limits = StepLimits(step_tokens, plan.limits.max_sequences, max_tokens)
+    limits = StepLimits(_most_tokens(plan, max_tokens), plan.limits.max_sequences, max_tokens)
     operators = step_operators(model, layout)
     costs, tables = _priced(pool, name, model, chip, operators, limits)
     parts = EngineParts(
@@ -301,7 +299,7 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
         files: tuple[Path, ...] = (step_profile_path(pool.step_profile),)
     else:
         source = capped_chain(engine.cost_chain(chip, pool.cost_sources), chip, pool.power_cap)
-        costs = compile_costs(operators, source, limits, engine.host, layout.pipeline)
+        costs = compile_costs(operators, source, limits, engine.host_on(chip), layout.pipeline)
         files = source.files
     return costs, {"/".join(path.parts[-5:]): sha256(path) for path in files}
 
@@ -362,8 +360,14 @@ def _max_tokens(name: str, model: ModelSpec, options: EngineOptions, plan: Engin
     return longest
 
 
+def _most_tokens(plan: EnginePlan, longest: int) -> int:
+    """Return the most tokens of a step: a policy that cuts no prompts may compute the longest beside decodes."""
+    limits = plan.limits
+    return limits.max_tokens if limits.chunked else max(limits.max_tokens, longest + limits.max_sequences)
+
+
 def _check_budget(name: str, plan: EnginePlan, longest: int) -> None:
-    if plan.limits.max_tokens < longest:
+    if plan.budget_option and plan.limits.max_tokens < longest:
         raise ScenarioError(
             f"pool.{name}: prompts are not cut, so that {plan.budget_option} {plan.limits.max_tokens} must be at "
             f"least max_model_len {longest}, or a prompt may never run"

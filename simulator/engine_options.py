@@ -22,6 +22,7 @@ __all__ = [
     "EngineOptions",
     "EnginePlan",
     "OptionTable",
+    "SplitwiseOptions",
     "VllmOptions",
     "VllmV0Options",
 ]
@@ -40,13 +41,13 @@ class EnginePlan:
     block_tokens
         Tokens of one KV block.
     budget_option
-        The option that holds the token budget.
+        The option that holds the token budget; None where a longer prompt runs all the same.
     """
 
     limits: Limits
     utilization: float
     block_tokens: int
-    budget_option: str = "max_num_batched_tokens"
+    budget_option: str | None = "max_num_batched_tokens"
 
 
 class EngineOptions(Strict):
@@ -203,6 +204,33 @@ class DistserveOptions(EngineOptions):
         return EnginePlan(limits, self.gpu_memory_utilization, self.block_size, "context_max_tokens_per_batch")
 
 
+class SplitwiseOptions(EngineOptions):
+    """Options of a machine of splitwise-sim, with the defaults of its configurations.
+
+    Attributes
+    ----------
+    max_batch_size
+        Running requests.
+    max_batch_tokens
+        Tokens of one step; a prompt that is longer runs without other prompts.
+    """
+
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    max_batch_size: int = Field(default=512, gt=0)
+    max_batch_tokens: int = Field(default=2048, gt=0)
+
+    def filled(self, chip: Chip, longest: int) -> SplitwiseOptions:
+        """Return the options: no default depends on anything."""
+        del chip, longest
+        return self
+
+    def plan(self, *, prefills: bool) -> EnginePlan:
+        """Return what the options come to; the stages of the pool do not matter."""
+        del prefills
+        limits = Limits(self.max_batch_tokens, self.max_batch_size, chunked=False)
+        return EnginePlan(limits, self.gpu_memory_utilization, self.block_size, None)
+
+
 class OptionTable(dict[str, Any]):
     """A table of options, and the name of the type they are of: it says so nowhere itself."""
 
@@ -219,7 +247,8 @@ def _tag(table: object) -> str:
 AnyOptions: TypeAlias = Annotated[
     Annotated[VllmOptions, Tag("VllmOptions")]
     | Annotated[VllmV0Options, Tag("VllmV0Options")]
-    | Annotated[DistserveOptions, Tag("DistserveOptions")],
+    | Annotated[DistserveOptions, Tag("DistserveOptions")]
+    | Annotated[SplitwiseOptions, Tag("SplitwiseOptions")],
     Discriminator(_tag),
 ]
 

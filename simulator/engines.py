@@ -5,12 +5,12 @@ An engine is data plus a scheduling policy; none is a subclass of another.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from perfdb.compile import HostTime
-from perfdb.eager import KERNELS_OF_2023, EagerChain
+from perfdb.eager import DISTSERVE_KERNELS, KERNELS_OF_2023, EagerChain
 from perfdb.memory import MemoryBudget
 from perfdb.sources import source_chain
 from simulator.engine_options import (
@@ -18,6 +18,7 @@ from simulator.engine_options import (
     EngineOptions,
     EnginePlan,
     OptionTable,
+    SplitwiseOptions,
     VllmOptions,
     VllmV0Options,
 )
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
     from simulator.schedulers import Scheduler
 
 __all__ = ["ENGINES", "Engine", "mark_options"]
+
+
+#: How much faster one core is in the servers that hold a chip than in those of the A100: PassMark's single-thread
+#: marks of a Xeon Platinum 8480 (about 2,900) over an EPYC 7742 (about 2,050), recalled.
+_CORE_SPEED: Mapping[str, float] = MappingProxyType({"hopper": 1.4, "blackwell": 1.4})
 
 
 def _captured_graphs(max_sequences: int) -> int:
@@ -52,7 +58,7 @@ class Engine:
     options
         The type of its options.
     host
-        Time of the host per step that kernels do not hide.
+        Time of the host per step that kernels do not hide; of an eager engine, beside an A100.
     reserved_blocks
         KV blocks that no sequence gets (vLLM V1 keeps block 0 as a placeholder).
     graphs
@@ -81,6 +87,16 @@ class Engine:
         chain = source_chain(chip, self.framework, names)
         return chain if self.kernels is None else EagerChain(chip, chain, self.kernels)
 
+    def host_on(self, chip: Chip) -> HostTime:
+        """Return the time of the host beside a chip: that of an eager engine follows the speed of its cores."""
+        speed = _CORE_SPEED.get(chip.architecture, 1.0) if self.kernels else 1.0
+        return replace(
+            self.host,
+            step_ns=round(self.host.step_ns / speed),
+            sequence_ns=round(self.host.sequence_ns / speed),
+            launch_ns=round(self.host.launch_ns / speed),
+        )
+
     def memory_budget(self, plan: EnginePlan) -> MemoryBudget:
         """Return what the engine assumes about memory."""
         sequences = plan.limits.max_sequences
@@ -92,6 +108,8 @@ class Engine:
             graphs=_captured_graphs(sequences) if self.graphs else 0,
         )
 
+
+_VLLM_V0_HOST = HostTime(step_ns=7_000_000, sequence_ns=50_000, launch_ns=32_000, prompt_attention_launches=9)
 
 #: Engines by name; one after an ``@`` is a version whose behaviour differs. The host time of today's vLLM, 0.6 ms
 #: per step and 20 us per sequence, is the median of measured minus simulated token times over 120 public runs on
@@ -111,7 +129,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             "vllm",
             "vllm_v0",
             VllmV0Options,
-            HostTime(step_ns=7_000_000, sequence_ns=50_000, launch_ns=32_000, prompt_attention_launches=9),
+            _VLLM_V0_HOST,
             kernels=KERNELS_OF_2023,
         ),
         "distserve": Engine(
@@ -120,8 +138,9 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             DistserveOptions,
             HostTime(step_ns=3_500_000, sequence_ns=20_000),
             one_stage=True,
-            kernels=KERNELS_OF_2023,
+            kernels=DISTSERVE_KERNELS,
         ),
+        "splitwise": Engine("vllm", "splitwise", SplitwiseOptions, _VLLM_V0_HOST, kernels=KERNELS_OF_2023),
     }
 )
 

@@ -1,4 +1,4 @@
-"""The engine decides as vLLM V1, vLLM 0.2 and DistServe do: every time equals that of a token-by-token oracle."""
+"""The engine decides as each real one does: every time equals that of an independent token-by-token oracle."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prompt_first_oracle import PromptFirstOracle
 from serving import Deployment, OpenLoop, linear_prices
 from vllm_oracle import Oracle
+from whole_prompts_oracle import WholePromptOracle
 
 from simulator.schedulers import SCHEDULERS
 from simulator.token_gaps import token_gaps
@@ -28,8 +28,9 @@ WORKLOADS = {
 
 ORACLES = {
     "vllm": Oracle,
-    "vllm_v0": PromptFirstOracle,
-    "distserve": partial(PromptFirstOracle, watermark=0.0, free_block_each=False),
+    "vllm_v0": WholePromptOracle,
+    "distserve": partial(WholePromptOracle, watermark=0.0, free_block_each=False),
+    "splitwise": partial(WholePromptOracle, watermark=0.0, free_block_each=False, mixed=True),
 }
 
 

@@ -16,7 +16,7 @@ from perfdb.layout import Layout
 from perfdb.load_model import load_model
 from perfdb.operators import step_operators
 from perfdb.roofline import RooflineSource
-from perfdb.step_prices import FRACTION_BITS, StepPrices
+from perfdb.step_prices import FRACTION_BITS, Launches, StepPrices
 
 LONGEST = 131_072
 KNOTS = _doubling_knots(LONGEST)
@@ -35,6 +35,41 @@ def any_prices(ns, constant=0):
 
 def roofline(model="Llama-3.1-8B", chip="h200_sxm", tensor=1, **options):
     return costs_of(model, chip, tensor, ("roofline",), **options).prices
+
+
+# --- eager hosts -------------------------------------------------------------------------------------
+
+
+@given(knot_prices, st.integers(0, 10**9), st.lists(contexts, min_size=1, max_size=20))
+def test_a_curve_with_a_floor_is_the_larger_of_both_at_every_context(ns, floor_ns, where):
+    curve = _decode_curve(KNOTS, np.array(ns))
+    floor = floor_ns << FRACTION_BITS
+    raised = curve.never_below(floor)
+    assert raised.knots == sorted(set(raised.knots))
+    # Contexts at random, and those around every knot, where the two change places.
+    near = {max(knot + d, 0) for knot in raised.knots for d in (-1, 0, 1)}
+    for context in sorted(near.union(where)):
+        assert exact_price(raised, context) == max(exact_price(curve, context), floor)
+
+
+def exact_price(curve, context):
+    """Return the price at a context in units of 2**-10 ns."""
+    place = max(i for i, knot in enumerate(curve.knots) if knot <= context)
+    return curve.first[place] + curve.slope[place] * (context - curve.knots[place])
+
+
+@given(knot_prices, st.integers(0, 10**6), st.integers(0, 10**9), contexts, st.integers(1, 300))
+def test_a_step_of_an_eager_engine_takes_as_long_as_its_kernels_or_their_launches(ns, constant, launch, context, steps):
+    curve = _decode_curve(KNOTS, np.array(ns))
+
+    def prices(launches):
+        return StepPrices([constant] * 9, [0] * 9, [7] * 9, lambda _: curve, lambda _: curve, launches)
+
+    eager, hurried = prices(Launches(launch, launch)), prices(None)
+    singles = [eager.decode_ns(3, context + i) for i in range(steps)]
+    assert eager.decode_ns(3, context, steps) == sum(singles)
+    for i, single in enumerate(singles):
+        assert single == pytest.approx(max(hurried.decode_ns(3, context + i), launch + 7), abs=2)
 
 
 # --- decode ------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from hardware.errors import CatalogueError, ScenarioError
 from perfdb.layout import Layout
 from perfdb.load_model import load_model
 from perfdb.operators import Gemm, step_operators
-from perfdb.power_cap import CLOCK_EXPONENT, CappedSource, capped_chain
+from perfdb.power_cap import CLOCK_EXPONENT, CappedChain, capped_chain
 from perfdb.sources import source_chain
 from perfdb.speed_of_light import attention_bound, gemm_bound
 from perfdb.step_work import step_work, visible_tokens
@@ -206,7 +206,7 @@ def test_arithmetic_slows_by_the_clock_that_fits_under_the_cap():
     gemm = Gemm("mlp_in", 28672, 8192, "bf16")
     chain = source_chain(chip, "vllm", ("roofline",))
     at = np.array([8192])
-    free, capped = chain.rows(gemm, at).ns, CappedSource(chain.sources[0], chip, 0.7).rows(gemm, at).ns
+    free, capped = chain.rows(gemm, at).ns, CappedChain(chain, chip, 0.7).rows(gemm, at).ns
     bound = gemm_bound(chip, gemm, at)
     drawn = chip.power.active + (chip.power.memory * bound.memory_ns + chip.power.compute * bound.compute_ns) / free
     clock = ((0.7 - chip.power.active) / (min(drawn[0], 1) - chip.power.active)) ** (1 / CLOCK_EXPONENT)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from simulator.schedulers.prompt_first import PromptFirstScheduler
 from simulator.schedulers.state import EngineState, Limits, Plan, Scheduler
 from simulator.schedulers.vllm import VllmScheduler
+from simulator.schedulers.whole_prompts import WholePromptScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["SCHEDULERS", "EngineState", "Limits", "Plan", "PromptFirstScheduler", "Scheduler", "VllmScheduler"]
+__all__ = ["SCHEDULERS", "EngineState", "Limits", "Plan", "Scheduler", "VllmScheduler", "WholePromptScheduler"]
 
 
 def _vllm(limits: Limits) -> Scheduler:
@@ -20,14 +20,20 @@ def _vllm(limits: Limits) -> Scheduler:
 
 
 def _vllm_v0(limits: Limits) -> Scheduler:
-    return PromptFirstScheduler(limits.max_tokens, limits.max_sequences)
+    return WholePromptScheduler(limits.max_tokens, limits.max_sequences)
 
 
 def _distserve(limits: Limits) -> Scheduler:
-    return PromptFirstScheduler(limits.max_tokens, limits.max_sequences, watermark=0.0, free_block_each=False)
+    return WholePromptScheduler(limits.max_tokens, limits.max_sequences, watermark=0.0, free_block_each=False)
+
+
+def _splitwise(limits: Limits) -> Scheduler:
+    return WholePromptScheduler(
+        limits.max_tokens, limits.max_sequences, watermark=0.0, free_block_each=False, mixed=True
+    )
 
 
 #: Every policy by name.
 SCHEDULERS: Mapping[str, Callable[[Limits], Scheduler]] = MappingProxyType(
-    {"vllm": _vllm, "vllm_v0": _vllm_v0, "distserve": _distserve}
+    {"vllm": _vllm, "vllm_v0": _vllm_v0, "distserve": _distserve, "splitwise": _splitwise}
 )

@@ -1,11 +1,12 @@
-"""Whole prompts first, then everybody decodes: the engines of 2023.
+"""Whole prompts, never cut: the engines of 2023.
 
-A step computes either whole prompts of waiting requests, first come first served, or one token of every running
-sequence. Prompts go first whenever the head of the queue fits, so decoding stands still meanwhile. vLLM 0.2 kept
-1 % of the blocks out of reach of new prompts, and asked for a free block before each sequence's step whether or
-not it needed one, in the order of arrival (``vllm/core/scheduler.py`` and ``block_manager.py`` of 0.2). DistServe's
+vLLM 0.2 and DistServe compute, in one step, either prompts of waiting requests, first come first served, or one
+token of every running sequence. Prompts go first whenever the head of the queue fits, so decoding stands still
+meanwhile. vLLM 0.2 keeps 1 % of the blocks out of reach of new prompts, and asks for a free block before each
+sequence's step whether or not it needs one (``vllm/core/scheduler.py`` and ``block_manager.py`` of 0.2). DistServe's
 two engines do neither (``context_stage_scheduler.py``, ``decoding_stage_scheduler.py``); it swaps a sequence out to
-the host where this policy recomputes it.
+the host where this policy recomputes it. Splitwise's machines batch prompts with decoding sequences, as Orca did
+(``instance.py`` of splitwise-sim); that a prompt there may push sequences out of a full batch is left out.
 """
 
 from __future__ import annotations
@@ -21,29 +22,32 @@ if TYPE_CHECKING:
     from simulator.request import Request
     from simulator.schedulers.state import EngineState
 
-__all__ = ["PromptFirstScheduler"]
+__all__ = ["WholePromptScheduler"]
 
 
 @dataclass(frozen=True, slots=True)
-class PromptFirstScheduler:
+class WholePromptScheduler:
     """The policy and its limits.
 
     Attributes
     ----------
     max_tokens
-        Prompt tokens of a step; a longer prompt runs alone.
+        Tokens of a step that computes prompts; a longer prompt is the only one of its step.
     max_sequences
         Running requests.
     watermark
         Share of the blocks that stays free when a prompt is admitted, unless it has the instance to itself.
     free_block_each
         A sequence's step needs a free block although its last one has room.
+    mixed
+        Sequences decode in the steps that compute prompts, too.
     """
 
     max_tokens: int
     max_sequences: int
     watermark: float = 0.01
     free_block_each: bool = True
+    mixed: bool = False
 
     def plan(self, state: EngineState) -> Plan:
         """Return the next plan; see :class:`simulator.schedulers.state.Scheduler`."""
@@ -52,13 +56,20 @@ class PromptFirstScheduler:
             if steps > 1:
                 return Plan([], state.decodes, steps, [])
         plan = Plan([], 0, 1, [])
-        self._admit(state, plan)
-        if not plan.chunks:
-            plan.preempted = self._room_for_decodes(state)
-            if not plan.preempted:
-                self._join_ready(state, plan)
-            plan.decodes = state.decodes
+        if self.mixed:
+            self._decode(state, plan)
+        if not plan.preempted:
+            self._admit(state, plan)
+        if not (self.mixed or plan.chunks):
+            self._decode(state, plan)
         return plan
+
+    def _decode(self, state: EngineState, plan: Plan) -> None:
+        """Let every running sequence compute a token, with those whose KV was fetched if none had to go."""
+        plan.preempted = self._room_for_decodes(state)
+        plan.decodes = state.decodes
+        if not plan.preempted:
+            self._join_ready(state, plan)
 
     def _admits_head(self, state: EngineState, tokens: int) -> bool:
         """Tell whether the head of the queue gets its blocks now, beside ``tokens`` prompt tokens of this step."""
@@ -75,8 +86,9 @@ class PromptFirstScheduler:
 
     def _admit(self, state: EngineState, plan: Plan) -> None:
         """Take prompts, and requests whose KV can now be fetched, from the queue while its head fits."""
-        tokens = 0
-        while self._admits_head(state, tokens):
+        tokens = plan.decodes + len(plan.chunks)
+        first = True
+        while self._admits_head(state, 0 if first else tokens):
             request = state.waiting.popleft()
             state.pool.take(state.pool.blocks_for(request.tokens))
             if request.remote:
@@ -85,6 +97,7 @@ class PromptFirstScheduler:
             state.running[request.index] = request
             plan.chunks.append((request, request.tokens))
             tokens += request.tokens
+            first = False
 
     def _join_ready(self, state: EngineState, plan: Plan) -> None:
         """Let requests whose KV was fetched compute their next token with the others."""

@@ -9,15 +9,22 @@ from vllm_oracle import Oracle
 
 
 @dataclass
-class PromptFirstOracle(Oracle):
+class WholePromptOracle(Oracle):
     watermark: float = 0.01
     free_block_each: bool = True
 
+    mixed: bool = False
+
     def _schedule(self, running, waiting, free, now):
+        if self.mixed:
+            before = len(running)
+            decodes = [(sequence, 1) for sequence in self._decodes(running, waiting, free)]
+            full = len(running) < before
+            return decodes if full else decodes + self._prompts(running, waiting, free, now, len(decodes))
         prompts = self._prompts(running, waiting, free, now)
         return prompts or [(sequence, 1) for sequence in self._decodes(running, waiting, free)]
 
-    def _prompts(self, running, waiting, free, now):
+    def _prompts(self, running, waiting, free, now, tokens=0):
         chosen = []
         while waiting:
             sequence = waiting[0]
@@ -25,7 +32,7 @@ class PromptFirstOracle(Oracle):
             left = len(free) - -(-sequence.tokens // self.block_tokens)
             if left < (0 if alone else int(self.watermark * self.blocks)):
                 break
-            if chosen and sum(new for _, new in chosen) + sequence.tokens > self.max_tokens:
+            if chosen and tokens + sum(new for _, new in chosen) + sequence.tokens > self.max_tokens:
                 break
             if len(running) + 1 > self.max_sequences:
                 break
