@@ -22,6 +22,7 @@ from perfdb.power_cap import CLOCK_EXPONENT, CappedChain, capped_chain
 from perfdb.sources import source_chain
 from perfdb.speed_of_light import attention_bound, gemm_bound
 from perfdb.step_work import step_work, visible_tokens
+from simulator.candidates import load_cases
 from simulator.power import HOST_LOAD, add_up, draw_of_steps, pool_power
 from simulator.run import run_scenario
 from simulator.scenario import load_scenario
@@ -309,6 +310,26 @@ def test_a_comparison_shows_power_and_energy(tmp_path, monkeypatch):
         assert label in shown.stdout
     # 30 % of one 700 W chip less.
     assert "-0.21" in shown.stdout
+
+
+#: Power of a machine in the artefact's own units, and its price: what the designs were made equal in.
+MACHINES = {"a100_80_sxm": (24.8, 8 * 2.21), "h100_sxm": (44.0, 8 * 4.76)}
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"), [("splitwise-iso-power", 0), ("splitwise-iso-power-code", 0), ("splitwise-iso-cost", 1)]
+)
+def test_splitwises_clusters_are_of_equal_power_or_cost(name, unit):
+    _, cases = load_cases([f"papers/{name}"])
+    found = {
+        case.name: sum(
+            MACHINES[pool.chip][unit] * pool.replicas * (pool.power_cap, 1)[unit] for pool in case.scenario.pool
+        )
+        for case in cases
+    }
+    budget = 40 * MACHINES["h100_sxm"][unit]
+    assert all(0.95 * budget <= value <= budget * 1.001 for value in found.values()), found
+    assert [case.name for case in cases if case.scenario.pool[-1].power_cap < 1] == ["Splitwise-HHcap"]
 
 
 def measured(model):

@@ -31,7 +31,7 @@ def same(found, expected):
 
 
 def test_every_shipped_scenario_has_a_golden_summary():
-    assert set(scenario_names()) == set(SCENARIOS)
+    assert {name for name in scenario_names() if not name.startswith("papers/")} == set(SCENARIOS)
     assert {path.stem for path in FOLDER.glob("*.json")} == set(SCENARIOS)
 
 
