@@ -28,7 +28,6 @@ from workloads.traces import read_trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -291,17 +290,14 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
 ) -> tuple[CompiledCosts | ProfiledCosts, dict[str, str]]:
     """Return the costs of a pool's steps, and the SHA-256 of every file they come from."""
     engine, layout = ENGINES[pool.engine], Layout(pool.tensor_parallel, pool.pipeline_parallel)
-    costs: CompiledCosts | ProfiledCosts
     if pool.step_profile is not None:
         profile, where = load_step_profile(pool.step_profile), f"pool.{name}.step_profile {pool.step_profile!r}"
         fit = capped_fit(profile.of(model, layout.tensor, chip.name, where), chip, pool.power_cap)
-        costs = profiled_costs(fit, limits, layout.pipeline)
-        files: tuple[Path, ...] = (step_profile_path(pool.step_profile),)
-    else:
-        source = capped_chain(engine.cost_chain(chip, pool.cost_sources), chip, pool.power_cap)
-        costs = compile_costs(operators, source, limits, engine.host_on(chip), layout.pipeline)
-        files = source.files
-    return costs, {"/".join(path.parts[-5:]): sha256(path) for path in files}
+        path = step_profile_path(pool.step_profile)
+        return profiled_costs(fit, limits, layout.pipeline), {f"profiles/{path.name}": sha256(path)}
+    source = capped_chain(engine.cost_chain(chip, pool.cost_sources), chip, pool.power_cap)
+    costs = compile_costs(operators, source, limits, engine.host_on(chip), layout.pipeline)
+    return costs, {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
 
 
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:

@@ -62,6 +62,19 @@ def test_distserves_two_engines_have_limits_of_their_own():
 
 
 @pytest.mark.parametrize(
+    ("model", "tensor", "tokens"),
+    [("facebook/opt-13b", 1, 66_144), ("facebook/opt-13b", 2, 163_008), ("facebook/opt-66b", 4, 78_496)],
+)
+def test_distserves_kv_capacity_is_what_its_authors_recorded(model, tensor, tokens):
+    """Tokens that fit the KV cache of one engine on A100 80 GB (simdistserve, ``max_num_tokens.csv``)."""
+    pool = {"chip": "a100_80_sxm", "engine": "distserve", "tensor_parallel": tensor}
+    table = {"model": {"name": model}, "workload": WORK}
+    pools = [{**pool, "stages": ["prefill"]}, {**pool, "stages": ["decode"]}]
+    _, decode = build_pools(resolve_scenario(table | {"pool": pools}, Path("here.toml"), "here.toml"))
+    assert decode.parts.blocks * decode.parts.block_tokens == pytest.approx(tokens, rel=0.015)
+
+
+@pytest.mark.parametrize(
     ("pool", "words"),
     [
         ({"engine": "distserve"}, ["serves one stage", "['prefill'] or ['decode']"]),

@@ -27,10 +27,11 @@ contexts = st.integers(0, LONGEST - 1)
 cuts = st.lists(st.integers(1, 2048), min_size=1, max_size=4)
 
 
-def any_prices(ns, constant=0):
+def any_prices(ns, constant=0, launch=0):
     """Return prices whose generation attention is `ns` at the knots, rising or not."""
-    curve = _decode_curve(KNOTS, np.array(ns))
-    return StepPrices([constant] * 9, [0] * 9, [0] * 9, lambda _: curve, lambda _: _context_curve(KNOTS, np.array(ns)))
+    curve, whole = _decode_curve(KNOTS, np.array(ns)), _context_curve(KNOTS, np.array(ns))
+    launches = Launches(launch, launch)
+    return StepPrices([constant] * 9, [0] * 9, [0] * 9, lambda _: curve, lambda _: whole, launches)
 
 
 def roofline(model="Llama-3.1-8B", chip="h200_sxm", tensor=1, **options):
@@ -88,9 +89,16 @@ def test_real_runs_split_anywhere_cost_the_same(sequences, context, first, secon
     assert prices.decode_ns(sequences, context, first + second) == parts
 
 
-@given(knot_prices, st.integers(0, 10**6), contexts, st.integers(0, 10**12), st.integers(1, 10**5))
-def test_steps_covering_is_the_fewest_steps_that_last_long_enough(ns, constant, context, elapsed, limit):
-    prices = any_prices(ns, constant)
+@given(
+    knot_prices,
+    st.integers(0, 10**6),
+    contexts,
+    st.integers(0, 10**12),
+    st.integers(1, 10**5),
+    st.sampled_from([0, 10**6, 10**9]),
+)
+def test_steps_covering_is_the_fewest_steps_that_last_long_enough(ns, constant, context, elapsed, limit, launch):
+    prices = any_prices(ns, constant, launch)
     steps, duration = prices.steps_covering(3, context, elapsed, limit)
     assert duration == prices.decode_ns(3, context, steps)
     assert 1 <= steps <= limit

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-__all__ = ["Curve", "Deployment", "measure", "rate_at"]
+__all__ = ["Curve", "Deployment", "measure", "rate_at", "summaries_at"]
 
 #: How far beyond the last rate a curve is followed while it keeps the target, and in which steps.
 _STEP, _FARTHEST = 1.25, 8.0
@@ -100,6 +100,13 @@ def measure(
             ends = [(number, max(curve)) for number, curve in enumerate(found)]
             wanted = [(n, r * _STEP) for n, r in ends if fmean(found[n][r]) >= target and r * _STEP <= farther]
     return [Curve(curve) for curve in found]
+
+
+def summaries_at(deployment: Deployment, rate: float, seeds: int, jobs: int) -> list[dict[str, Any]]:
+    """Return the summaries of a deployment at a rate per chip, one per seed from 0."""
+    with tempfile.TemporaryDirectory() as folder:
+        points = [_point(deployment, rate, seed) for seed in range(seeds)]
+        return run_points(points, Journal(Path(folder)), jobs=jobs)
 
 
 def _point(deployment: Deployment, rate: float, seed: int) -> Point:

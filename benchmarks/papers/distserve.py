@@ -8,10 +8,14 @@ order; arrivals are Poisson, another draw under each seed.
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-from benchmarks.papers.attainment import Deployment, measure, rate_at
+from benchmarks.papers.attainment import Deployment, measure, rate_at, summaries_at
+from perfdb.step_profile import load_step_profile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +41,8 @@ class Figure:
         Attainment by system, percent: figure 8 as the repository's notebook has it, digitised.
     chips, requests
         GPUs of one unit of each system, and the requests it was sent.
+    variants
+        Other prices of vLLM's steps to show what the ratio hinges on: a factor for prompts, and ms on every step.
     """
 
     name: str
@@ -45,6 +51,7 @@ class Figure:
     measured: Mapping[str, tuple[float, ...]]
     chips: Mapping[str, int]
     requests: Mapping[str, int]
+    variants: tuple[tuple[float, float], ...]
 
 
 FIGURES = (
@@ -55,6 +62,7 @@ FIGURES = (
         {"DistServe": (100, 100, 100, 100, 94, 92, 85, 75), "vLLM": (90, 90, 85, 81, 71, 70, 68, 55)},
         {"DistServe": 3, "vLLM": 1},
         {"DistServe": 300, "vLLM": 100},
+        ((2 / 3, 0), (2 / 3, 10), (0.75, 0), (0.75, 10), (0.8, 0), (0.8, 10), (0.85, 0), (1, 0)),
     ),
     Figure(
         "OPT-66B",
@@ -66,9 +74,19 @@ FIGURES = (
         },
         {"DistServe": 8, "vLLM": 4},
         {"DistServe": 200, "vLLM": 100},
+        ((1, 0), (1, 10), (1, 20), (1, 30), (1.5, 0), (2, 0)),
     ),
 )
 SYSTEMS = ("DistServe", "vLLM")
+#: System, rate per GPU, requests, mean TTFT and mean TPOT, ms, of four recorded runs of OPT-13B: the last lines of
+#: simdistserve/benchmarks/alignment/data-ground-truth/opt-13b-sharegpt/{distserve-c21d11-300-3,
+#: distserve-c21d11-450-4.5,vllm-100-1,vllm-100-2}.exp in the authors' repository.
+RECORDED = (
+    ("DistServe", 1.0, 300, 91.95, 38.35),
+    ("DistServe", 1.5, 450, 99.88, 51.07),
+    ("vLLM", 1.0, 100, 161.20, 34.25),
+    ("vLLM", 2.0, 100, 221.32, 61.67),
+)
 PROFILES = {"DistServe": "distserve-a100", "vLLM": "vllm-2023-a100"}
 PRICES = ("ours", "profile")
 
@@ -129,6 +147,54 @@ def print_curves(figure: Figure, found: Mapping[str, Mapping[str, Curve]]) -> No
         print(f"| {rate:g} | {' | '.join(cells)} |")
 
 
+def print_recorded(seeds: int, jobs: int) -> None:
+    """Print mean latencies of the recorded runs beside ours."""
+    print("\nOPT-13B: recorded runs, mean TTFT / mean TPOT, ms\n")
+    print("| | req/s per GPU | requests | recorded | ours | profile |\n|---|---|---|---|---|---|")
+    for system, rate, requests, ttft_ms, tpot_ms in RECORDED:
+        cells = [f"{ttft_ms:.0f} / {tpot_ms:.1f}"]
+        for prices in PRICES:
+            unit = deployment(FIGURES[0], system, prices, {"workload.synthetic.requests": requests})
+            runs = summaries_at(unit, rate, seeds, jobs)
+            means = [fmean(run[key] for run in runs) for key in ("mean_ttft_ms", "mean_tpot_ms")]
+            cells.append(f"{means[0]:.0f} / {means[1]:.1f}")
+        print(f"| {system} | {rate:g} | {requests} | {' | '.join(cells)} |")
+
+
+def variant(folder: Path, prefill: float, more_ms: float) -> str:
+    """Write vLLM's profile with prompts ``prefill`` times as slow and every step longer; return its path."""
+    profile = load_step_profile(PROFILES["vLLM"])
+    lines = [f'chip = "{profile.chip}"', 'source = "a variant"']
+    for fit in profile.fit:
+        prompts = {key: prefill * value for key, value in fit.prefill.model_dump().items()}
+        prompts["step_ms"] += more_ms
+        tables = {"prefill": prompts}
+        for name, part in (("decode", fit.decode), ("large_decode", fit.large_decode)):
+            if part is not None:
+                tables[name] = part.model_dump() | {"step_ms": part.step_ms + more_ms}
+        lines += ["[[fit]]", f'model = "{fit.model}"', f"tensor_parallel = {fit.tensor_parallel}"]
+        for name, table in tables.items():
+            lines.append(f"{name} = {{ {', '.join(f'{key} = {value}' for key, value in table.items())} }}")
+    path = folder / f"vllm-{prefill:g}-{more_ms:g}.toml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return str(path)
+
+
+def print_hinges(figure: Figure, distserve: Curve, seeds: int, jobs: int) -> None:
+    """Print what becomes of the ratio if vLLM's steps are priced differently; DistServe keeps its profile."""
+    ours = distserve.knee(TARGET) or 0.0
+    print(f"\n{figure.name}: the ratio by vLLM's step times\n")
+    print(f"| prompts, times | every step, ms more | attainment, % | vLLM | ratio |\n|{'---|' * 5}")
+    with tempfile.TemporaryDirectory() as folder:
+        for prefill, more_ms in figure.variants:
+            unit = deployment(figure, "vLLM", "ours", {"pool.0.step_profile": variant(Path(folder), prefill, more_ms)})
+            (curve,) = measure([unit], figure.rates, TARGET, seeds, jobs)
+            knee = curve.knee(TARGET)
+            shares = " ".join(f"{100 * curve.mean(rate):.0f}" for rate in figure.rates)
+            ratio = "none" if knee is None else f"{ours / knee:.2f}"
+            print(f"| {prefill:g} | {more_ms:+g} | {shares} | {_knee(curve)} | {ratio} |")
+
+
 def print_ratios(figure: Figure, rows: Mapping[str, Mapping[str, Curve]]) -> None:
     """Print the rate at the target of each system, their ratio, and how far it is from the measured one."""
     print(f"\n{figure.name}: rate per GPU at {TARGET:.0%} attainment\n")
@@ -162,10 +228,14 @@ def _knee(curve: Curve) -> str:
 
 def main(seeds: int, jobs: int) -> None:
     """Run both models and print every table."""
+    print_recorded(seeds, jobs)
     for figure in FIGURES:
         found = {prices: curves(figure, prices, seeds, jobs) for prices in PRICES}
         print_curves(figure, found)
         rows = {f"{prices}, {next(iter(LENGTHS))}": found[prices] for prices in PRICES}
         for label, changes in list(LENGTHS.items())[1:]:
-            rows |= {f"{prices}, {label}": curves(figure, prices, seeds, jobs, changes) for prices in PRICES}
+            rows |= {
+                f"{prices}, {label}": curves(figure, prices, max(1, seeds // 2), jobs, changes) for prices in PRICES
+            }
         print_ratios(figure, rows)
+        print_hinges(figure, found["profile"]["DistServe"], seeds, jobs)
