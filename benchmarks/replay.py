@@ -1,6 +1,6 @@
 """Replay 25,000 requests with servesim and with Dynamo's native replay, turn about in one run.
 
-``python -m benchmarks.replay [--rounds N] [--only a|b]`` prints CPU seconds, their ratio, peak memory and the
+``python -m benchmarks.replay [--rounds N] [--only a|b|c]`` prints CPU seconds, their ratio, peak memory and the
 events of the simulation. Each measurement is a process of its own; both programs read the same trace file. What
 is timed is the replay: for servesim reading the trace, loading the kernel tables, compiling prices, simulating,
 checking the laws and computing every metric; for Dynamo the one native call. Imports are counted for neither.
@@ -27,19 +27,26 @@ REQUESTS = 25_000
 #: A run twice as long, to tell the memory of a request from that of tables and libraries.
 LONG_REQUESTS = 50_000
 MOST_EVENTS_PER_REQUEST = 6.0
+#: Of a request that is handed over: its KV waits for room, sets out and arrives.
+MOST_EVENTS_PER_HAND_OVER = 6.0
 MOST_KIB_PER_REQUEST = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One load: requests per second over a number of instances."""
+    """One load: requests per second over a number of instances, of which some only decode what others computed."""
 
     name: str
     rate_per_s: float
     instances: int
+    decoding: int = 0
+
+    def __str__(self) -> str:
+        split = f", {self.decoding} of them decoding" if self.decoding else ""
+        return f"({self.name}) {self.rate_per_s:g}/s over {self.instances} instance(s){split}"
 
 
-CASES = (Case("a", 5.0, 1), Case("b", 40.0, 8))
+CASES = (Case("a", 5.0, 1), Case("b", 40.0, 8), Case("c", 40.0, 8, decoding=4))
 
 
 def write_trace(path: Path, case: Case, requests: int) -> None:
@@ -60,12 +67,17 @@ def _lognormal(rng: np.random.Generator, mean: float, size: int) -> np.ndarray[A
     return np.maximum(1, np.rint(drawn)).astype(np.int64)
 
 
-def run_servesim(trace: str, instances: int) -> dict[str, float]:
-    """Replay a trace with servesim in this process."""
+def run_servesim(trace: str, case: Case) -> dict[str, float]:
+    """Replay a trace with servesim in this process; KV of (c) goes over the links of eight-chip nodes."""
     from simulator.run import run_scenario  # noqa: PLC0415 - imports are not part of the replay
     from simulator.scenario import load_scenario  # noqa: PLC0415 - same
 
-    changes = {"workload.trace": trace, "pool.pool.replicas": instances}
+    changes: dict[str, Any] = {"workload.trace": trace, "pool.0.replicas": case.instances}
+    if case.decoding:
+        pool = {"chip": "h200_sxm", "tensor_parallel": 4, "router": "round_robin"}
+        prefill, decode = ({"name": stage, "stages": [stage]} | pool for stage in ("prefill", "decode"))
+        changes = {"workload.trace": trace}
+        changes["pool"] = [prefill | {"replicas": case.instances - case.decoding}, decode | {"replicas": case.decoding}]
     started = time.process_time()
     summary = run_scenario(load_scenario(Path(__file__).parent / "replay.toml", changes)).summary
     cpu_s = time.process_time() - started
@@ -73,17 +85,27 @@ def run_servesim(trace: str, instances: int) -> dict[str, float]:
     return {"cpu_s": cpu_s} | {name: summary[name] for name in kept}
 
 
-def run_dynamo(trace: str, instances: int) -> dict[str, float]:
-    """Replay a trace with Dynamo's native mocker in this process, in the fastest settings we know."""
+def run_dynamo(trace: str, case: Case) -> dict[str, float]:
+    """Replay a trace with Dynamo's native mocker in this process, in the fastest settings we know.
+
+    Its split of prefill and decode workers knows no links.
+    """
     from dynamo._core import run_mocker_trace_replay  # noqa: PLC0415 - the peer is optional
 
     # Twice as fast without prefix caching and with its default block size; servesim runs with blocks of 16.
     engine = {"enable_prefix_caching": False, "max_num_seqs": 1024, "block_size": 64, "num_gpu_blocks": 24_000}
+    workers: dict[str, Any] = {"extra_engine_args": {"engine": engine}, "num_workers": case.instances}
+    if case.decoding:
+        workers = {
+            "prefill_engine_args": {"engine": engine | {"worker_type": "prefill"}},
+            "decode_engine_args": {"engine": engine | {"worker_type": "decode"}},
+            "num_prefill_workers": case.instances - case.decoding,
+            "num_decode_workers": case.decoding,
+        }
     started = time.process_time()
     result = run_mocker_trace_replay(
         [trace],
-        extra_engine_args={"engine": engine},
-        num_workers=instances,
+        **workers,
         router_mode="round_robin",
         trace_block_size=512,
         capture_planner_details=False,
@@ -99,15 +121,15 @@ RUNNERS = {"servesim": run_servesim, "dynamo": run_dynamo}
 
 def measure(program: str, trace: Path, case: Case) -> dict[str, float]:
     """Run one program in a fresh process and return what it printed."""
-    command = [sys.executable, "-m", "benchmarks.replay", "--child", program, str(trace), str(case.instances)]
+    command = [sys.executable, "-m", "benchmarks.replay", "--child", program, str(trace), case.name]
     environment = os.environ | {"DYN_LOG": "error", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)  # noqa: S603
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
-def child(program: str, trace: str, instances: int) -> None:
+def child(program: str, trace: str, name: str) -> None:
     """Run one program here and print its figures as JSON."""
-    found = RUNNERS[program](trace, instances)
+    found = RUNNERS[program](trace, next(case for case in CASES if case.name == name))
     usage = resource.getrusage(resource.RUSAGE_SELF)
     found |= {"process_cpu_s": usage.ru_utime + usage.ru_stime, "peak_mib": usage.ru_maxrss / 1024}
     print(json.dumps(found))
@@ -123,7 +145,7 @@ def compare(case: Case, rounds: int, folder: Path, *, with_peer: bool) -> None:
     for _ in range(rounds):
         for program in programs:
             found[program].append(measure(program, trace, case))
-    print(f"\n({case.name}) {REQUESTS:,} requests, {case.rate_per_s:g}/s over {case.instances} instance(s)")
+    print(f"\n{case}, {REQUESTS:,} requests")
     print(f"{'':10}{'CPU s':>8}{'process':>9}{'req/CPU s':>11}{'peak MiB':>10}{'TTFT ms':>9}{'TPOT ms':>9}")
     for program in programs:
         print(_row(program, found[program]))
@@ -148,7 +170,8 @@ def _check_counts(case: Case, run: dict[str, float], long: dict[str, float]) -> 
     events, steps = run["events"] / REQUESTS, run["steps"]
     growth = (long["peak_mib"] - run["peak_mib"]) * 1024 / (LONG_REQUESTS - REQUESTS)
     print(f"servesim: {steps:,.0f} steps, {events:.2f} SimPy events and {growth:.2f} KiB of memory per request.")
-    for found, most, what in ((events, MOST_EVENTS_PER_REQUEST, "events"), (growth, MOST_KIB_PER_REQUEST, "KiB")):
+    most_events = MOST_EVENTS_PER_REQUEST + (MOST_EVENTS_PER_HAND_OVER if case.decoding else 0)
+    for found, most, what in ((events, most_events, "events"), (growth, MOST_KIB_PER_REQUEST, "KiB")):
         if found > most:
             sys.exit(f"case {case.name}: {found:.2f} {what} per request, expected at most {most}")
 
@@ -159,11 +182,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=[case.name for case in CASES])
     parser.add_argument("--without-peer", action="store_true", help="measure servesim alone")
-    parser.add_argument("--child", nargs=3, metavar=("PROGRAM", "TRACE", "INSTANCES"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=3, metavar=("PROGRAM", "TRACE", "CASE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        program, trace, instances = arguments.child
-        child(program, trace, int(instances))
+        child(*arguments.child)
         return
     with tempfile.TemporaryDirectory() as folder:
         for case in CASES:

@@ -20,6 +20,8 @@ from perfdb.step_profile import ProfiledCosts, load_step_profile, profiled_costs
 from perfdb.tables import sha256
 from simulator.cluster import EngineParts
 from simulator.engines import ENGINES
+from simulator.incidents import RoleSwitch
+from simulator.pool_table import own_pools
 from simulator.router import ROUTERS
 from workloads.closed_loop import plan_closed_loop
 from workloads.streams import stream
@@ -35,8 +37,9 @@ if TYPE_CHECKING:
     from perfdb.model import ModelSpec
     from perfdb.operators import StepOperators
     from simulator.engine_options import EngineOptions, EnginePlan
+    from simulator.pool_table import Pool
     from simulator.router import Router
-    from simulator.scenario import Pool, Scenario, Workload
+    from simulator.scenario import Scenario, Workload
     from workloads.table import Arrivals
 
 __all__ = [
@@ -211,14 +214,14 @@ def _check_warmup(workload: Workload, found: Arrivals) -> None:
 
 def build_router(scenario: Scenario) -> Router:
     """Return the router that requests arrive at, on its own random stream."""
-    return ROUTERS[scenario.entry_pools[0].router](stream(scenario.seed, "router"))
+    return ROUTERS[own_pools(scenario.entry_pools)[0].router](stream(scenario.seed, "router"))
 
 
 def build_decode_router(scenario: Scenario) -> Router | None:
     """Return the router of requests that are handed over, on its own random stream; None where none are."""
     if not scenario.decode_pools:
         return None
-    return ROUTERS[scenario.decode_pools[0].router](stream(scenario.seed, "decode_router"))
+    return ROUTERS[own_pools(scenario.decode_pools)[0].router](stream(scenario.seed, "decode_router"))
 
 
 def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
@@ -237,7 +240,23 @@ def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
         _build_pool(pool, scenario.pool_name(number), model, node) for number, pool in enumerate(scenario.pool)
     )
     _check_prices(scenario, {pool.chip.name for pool in pools})
+    _check_switches(scenario, {pool.name: pool for pool in pools})
     return pools
+
+
+def _check_switches(scenario: Scenario, pools: Mapping[str, BuiltPool]) -> None:
+    """Check that instances switch between pools on as many chips of the same kind."""
+    table = scenario.operations
+    pairs = [(one.pool, one.to) for one in table.incident if isinstance(one, RoleSwitch)]
+    pairs += [table.switching.between] if table.switching is not None else []
+    for pair in pairs:
+        one, other = (pools[name] for name in pair)
+        if (one.chip.name, one.layout.chips) != (other.chip.name, other.layout.chips):
+            raise ScenarioError(
+                f"operations: an instance of {one.name!r} has {one.layout.chips} x {one.chip.name}, one of "
+                f"{other.name!r} {other.layout.chips} x {other.chip.name}; instances can switch only between pools "
+                "with as many chips of one kind"
+            )
 
 
 def _check_prices(scenario: Scenario, used: set[str]) -> None:
@@ -272,6 +291,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         replicas=pool.replicas,
         prefills=pool.prefills,
         decodes=pool.decodes,
+        kv_bytes_per_token=_kv_bytes_per_token(model, layout.tensor),
     )
     host_w = _host_w(topology or chip.node)
     return BuiltPool(
@@ -298,6 +318,11 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
     source = capped_chain(engine.cost_chain(chip, pool.cost_sources), chip, pool.power_cap)
     costs = compile_costs(operators, source, limits, engine.host_on(chip), layout.pipeline)
     return costs, {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
+
+
+def _kv_bytes_per_token(model: ModelSpec, tensor: int) -> int:
+    """Return the KV bytes of a token that all ranks store: heads fewer than ranks are stored more than once."""
+    return model.kv_bytes_per_token * max(1, tensor // model.kv_heads)
 
 
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from hardware.errors import LawError
-from simulator.instance import Clock, Instance, Urgent
+from simulator.group import Group
+from simulator.hand_over import HandOver
+from simulator.instance import Clock, Instance, Urgent, soon
+from simulator.network import KvTransfer
 from simulator.records import StepLog
 from simulator.request import Request
 
@@ -15,12 +17,12 @@ if TYPE_CHECKING:
     from simpy import Event
 
     from perfdb.step_prices import StepPrices
-    from simulator.records import Ledger, TransferLog
+    from simulator.hand_over import Carrier
+    from simulator.records import Ledger
     from simulator.router import Router
     from simulator.schedulers.state import Scheduler
-    from simulator.transfer import LinkUse
 
-__all__ = ["Arrivals", "Carrier", "Cluster", "EngineParts"]
+__all__ = ["Arrivals", "Cluster", "EngineParts"]
 
 
 class Arrivals(Protocol):
@@ -41,30 +43,6 @@ class Arrivals(Protocol):
         ...
 
 
-class Carrier(Protocol):
-    """What brings KV from one instance to another.
-
-    Attributes
-    ----------
-    log
-        Every transfer that is over.
-    """
-
-    log: TransferLog
-
-    def carry(self, source: int, target: int, tokens: int, on_done: Callable[[], None]) -> None:
-        """Start to move the KV of ``tokens`` tokens now; ``on_done`` is called once all of it is there."""
-        ...
-
-    def link_use(self) -> LinkUse:
-        """Return what each link has carried so far."""
-        ...
-
-    def bytes_under_way(self) -> int:
-        """Return the bytes that were sent and have neither arrived nor been given up."""
-        ...
-
-
 class EngineParts:
     """What the instances of one pool share.
 
@@ -82,6 +60,8 @@ class EngineParts:
         Instances.
     prefills, decodes
         Stages they serve.
+    kv_bytes_per_token
+        KV bytes of a token on all chips of an instance.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a pool, all named
@@ -95,36 +75,17 @@ class EngineParts:
         replicas: int,
         prefills: bool = True,
         decodes: bool = True,
+        kv_bytes_per_token: int = 0,
     ) -> None:
         self.scheduler, self.prices = scheduler, prices
         self.blocks, self.block_tokens = blocks, block_tokens
         self.max_tokens, self.replicas = max_tokens, replicas
         self.prefills, self.decodes = prefills, decodes
-
-
-class _Group:
-    """Instances that share the requests of one stage, and the router before them."""
-
-    def __init__(self, router: Router) -> None:
-        self.router = router
-        self.instances: list[Instance] = []
-        self.loads: list[int] = []
-
-    def add(self, instance: Instance) -> int:
-        """Add an instance and return its position among the others."""
-        self.instances.append(instance)
-        self.loads.append(0)
-        return len(self.loads) - 1
-
-    def choose(self) -> Instance:
-        """Return the instance to use and count a request on it."""
-        chosen = self.router.choose(self.loads)
-        self.loads[chosen] += 1
-        return self.instances[chosen]
+        self.kv_bytes_per_token = kv_bytes_per_token
 
 
 class Cluster:
-    """Instances behind one router, fed by arrivals.
+    """Instances behind their routers, fed by arrivals.
 
     Parameters
     ----------
@@ -136,8 +97,14 @@ class Cluster:
         When requests come.
     ledger
         Lengths in, times out.
+    terms
+        How KV is handed over.
     carrier
         Makes what carries KV between instances, given the clock; needed where a pool serves one stage only.
+    helps_above
+        See :class:`simulator.group.Group`.
+    fails_with_instance
+        Requests fail with the instance that has their KV, instead of being computed once more.
     macro_steps
         See :class:`simulator.instance.Instance`.
     on_progress
@@ -145,8 +112,17 @@ class Cluster:
 
     Attributes
     ----------
-    instances, logs
-        Every instance and its step log, pool by pool.
+    instances, logs, owners
+        Every instance there ever was, its step log and the number of its pool.
+    loads
+        Requests on each of them.
+    hand_over
+        What is between two instances.
+    awaited
+        Instances that are about to join.
+    recomputed, lost_prompt_tokens, lost_output_tokens
+        Prompt tokens to be computed once more after an instance died; prompt tokens computed, and tokens produced,
+        for requests that failed later.
     events
         Events SimPy handled, once the run is over.
     """
@@ -159,79 +135,57 @@ class Cluster:
         ledger: Ledger,
         *,
         decode_router: Router | None = None,
+        terms: KvTransfer | None = None,
         carrier: Callable[[Clock], Carrier] | None = None,
+        helps_above: int = 0,
+        fails_with_instance: bool = False,
         macro_steps: bool = True,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
         self.env = Clock()
-        self.arrivals, self.ledger = arrivals, ledger
-        self.entry, self.decoding = _Group(router), _Group(decode_router or router)
+        self.pools, self.arrivals, self.ledger = pools, arrivals, ledger
+        self.loads: list[int] = []
+        self.entry = Group(router, self.loads, helps_above)
+        self.decoding = Group(decode_router or router, self.loads, helps_above)
         self.carrier = carrier(self.env) if carrier is not None else None
-        self.logs: list[StepLog] = []
+        self.terms = terms or KvTransfer()
+        self.hand_over = HandOver(
+            self.env, ledger, terms=self.terms, decoding=self.decoding, carrier=self.carrier, owner=self
+        )
         self.instances: list[Instance] = []
+        self.logs: list[StepLog] = []
+        self.owners: list[int] = []
+        self.fails_with_instance, self.macro_steps = fails_with_instance, macro_steps
         self.on_progress = on_progress
-        self.events = 0
-        self._limits: list[int] = []
-        self._decode_limit = min((parts.max_tokens for parts in pools if not parts.prefills), default=1 << 62)
-        self._places: list[tuple[_Group, int]] = []
-        self._leaving: dict[int, tuple[Instance, Request]] = {}
-        self._done = 0
-        self._sent = 0
+        self.events = self.awaited = 0
+        self.recomputed = self.lost_prompt_tokens = self.lost_output_tokens = 0
+        self._hands_over = any(not parts.decodes for parts in pools)
+        self._decode_limit = min((p.max_tokens for p in pools if p.decodes and self._hands_over), default=1 << 62)
+        self._draining: dict[int, Callable[[], None]] = {}
+        self._done = self._sent = 0
         self._stride = max(1, len(ledger) // 100)
         self._all_done = self.env.event()
-        for parts in pools:
+        for number, parts in enumerate(pools):
             for _ in range(parts.replicas):
-                self._add_instance(parts, macro_steps=macro_steps)
+                self.start_instance(number)
 
     def run(self) -> None:
         """Serve every request."""
         self.env.process(self._arrive())
         self.env.run(until=self._all_done)
+        if self.hand_over.under_way:
+            # The last request needed no decoding: what was reserved for it is freed a nanosecond later.
+            self.env.run(until=self.env.now + 2)
         self.events = next(self.env._eid)  # noqa: SLF001 - SimPy numbers its events here and nowhere public
 
-    def finished(self, instance: int, index: int) -> None:
-        """Count a request that produced its last token."""
-        self.ledger.decode_instance[index] = instance
-        self._leave(instance)
-        self._count_done()
+    # --- instances that come and go --------------------------------------------------------------------
 
-    def hand_over(self, instance: int, request: Request) -> None:
-        """Send a request whose prompt is computed on to an instance that decodes."""
-        self._leaving[request.index] = (self.instances[instance], request)
-        _soon(self.env, 1, lambda: self._continue(request.index))
-
-    def fetch(self, instance: int, request: Request) -> None:
-        """Start to bring a request's KV to the instance that has made room for it."""
-        if self.carrier is None:
-            raise LawError(f"instance {instance} fetches KV, but nothing carries it")
-        source, _ = self._leaving[request.index]
-        target = self.instances[instance]
-        self.carrier.carry(source.number, instance, request.tokens - 1, lambda: self._arrived(target, request))
-
-    def _continue(self, index: int) -> None:
-        ledger = self.ledger
-        request = Request(index, ledger.prompt_tokens[index] + 1)
-        request.remote = True
-        request.stalled_ns = ledger.first_token_ns[index]
-        self.decoding.choose().submit(request)
-
-    def _arrived(self, target: Instance, request: Request) -> None:
-        """Let the source forget KV that has arrived, and the target go on with it."""
-        source, left = self._leaving.pop(request.index)
-        self.ledger.kv_ready_ns[request.index] = self.env.now
-        self._leave(source.number)
-        source.release(left)
-        target.deliver(request)
-
-    def _leave(self, instance: int) -> None:
-        group, position = self._places[instance]
-        group.loads[position] -= 1
-
-    def _add_instance(self, parts: EngineParts, *, macro_steps: bool) -> None:
-        log = StepLog()
+    def start_instance(self, pool: int, like: int | None = None) -> Instance:
+        """Add an instance to a pool now, on the chips of an earlier one unless the run is about to begin."""
+        parts, log, number = self.pools[pool], StepLog(), len(self.instances)
         instance = Instance(
             self.env,
-            len(self.instances),
+            number,
             scheduler=parts.scheduler,
             prices=parts.prices,
             blocks=parts.blocks,
@@ -240,13 +194,137 @@ class Cluster:
             log=log,
             watcher=self,
             decodes_here=parts.decodes,
-            macro_steps=macro_steps,
+            tells_chunks=self.terms.overlaps and not parts.decodes,
+            macro_steps=self.macro_steps,
         )
-        group = self.entry if parts.prefills else self.decoding
-        self._places.append((group, group.add(instance)))
         self.instances.append(instance)
         self.logs.append(log)
-        self._limits.append(parts.max_tokens)
+        self.owners.append(pool)
+        self.loads.append(0)
+        if self.carrier is not None and like is not None:
+            self.carrier.place(number, like, parts.kv_bytes_per_token)
+        self._let_join(instance, parts)
+        return instance
+
+    def drain(self, instance: Instance, then: Callable[[], None]) -> None:
+        """Send no more requests to an instance, and do something once it has none left."""
+        self._withdraw(instance)
+        if self.loads[instance.number]:
+            self._draining[instance.number] = then
+        else:
+            soon(self.env, 1, then)
+
+    def stop_instance(self, instance: Instance) -> None:
+        """Let an instance die now: what it had computed is lost, what it had not is done elsewhere."""
+        self._withdraw(instance)
+        self._draining.pop(instance.number, None)
+        self.hand_over.instance_lost(instance)
+        for request in instance.stop():
+            if not request.remote:
+                self.start_over(request)
+        self.loads[instance.number] = 0
+        self.give_up_if_hopeless()
+
+    def give_up_if_hopeless(self) -> None:
+        """Let requests fail that wait for an instance where none is left and none is about to join."""
+        for group in (self.entry, self.decoding):
+            if not (group or self.awaited):
+                parked, group.waiting = group.waiting, []
+                for _, give_up in parked:
+                    give_up()
+
+    def _withdraw(self, instance: Instance) -> None:
+        self.entry.leave(instance.number)
+        self.decoding.leave(instance.number)
+
+    def _let_join(self, instance: Instance, parts: EngineParts) -> None:
+        both = parts.prefills and parts.decodes
+        if parts.prefills:
+            self._join(self.entry, instance, helps=both and self._hands_over)
+        if parts.decodes and self._hands_over:
+            self._join(self.decoding, instance, helps=both)
+
+    def _join(self, group: Group, instance: Instance, *, helps: bool) -> None:
+        group.join(instance, helps=helps)
+        parked, group.waiting = group.waiting, []
+        for action, _ in parked:
+            soon(self.env, 1, action)
+
+    # --- what instances tell ---------------------------------------------------------------------------
+
+    def finished(self, instance: int, index: int) -> None:
+        """Count a request that produced its last token."""
+        self.ledger.decode_instance[index] = instance
+        self.unload(self.instances[instance])
+        self.hand_over.finished(index)
+        self._count_done()
+
+    def prompt_computed(self, instance: int, request: Request) -> None:
+        """Hand over a request whose prompt is computed."""
+        self.hand_over.prompt_computed(self.instances[instance], request)
+
+    def reserved(self, instance: int, request: Request) -> None:
+        """Start to bring a request's KV to the instance that has made room for it."""
+        self.hand_over.reserved(self.instances[instance], request)
+
+    def computing(self, instance: int, request: Request, tokens: int, duration_ns: int) -> None:
+        """Let the KV of a chunk leave while it is computed."""
+        self.hand_over.computing(self.instances[instance], request, tokens, duration_ns)
+
+    # --- requests --------------------------------------------------------------------------------------
+
+    def enter(self, request: Request) -> None:
+        """Let a request queue at an instance that computes prompts."""
+        chosen = self.entry.choose(request)
+        if chosen is None:
+            self.park(self.entry, lambda: self.enter(request), lambda: self.fail(request))
+            return
+        ledger, index = self.ledger, request.index
+        ledger.instance[index] = ledger.decode_instance[index] = chosen.number
+        if chosen.decodes_here:
+            self.hand_over.stay(request)
+        longest = min(self.pools[self.owners[chosen.number]].max_tokens, self._decode_limit)
+        if ledger.prompt_tokens[index] + ledger.output_tokens[index] > longest:
+            self.unload(chosen)
+            self.hand_over.finished(index)
+            self._refuse(index)
+            return
+        chosen.submit(request)
+
+    def unload(self, instance: Instance) -> None:
+        """Count a request less on an instance."""
+        number = instance.number
+        self.loads[number] -= 1
+        if self._draining and number in self._draining and not self.loads[number]:
+            soon(self.env, 1, self._draining.pop(number))
+
+    def park(self, group: Group, action: Callable[[], None], give_up: Callable[[], None]) -> None:
+        """Do something once an instance joins a group, or something else if none ever will."""
+        group.waiting.append((action, give_up))
+        self.give_up_if_hopeless()
+
+    def start_over(self, request: Request) -> None:
+        """Compute a request once more whose KV is lost, or let it fail."""
+        if self.fails_with_instance:
+            self.fail(request)
+            return
+        self.ledger.restarts[request.index] += 1
+        self.recomputed += request.computed
+        request.computed = 0
+        request.epoch += 1
+        soon(self.env, 1, lambda: self._begin(request))
+
+    def fail(self, request: Request) -> None:
+        """Let a request fail that is on no instance any more."""
+        index, prompt = request.index, self.ledger.prompt_tokens[request.index]
+        self.lost_prompt_tokens += prompt - (request.tokens - request.computed)
+        self.lost_output_tokens += request.tokens - prompt
+        self._refuse(index)
+
+    def _begin(self, request: Request) -> None:
+        """Let a request be served from its prompt on."""
+        if not self._hands_over or self.hand_over.has_room(request) or not self.hand_over.arrive(request):
+            self.enter(request)
 
     def _arrive(self) -> Generator[Event, None, None]:
         env = self.env
@@ -261,14 +339,14 @@ class Cluster:
         self._sent += 1
         ledger.arrival_ns[index] = self.env.now
         prompt = ledger.prompt_tokens[index]
-        chosen = self.entry.choose()
-        ledger.instance[index] = ledger.decode_instance[index] = chosen.number
-        if prompt + ledger.output_tokens[index] > min(self._limits[chosen.number], self._decode_limit):
-            ledger.failed[index] = 1
-            self._leave(chosen.number)
-            self._count_done()
-            return
-        chosen.submit(Request(index, prompt))
+        if self.terms.early and prompt + ledger.output_tokens[index] > self._decode_limit:
+            self._refuse(index)
+        else:
+            self._begin(Request(index, prompt))
+
+    def _refuse(self, index: int) -> None:
+        self.ledger.failed[index] = 1
+        self._count_done()
 
     def _count_done(self) -> None:
         self._done += 1
@@ -276,15 +354,6 @@ class Cluster:
             self.on_progress(self._done)
         think_ns = self.arrivals.after(self._done)
         if think_ns is not None:
-            _soon(self.env, max(1, think_ns), self._send)
+            soon(self.env, max(1, think_ns), self._send)
         if self._done == len(self.ledger):
             self._all_done.succeed()
-
-
-def _soon(env: Clock, delay_ns: int, action: Callable[[], None]) -> None:
-    """Do something at least a nanosecond from now, before the engines of that instant.
-
-    An effect is never at the instant of its cause, so that no order of events at one instant, which
-    macro-steps may change, decides anything (``docs/decisions/002-order-of-events.md``).
-    """
-    Urgent(env, delay_ns).callbacks.append(lambda _: action())

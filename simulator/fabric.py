@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from hardware.catalogue import default_node, load_node
-from hardware.errors import ScenarioError
+from hardware.errors import ScenarioError, suggest
 from hardware.topology import build_cluster
 from simulator.carrier import Endpoint, KvCarrier
 from simulator.placement import Demand, place
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from hardware.node import Node
     from hardware.topology import Topology
-    from perfdb.model import ModelSpec
     from simulator.build import BuiltPool
     from simulator.instance import Clock
     from simulator.network import NetworkTable
@@ -37,17 +37,34 @@ class Fabric:
         Where each instance is, by number.
     table
         The ``[network]`` table.
+    layers
+        Layers of the model.
     """
 
     topology: Topology
     endpoints: tuple[Endpoint, ...]
     table: NetworkTable
+    layers: int
 
     def carrier(self, env: Clock) -> KvCarrier:
         """Return what carries KV on this network in one simulation."""
         terms = self.table.kv_transfer
         network = Network(env, self.topology.capacity_bytes_per_s * terms.efficiency)
-        return KvCarrier(env, network, self.topology, self.endpoints, round(terms.handshake_us * 1e3))
+        return KvCarrier(env, network, self.topology, self.endpoints, terms=terms, layers=self.layers)
+
+    def links_named(self, pattern: str) -> list[int]:
+        """Return the ids of the links that a pattern names, as ``n0/nic*>leaf*``.
+
+        Raises
+        ------
+        ScenarioError
+            If there is none.
+        """
+        names = {f"{link.source}>{link.target}": link.id for link in self.topology.links}
+        found = [names[name] for name in names if fnmatchcase(name, pattern)]
+        if not found:
+            raise ScenarioError(f"operations.incident: no link is named {pattern!r}; {suggest(pattern, names)}")
+        return found
 
 
 def build_fabric(table: NetworkTable, pools: Sequence[BuiltPool]) -> Fabric:
@@ -63,10 +80,10 @@ def build_fabric(table: NetworkTable, pools: Sequence[BuiltPool]) -> Fabric:
     topology = build_cluster(placement.nodes, table.oversubscription)
     owners = [pool for pool in pools for _ in range(pool.parts.replicas)]
     endpoints = tuple(
-        Endpoint(tuple(topology.chips[chip] for chip in chips), _kv_bytes_per_token(pool.model, pool.layout.tensor))
+        Endpoint(tuple(topology.chips[chip] for chip in chips), pool.parts.kv_bytes_per_token)
         for chips, pool in zip(placement.chips, owners, strict=True)
     )
-    return Fabric(topology, endpoints, table)
+    return Fabric(topology, endpoints, table, pools[0].model.layers)
 
 
 def _node(table: NetworkTable, pool: BuiltPool) -> Node:
@@ -79,8 +96,3 @@ def _node(table: NetworkTable, pool: BuiltPool) -> Node:
             "name another node, or leave network.topology out"
         )
     return node
-
-
-def _kv_bytes_per_token(model: ModelSpec, tensor: int) -> int:
-    """Return the KV bytes of a token that all ranks store: heads fewer than ranks are stored more than once."""
-    return model.kv_bytes_per_token * max(1, tensor // model.kv_heads)

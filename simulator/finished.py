@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from simulator.cluster import Cluster
     from simulator.fabric import Fabric
     from simulator.metrics import RequestTimes
+    from simulator.operations import Operations
     from simulator.scenario import Scenario
     from simulator.token_gaps import TokenGaps
 
@@ -26,8 +27,8 @@ class Finished:
 
     Attributes
     ----------
-    scenario, requests, pools, fabric, cluster
-        What was run; no fabric where nothing is handed over.
+    scenario, requests, pools, fabric, cluster, operations
+        What was run, and what happened meanwhile; no fabric where nothing is handed over.
     times, gaps
         What came of it.
     """
@@ -37,6 +38,7 @@ class Finished:
     pools: tuple[BuiltPool, ...]
     fabric: Fabric | None
     cluster: Cluster
+    operations: Operations
     times: RequestTimes
     gaps: TokenGaps
 
@@ -47,4 +49,14 @@ class Finished:
 
     def instance_pools(self) -> NDArray[np.int64]:
         """Return the pool number of every instance, shape (instances,)."""
-        return np.repeat(np.arange(len(self.pools)), [pool.parts.replicas for pool in self.pools])
+        return np.array(self.cluster.owners, np.int64)
+
+    def end_ns(self) -> int:
+        """Return when the last request finished, ns."""
+        return int(self.cluster.ledger.column("finish_ns").max(initial=0))
+
+    def served_ns(self, instance: int) -> int:
+        """Return how long an instance was there to serve, ns: to its own end or that of the run."""
+        found = self.cluster.instances[instance]
+        end_ns = found.ended_ns if found.ended_ns >= 0 else self.end_ns()
+        return max(0, min(end_ns, self.end_ns()) - found.started_ns)

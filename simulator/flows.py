@@ -62,12 +62,15 @@ class Flow:
     sent_ns, finished_ns
         When it was sent, and when all of it was there; -1 until then.
     began
-        What its stream had served when it started; -1 before.
+        What its stream had served when it started; None before.
+    alone
+        Rate when nothing else moves and every link is as at the beginning, units/ns.
     dropped
         Whether it was given up.
     """
 
     __slots__ = (
+        "alone",
         "began",
         "dropped",
         "finished_ns",
@@ -92,7 +95,8 @@ class Flow:
         self.number, self.stream, self.size_bytes = number, stream, size_bytes
         self.sent_ns, self.latency_ns, self.finished_ns = sent_ns, latency_ns, -1
         self.on_done = on_done
-        self.began = -1
+        self.began: int | None = None
+        self.alone = stream.alone
         self.dropped = False
 
 
@@ -136,17 +140,30 @@ class Stream(Bundle):
         self.served += self.rate * (now_ns - self.since_ns)
         self.since_ns = now_ns
 
-    def add(self, flow: Flow) -> None:
-        """Let a flow start at ``since_ns``."""
-        flow.began = self.served
-        self._begun += self.served
-        heappush(self._ends, (self.served + units(flow.size_bytes), flow.number, flow))
+    def add(self, flow: Flow, moved: int = 0) -> None:
+        """Let a flow start at ``since_ns``, or go on that has moved some units."""
+        flow.began = self.served - moved
+        self._begun += flow.began
+        heappush(self._ends, (flow.began + units(flow.size_bytes), flow.number, flow))
         self.join()
 
     def remove(self, flow: Flow) -> None:
         """Let a flow leave at ``since_ns``."""
-        self._begun -= flow.began
-        self.leave(min(self.served - flow.began, flow.size_bytes * BYTE) if flow.dropped else flow.size_bytes * BYTE)
+        moved = self._take_out(flow)
+        self.leave(min(moved, flow.size_bytes * BYTE) if flow.dropped else flow.size_bytes * BYTE)
+
+    def pass_on(self, flow: Flow, other: Stream) -> None:
+        """Let a flow go on in another stream of the same path from ``since_ns`` of both."""
+        moved = self._take_out(flow)
+        self.leave(0)
+        flow.stream = other
+        other.add(flow, moved)
+
+    def _take_out(self, flow: Flow) -> int:
+        """Forget a flow and return the units it was served."""
+        began = flow.began or 0
+        self._begun -= began
+        return self.served - began
 
     def pop_ended(self) -> list[Flow]:
         """Let the flows leave that have ended by ``since_ns``."""
@@ -170,7 +187,7 @@ class Stream(Bundle):
 
     def _first(self) -> tuple[int, int, Flow] | None:
         ends = self._ends
-        while ends and ends[0][2].dropped:
+        while ends and (ends[0][2].dropped or ends[0][2].stream is not self):
             heappop(ends)
         return ends[0] if ends else None
 

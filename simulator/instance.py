@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from simpy.core import Environment
 from simpy.events import URGENT, Event
 
 from hardware.errors import LawError
 from simulator.schedulers.state import EngineState
+from simulator.standstill import Standstill
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from perfdb.step_prices import StepPrices
     from simulator.records import Ledger, StepLog
     from simulator.request import Request
     from simulator.schedulers.state import Plan, Scheduler
+    from simulator.watcher import Watcher
 
-__all__ = ["Clock", "Instance", "Urgent", "Watcher"]
+__all__ = ["Clock", "Instance", "Urgent", "soon"]
 
 
 class Clock(Environment):
@@ -43,20 +45,13 @@ class Urgent(Event):
         env.schedule(self, URGENT, delay_ns)
 
 
-class Watcher(Protocol):
-    """Whoever an instance tells what concerns others."""
+def soon(env: Clock, delay_ns: int, action: Callable[[], None]) -> None:
+    """Do something at least a nanosecond from now, before the engines of that instant.
 
-    def finished(self, instance: int, index: int) -> None:
-        """Take note that a request produced its last token on an instance."""
-        ...
-
-    def hand_over(self, instance: int, request: Request) -> None:
-        """Find an instance to decode a request whose prompt was computed on ``instance``."""
-        ...
-
-    def fetch(self, instance: int, request: Request) -> None:
-        """Bring a request's KV to ``instance``, which has blocks for it, and deliver it there."""
-        ...
+    An effect is never at the instant of its cause, so that no order of events at one instant, which
+    macro-steps may change, decides anything (``docs/decisions/002-order-of-events.md``).
+    """
+    Urgent(env, delay_ns).callbacks.append(lambda _: action())
 
 
 class Instance:
@@ -80,8 +75,15 @@ class Instance:
         Told when a request is done, and when KV must leave or come.
     decodes_here
         Requests stay after their prompt; off, their KV is handed over to another instance.
+    tells_chunks
+        The watcher is told of every chunk of a prompt when its step begins.
     macro_steps
         Advance unchanged decode steps in one event. Off, every step is an event; results are the same.
+
+    Attributes
+    ----------
+    started_ns, ended_ns
+        When it began to serve, and when it stopped; -1 while it serves.
     """
 
     def __init__(  # noqa: PLR0913 - the parts an engine is made of, all named
@@ -97,22 +99,25 @@ class Instance:
         log: StepLog,
         watcher: Watcher,
         decodes_here: bool = True,
+        tells_chunks: bool = False,
         macro_steps: bool = True,
     ) -> None:
         self.env, self.number = env, number
         self.scheduler, self.prices = scheduler, prices
         self.state = EngineState(blocks, block_tokens)
         self.ledger, self.log, self.watcher = ledger, log, watcher
-        self.decodes_here = decodes_here
+        self.decodes_here, self.tells_chunks = decodes_here, tells_chunks
         self.longest_run = 1 << 40 if macro_steps else 1
         self._finishes: list[tuple[int, int, int, Request]] = []
         self._alarm: Event | None = None
         self._run_steps = 0
         self._run_start_ns = 0
+        self._mixed: Sequence[int] = ()
+        self._plan: Plan | None = None
         self._asleep = False
-        self._standing_since_ns = -1
-        self._joined_ns: dict[int, int] = {}
+        self._standstill = Standstill(ledger.pauses)
         self.held = 0
+        self.started_ns, self.ended_ns = env.now, -1
         env.process(self.serve())
 
     def submit(self, request: Request) -> None:
@@ -124,7 +129,7 @@ class Instance:
     def deliver(self, request: Request) -> None:
         """Take note that the KV a request asked for is here now."""
         state = self.state
-        request.remote = False
+        request.remote = request.loading = False
         request.computed = request.tokens - 1
         state.loading -= 1
         state.ready.append(request)
@@ -136,16 +141,86 @@ class Instance:
         self.state.release(request)
         self._notice(changed=bool(self.state.waiting))
 
+    def cancel(self, request: Request) -> None:
+        """Give up a request that waits for its KV here: for blocks, or for the KV itself."""
+        self._settle()
+        state = self.state
+        if request.loading:
+            state.loading -= 1
+            request.computed = request.tokens
+            state.release(request)
+        else:
+            state.waiting.remove(request)
+        self._notice(changed=True)
+
+    def recompute(self, request: Request) -> None:
+        """Compute the prompt of a request here whose KV did not come; it goes to the head of the queue."""
+        self._settle()
+        state = self.state
+        state.loading -= 1
+        request.loading = request.remote = False
+        request.computed = request.tokens
+        state.release(request)
+        request.computed = 0
+        state.waiting.appendleft(request)
+        self._notice(changed=True)
+
+    def stop(self) -> list[Request]:
+        """End the engine now, with all KV it holds; a step that is not over has computed nothing.
+
+        Returns
+        -------
+        list of Request
+            Those that were on it, but for requests whose KV was being fetched or waited to leave.
+            ``tokens`` are those to compute before the next appears, ``computed`` those computed so far (all, for
+            one that was decoding), ``stalled_ns`` when the last token appeared.
+        """
+        state, last_ns = self.state, self._settle()
+        self._run_steps = 0
+        self.ended_ns = self.env.now
+        if self._alarm is not None and self._alarm.callbacks is not None:
+            self._alarm.callbacks = []
+        computing = {request.index for request, _ in self._plan.chunks} if self._plan is not None else set()
+        if state.prefilling is not None:
+            computing.add(state.prefilling.index)
+        for request in state.running.values():
+            if request.index not in computing:
+                state.leave_decode(request)
+                request.computed = request.tokens = request.computed + 1
+                request.stalled_ns = self._standstill.last_token_ns(request.index, last_ns)
+        left = [*state.running.values(), *state.ready, *state.waiting]
+        state.running.clear()
+        state.ready.clear()
+        state.waiting.clear()
+        state.loading = self.held = 0
+        state.prefilling = None
+        state.pool.give(state.pool.blocks - state.pool.free)
+        return left
+
+    def _settle(self) -> int:
+        """Apply the decode steps of a run that are over before now; return when the last step ended, ns."""
+        if self._run_steps > 1:
+            state, start = self.state, self._run_start_ns
+            sequences, context = state.decodes, state.context_sum // state.decodes
+            over = self.prices.steps_covering(sequences, context, self.env.now - start, self._run_steps)[0] - 1
+            if over:
+                end_ns = start + self.prices.decode_ns(sequences, context, over)
+                self._advance(over, end_ns, takes_blocks=True)
+                self._run_start_ns = end_ns
+                self._run_steps -= over
+        return self._run_start_ns
+
     def serve(self) -> Generator[Event, None, None]:
         """Run the engine for ever."""
         state = self.state
         while True:
-            plan = self.scheduler.plan(state)
+            self._plan = plan = self.scheduler.plan(state)
             if plan.preempted:
                 self._note_preempted(plan)
             for request in plan.loads:
                 state.loading += 1
-                self.watcher.fetch(self.number, request)
+                request.loading = True
+                self.watcher.reserved(self.number, request)
             if plan.chunks:
                 yield self._compute_mixed(plan)
                 self._apply_chunks(plan)
@@ -208,20 +283,25 @@ class Instance:
         context = self.state.context_sum // plan.decodes
         steps = min(plan.steps, self._steps_to_first_finish())
         self._run_steps, self._run_start_ns = steps, self.env.now
-        if self._standing_since_ns >= 0:
-            self._end_standstill(plan.decodes, self.prices.decode_ns(plan.decodes, context))
         return self._wait(self.prices.decode_ns(plan.decodes, context, steps))
 
     def _apply_decodes(self, plan: Plan) -> None:
-        state, steps, start = self.state, self._run_steps, self._run_start_ns
-        self._run_steps = 0
+        steps, self._run_steps = self._run_steps, 0
+        self._advance(steps, self.env.now, takes_blocks=plan.steps > 1)
+        self._finish_due()
+
+    def _advance(self, steps: int, end_ns: int, *, takes_blocks: bool) -> None:
+        """Let decode steps be over; the first block of each sequence was taken by a plan of one step."""
+        state, start = self.state, self._run_start_ns
         decodes = state.decodes
-        self.log.add((start, self.env.now - start, steps, decodes, state.context_sum // decodes, 0, 0, 0, 0, 0))
-        if plan.steps > 1:
+        if self._standstill.since_ns >= 0:
+            step_ns = self.prices.decode_ns(decodes, state.context_sum // decodes)
+            self._standstill.end(decodes, state.running, start + step_ns, step_ns)
+        self.log.add((start, end_ns - start, steps, decodes, state.context_sum // decodes, 0, 0, 0, 0, 0))
+        if takes_blocks:
             state.pool.take(state.pool.needed(state.step, steps))
         state.step += steps
         state.context_sum += decodes * steps
-        self._finish_due()
 
     def _compute_mixed(self, plan: Plan) -> Event:
         state, now, ledger = self.state, self.env.now, self.ledger
@@ -246,16 +326,21 @@ class Instance:
             pairs=pairs,
             reach=reach,
         )
-        self.log.add((now, duration, 1, decodes, context, tokens, prompts, completed, pairs, reach))
-        if decodes == 0 < state.decodes and self._standing_since_ns < 0:
-            self._standing_since_ns = now
-        elif decodes and self._standing_since_ns >= 0:
-            self._end_standstill(decodes, duration)
+        if decodes == 0 < state.decodes and self._standstill.since_ns < 0:
+            self._standstill.since_ns = now
+        self._run_start_ns = now
+        self._mixed = (now, duration, 1, decodes, context, tokens, prompts, completed, pairs, reach)
+        if self.tells_chunks:
+            for request, new in plan.chunks:
+                self.watcher.computing(self.number, request, new, duration)
         return self._wait(duration)
 
     def _apply_chunks(self, plan: Plan) -> None:
         state = self.state
+        self.log.add(self._mixed)
         if plan.decodes:
+            if self._standstill.since_ns >= 0:
+                self._standstill.end(plan.decodes, state.running, self.env.now, self.env.now - self._run_start_ns)
             state.step += 1
             state.context_sum += plan.decodes
         state.prefilling = None
@@ -266,18 +351,6 @@ class Instance:
             else:
                 state.prefilling = request
         self._finish_due()
-
-    def _end_standstill(self, decodes: int, step_ns: int) -> None:
-        """Note how long the sequences that decode again have waited for their next token."""
-        now, pauses = self.env.now, self.ledger.pauses
-        for index, joined_ns in self._joined_ns.items():
-            if index in self.state.running:
-                pauses.add((now + step_ns, step_ns, now + step_ns - joined_ns, 1))
-                decodes -= 1
-        if decodes:
-            pauses.add((now + step_ns, step_ns, now + step_ns - self._standing_since_ns, decodes))
-        self._standing_since_ns = -1
-        self._joined_ns.clear()
 
     # --- requests ------------------------------------------------------------------------------------
 
@@ -294,8 +367,8 @@ class Instance:
         if not self.decodes_here and produced < ledger.output_tokens[index]:
             self._hand_over(request)
             return
-        if self._standing_since_ns >= 0:
-            self._joined_ns[index] = now
+        if self._standstill.since_ns >= 0:
+            self._standstill.join(index, now)
         last_step = self.state.step + ledger.output_tokens[index] - produced
         self.state.join_decode(request)
         heappush(self._finishes, (last_step, index, request.epoch, request))
@@ -304,7 +377,7 @@ class Instance:
         """Let a request go once its prompt is computed; its blocks stay until its KV has left."""
         del self.state.running[request.index]
         self.held += 1
-        self.watcher.hand_over(self.number, request)
+        self.watcher.prompt_computed(self.number, request)
 
     def _finish_due(self) -> None:
         state, finishes = self.state, self._finishes
@@ -324,10 +397,4 @@ class Instance:
             ledger.preemptions[request.index] += 1
             produced = request.tokens > ledger.prompt_tokens[request.index]
             if produced and request.stalled_ns < 0:
-                request.stalled_ns = self._last_token_ns(request)
-
-    def _last_token_ns(self, request: Request) -> int:
-        """Return when a decoding request produced its last token: now, unless decoding stands still."""
-        if self._standing_since_ns < 0:
-            return self.env.now
-        return self._joined_ns.get(request.index, self._standing_since_ns)
+                request.stalled_ns = self._standstill.last_token_ns(request.index, self.env.now)

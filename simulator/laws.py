@@ -41,7 +41,9 @@ def _requests(cluster: Cluster) -> None:
     _equal("requests in = finished + failed", finished + failed, len(ledger))
     for instance in cluster.instances:
         state = instance.state
-        _equal(f"nothing is left on instance {instance.number}", len(state.running) + len(state.waiting), 0)
+        left = len(state.running) + len(state.waiting) + len(state.ready) + state.loading + instance.held
+        _equal(f"nothing is left on instance {instance.number}", left, 0)
+        _equal(f"no load is left on instance {instance.number}", cluster.loads[instance.number], 0)
 
 
 def _blocks(cluster: Cluster) -> None:
@@ -58,12 +60,14 @@ def _tokens(cluster: Cluster) -> None:
     tables = [log.table() for log in cluster.logs]
     produced = sum(int((t["decodes"] * t["steps"] + t["completed"]).sum()) for t in tables)
     finished = ledger.column("finish_ns") >= 0
-    _equal("tokens produced = output tokens", produced, int(ledger.column("output_tokens")[finished].sum()))
+    wanted = int(ledger.column("output_tokens")[finished].sum()) + cluster.lost_output_tokens
+    _equal("tokens produced = output tokens + those of requests lost later", produced, wanted)
     computed = sum(int(t["tokens"].sum()) for t in tables)
-    # A request whose KV was handed over computes one token, its first produced one, where it goes on.
-    prompts = int(ledger.column("prompt_tokens")[finished].sum()) + int((ledger.column("kv_ready_ns") >= 0).sum())
+    # A request whose KV was handed over computes one token, its last produced one, where it goes on.
+    prompts = int(ledger.column("prompt_tokens")[finished].sum()) + cluster.hand_over.joins
     again = sum(instance.state.recomputed for instance in cluster.instances)
-    _equal("prompt tokens computed = prompt tokens + those recomputed", computed, prompts + again)
+    again += cluster.recomputed + cluster.hand_over.recomputed + cluster.lost_prompt_tokens
+    _equal("prompt tokens computed = prompt tokens + those recomputed or lost", computed, prompts + again)
 
 
 def _order_of_times(cluster: Cluster) -> None:
@@ -73,6 +77,6 @@ def _order_of_times(cluster: Cluster) -> None:
         backwards = ledger.column(later)[finished] < ledger.column(earlier)[finished]
         _equal(f"clock never backwards before {later}", int(backwards.sum()), 0)
     ready = ledger.column("kv_ready_ns")
-    handed = ready >= 0
+    handed = (ready >= 0) & finished
     early = (ready <= ledger.column("first_token_ns")) | (ready >= ledger.column("finish_ns"))
     _equal("no decode before its KV is there", int((handed & early).sum()), 0)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from simulator.build import BuiltPool
 
-__all__ = ["HOST_LOAD", "PoolPower", "add_up", "draw_of_steps", "pool_power"]
+__all__ = ["HOST_LOAD", "PoolPower", "Stay", "add_up", "draw_of_steps", "pool_power"]
 
 #: Share of ``Node.host_w``, a maximum, that hosts draw all the time. Training at full load was measured at 76 % of the
 #: 10.2 kW of a DGX H100 (arXiv 2506.14551): with all chips at their TDP that leaves 47 % of the 4.6 kW beside them.
@@ -52,23 +52,40 @@ class PoolPower:
     window_w: NDArray[np.float64]
 
 
-def pool_power(pool: BuiltPool, tables: Iterable[Mapping[str, NDArray[np.int64]]], last_ns: int) -> PoolPower:
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """An instance that was there from a time to another.
+
+    Attributes
+    ----------
+    table
+        Its step log.
+    start_ns, end_ns
+        Outside of them it draws nothing: it is not there yet, has failed, or its chips serve another pool.
+    """
+
+    table: Mapping[str, NDArray[np.int64]]
+    start_ns: int
+    end_ns: int
+
+
+def pool_power(pool: BuiltPool, stays: Iterable[Stay], last_ns: int) -> PoolPower:
     """Return the power of a pool.
 
     Parameters
     ----------
     pool
         Its chips, operators and cap.
-    tables
-        The step log of each instance.
+    stays
+        Its instances.
     last_ns
         End of the run.
     """
     edges = _edges(last_ns)
     instance_w = pool.layout.chips * pool.chip.tdp_w
     energy = np.zeros(len(edges))
-    for table in tables:
-        energy += instance_w * _share_ns(pool, table, edges)
+    for stay in stays:
+        energy += instance_w * _share_ns(pool, stay, edges)
     host_w = pool.host_w * pool.chips
     energy += HOST_LOAD * host_w * edges
     return _over(edges, energy, pool.chips * pool.chip.tdp_w * pool.power_cap + host_w)
@@ -116,9 +133,9 @@ def _share(pool: BuiltPool, table: Mapping[str, NDArray[np.int64]]) -> NDArray[n
     return np.minimum(drawn, pool.power_cap)
 
 
-def _share_ns(pool: BuiltPool, table: Mapping[str, NDArray[np.int64]], edges: NDArray[np.int64]) -> NDArray[np.float64]:
+def _share_ns(pool: BuiltPool, stay: Stay, edges: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return a chip's energy up to each edge, in TDP times ns."""
-    idle = pool.chip.power.idle
+    idle, table = pool.chip.power.idle, stay.table
     start, share = table["start_ns"], draw_of_steps(pool, table)
     end = start + table["duration_ns"]
     # Rows that follow each other at the same power are one stretch, whether they are one run of steps or many.
@@ -130,7 +147,7 @@ def _share_ns(pool: BuiltPool, table: Mapping[str, NDArray[np.int64]], edges: ND
     times = np.column_stack([start, end]).ravel()
     values = np.column_stack([gained[:-1], gained[1:]]).ravel()
     above = np.interp(edges, times, values) if len(times) else np.zeros(len(edges))
-    found: NDArray[np.float64] = idle * edges + above
+    found: NDArray[np.float64] = idle * (np.clip(edges, stay.start_ns, stay.end_ns) - stay.start_ns) + above
     return found
 
 

@@ -40,8 +40,10 @@ class Ledger:
         When its KV had arrived on the decode instance, if it was handed over.
     preemptions
         Times it lost its KV.
+    restarts
+        Times it started over because the instance that had its KV died.
     failed
-        1 if the engine refused it.
+        1 if the engine refused it, or it was lost with an instance or a transfer.
     stalls
         Times between two tokens of a request that was preempted between them, in the order they ended.
     pauses
@@ -60,6 +62,7 @@ class Ledger:
         self.instance = _filled(rows, NEVER)
         self.decode_instance = _filled(rows, NEVER)
         self.preemptions = _filled(rows, 0)
+        self.restarts = _filled(rows, 0)
         self.failed = _filled(rows, 0)
         self.stalls: array[int] = array("q")
         self.stall_ends: array[int] = array("q")

@@ -32,9 +32,11 @@ class Request:
         transfer of its KV); else -1.
     remote
         Its KV is on another instance and must be fetched before it can decode here.
+    loading
+        It holds blocks here into which its KV is being fetched.
     """
 
-    __slots__ = ("anchor", "computed", "epoch", "index", "remote", "stalled_ns", "tokens")
+    __slots__ = ("anchor", "computed", "epoch", "index", "loading", "remote", "stalled_ns", "tokens")
 
     def __init__(self, index: int, prompt_tokens: int) -> None:
         self.index = index
@@ -43,7 +45,7 @@ class Request:
         self.anchor = 0
         self.epoch = 0
         self.stalled_ns = -1
-        self.remote = False
+        self.remote = self.loading = False
 
     def __repr__(self) -> str:
         return f"Request({self.index}, tokens={self.tokens}, computed={self.computed})"

@@ -21,7 +21,8 @@ def request_table(run: Finished) -> pd.DataFrame:
     """
     ledger, times = run.cluster.ledger, run.times
     rows = len(ledger)
-    names = np.array([pool.name for pool in run.pools], object)[run.instance_pools()]
+    # A request that failed before it reached an instance has none, number -1: the last of the names.
+    names = np.array([*(run.pools[pool].name for pool in run.cluster.owners), None], object)
     served = {"prefill": ledger.column("instance"), "decode": ledger.column("decode_instance")}
     return pd.DataFrame(
         {
@@ -44,5 +45,6 @@ def request_table(run: Finished) -> pd.DataFrame:
             **{f"{stage}_pool": names[instance] for stage, instance in served.items()},
             **{f"{stage}_instance": instance.copy() for stage, instance in served.items()},
             "preemptions": ledger.column("preemptions").copy(),
+            "restarts": ledger.column("restarts").copy(),
         }
     )

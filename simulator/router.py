@@ -10,19 +10,25 @@ if TYPE_CHECKING:
 
     from numpy.random import Generator
 
+    from simulator.request import Request
+
 __all__ = ["ROUTERS", "LeastLoaded", "PowerOfTwo", "Random", "RoundRobin", "Router"]
 
 
 class Router(Protocol):
     """Chooses an instance from what a load balancer can see."""
 
-    def choose(self, loads: Sequence[int]) -> int:
-        """Return the index of the instance to use.
+    def choose(self, loads: Sequence[int], members: Sequence[int], request: Request) -> int:
+        """Return the position of the instance to use among those offered.
 
         Parameters
         ----------
         loads
-            Requests running and waiting on each instance, in pool order; at least one instance.
+            Requests running and waiting on each of them, in pool order; at least one instance.
+        members
+            Their numbers in the deployment. Instances may come and go.
+        request
+            What is to be served.
         """
         ...
 
@@ -33,7 +39,7 @@ class RoundRobin:
     def __init__(self, _rng: Generator) -> None:
         self._next = 0
 
-    def choose(self, loads: Sequence[int]) -> int:
+    def choose(self, loads: Sequence[int], _members: Sequence[int], _request: Request) -> int:
         """Return the next instance in turn."""
         chosen = self._next % len(loads)
         self._next = chosen + 1
@@ -46,7 +52,7 @@ class Random:
     def __init__(self, rng: Generator) -> None:
         self._rng = rng
 
-    def choose(self, loads: Sequence[int]) -> int:
+    def choose(self, loads: Sequence[int], _members: Sequence[int], _request: Request) -> int:
         """Return a random instance."""
         return int(self._rng.integers(len(loads)))
 
@@ -57,7 +63,7 @@ class LeastLoaded:
     def __init__(self, _rng: Generator) -> None:
         pass
 
-    def choose(self, loads: Sequence[int]) -> int:
+    def choose(self, loads: Sequence[int], _members: Sequence[int], _request: Request) -> int:
         """Return the first instance with the smallest load."""
         return loads.index(min(loads))
 
@@ -68,7 +74,7 @@ class PowerOfTwo:
     def __init__(self, rng: Generator) -> None:
         self._rng = rng
 
-    def choose(self, loads: Sequence[int]) -> int:
+    def choose(self, loads: Sequence[int], _members: Sequence[int], _request: Request) -> int:
         """Return the better of two draws."""
         first, second = (int(i) for i in self._rng.integers(len(loads), size=2))
         return second if loads[second] < loads[first] else first

@@ -12,8 +12,10 @@ from simulator.build import build_decode_router, build_pools, build_requests, bu
 from simulator.cluster import Cluster
 from simulator.fabric import build_fabric
 from simulator.finished import Finished
+from simulator.incidents import LinkChange
 from simulator.laws import check_laws
 from simulator.metrics import Bounds, request_times
+from simulator.operations import Operations
 from simulator.records import Ledger
 from simulator.request_table import request_table
 from simulator.summary import summarise
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from simulator.build import BuiltPool, Requests
-    from simulator.cluster import Carrier
     from simulator.fabric import Fabric
+    from simulator.hand_over import Carrier
     from simulator.instance import Clock
     from simulator.scenario import Scenario
 
@@ -88,9 +90,10 @@ def run_scenario(
     fabric = _fabric(scenario, pools)
     carrier = None if fabric is None else fabric.carrier
     cluster = _cluster(scenario, requests, pools, carrier, macro_steps=macro_steps, on_progress=on_progress)
+    operations = _operations(scenario, pools, fabric, cluster)
     cluster.run()
     check_laws(cluster)
-    run = _finish(scenario, requests, pools, fabric, cluster)
+    run = _finish(scenario, requests, pools, fabric, cluster, operations=operations)
     return Result(summarise(run) | {"cpu_s": time.process_time() - started}, run)
 
 
@@ -110,7 +113,10 @@ def _cluster(  # noqa: PLR0913 - the parts of a run, all named
         requests,
         Ledger(requests.prompt_tokens, requests.output_tokens),
         decode_router=build_decode_router(scenario),
+        terms=scenario.network.kv_transfer,
         carrier=carrier,
+        helps_above=scenario.helps_above,
+        fails_with_instance=scenario.operations.lost_requests == "fail",
         macro_steps=macro_steps,
         on_progress=None if on_progress is None else lambda done: on_progress(done, total),
     )
@@ -118,11 +124,32 @@ def _cluster(  # noqa: PLR0913 - the parts of a run, all named
 
 def _fabric(scenario: Scenario, pools: Sequence[BuiltPool]) -> Fabric | None:
     """Return the network between the pools; None where nothing is handed over."""
-    return build_fabric(scenario.network, pools) if scenario.decode_pools else None
+    return build_fabric(scenario.network, pools) if scenario.hands_over else None
 
 
-def _finish(
-    scenario: Scenario, requests: Requests, pools: tuple[BuiltPool, ...], fabric: Fabric | None, cluster: Cluster
+def _operations(scenario: Scenario, pools: Sequence[BuiltPool], fabric: Fabric | None, cluster: Cluster) -> Operations:
+    """Return what lets the incidents of a scenario happen to its cluster."""
+    table, carrier = scenario.operations, cluster.carrier
+    changes: dict[str, list[int]] = {one.link: [] for one in table.incident if isinstance(one, LinkChange)}
+    if fabric is not None:
+        changes = {pattern: fabric.links_named(pattern) for pattern in changes}
+
+    def set_capacity(pattern: str, share: float) -> None:
+        for link in changes[pattern]:
+            if carrier is not None:
+                carrier.set_capacity(link, share)
+
+    return Operations(cluster, table, {pool.name: number for number, pool in enumerate(pools)}, set_capacity)
+
+
+def _finish(  # noqa: PLR0913 - the parts of a run
+    scenario: Scenario,
+    requests: Requests,
+    pools: tuple[BuiltPool, ...],
+    fabric: Fabric | None,
+    cluster: Cluster,
+    *,
+    operations: Operations,
 ) -> Finished:
     slo, warmup_ns = scenario.slo, round(scenario.workload.warmup_s * 1e9)
     times = request_times(cluster.ledger, Bounds(slo.ttft_ms, slo.tpot_ms, slo.e2e_ms), warmup_ns)
@@ -133,4 +160,4 @@ def _finish(
         )
     prices = [instance.prices for instance in cluster.instances]
     gaps = token_gaps(cluster.logs, prices, cluster.ledger, after_ns=warmup_ns)
-    return Finished(scenario, requests, pools, fabric, cluster, times, gaps)
+    return Finished(scenario, requests, pools, fabric, cluster, operations, times, gaps)

@@ -11,14 +11,12 @@ from hardware.errors import ScenarioError, suggest
 from hardware.strict import Strict
 from hardware.tables import read_table, validated
 from perfdb.model import WEIGHT_BYTES
-from perfdb.power_cap import PowerCap
-from perfdb.sources import COST_SOURCES, DEFAULT_SOURCES
+from simulator.agreement import check_agreement
 from simulator.cost import Cost
-from simulator.engine_options import AnyOptions, VllmOptions
-from simulator.engines import ENGINES, mark_options
+from simulator.incidents import OperationsTable
 from simulator.network import NetworkTable
 from simulator.overrides import WORKLOAD_KINDS, parse_override, set_key
-from simulator.router import ROUTERS
+from simulator.pool_table import Count, Limits, Pool, Text, decode_pools, entry_pools, hands_over, one_of
 from workloads.closed_loop import ClosedLoop
 from workloads.readers import READERS
 from workloads.synthetic import Synthetic
@@ -44,24 +42,6 @@ __all__ = [
 
 _MOST_REQUESTS: Final = 10**9
 _LONGEST_NAME_BYTES: Final = 200
-_STAGES: Final = ("prefill", "decode")
-
-
-def _one_of(options: Sequence[str] | Mapping[str, object]) -> AfterValidator:
-    """Return a check that a name is among the options."""
-
-    def known(value: str) -> str:
-        if value not in options:
-            raise ValueError(f"unknown name; {suggest(value, options)}")
-        return value
-
-    return AfterValidator(known)
-
-
-def _written(value: str) -> str:
-    if not value.strip():
-        raise ValueError("expected a name or a path")
-    return value
 
 
 def _names_a_folder(value: str) -> str:
@@ -77,26 +57,19 @@ FolderName: TypeAlias = Annotated[str, AfterValidator(_names_a_folder)]
 """The name of a folder of results."""
 
 # Numbers are strict: true is no 1, and "2" in quotation marks no 2.
-_Count: TypeAlias = Annotated[int, Field(gt=0, strict=True)]
-_Replicas: TypeAlias = Annotated[int, Field(gt=0, le=100_000, strict=True)]
 _Positive: TypeAlias = Annotated[float, Field(gt=0, strict=True)]
 _Share: TypeAlias = Annotated[float, Field(gt=0, le=1, strict=True)]
 _Seconds: TypeAlias = Annotated[float, Field(ge=0, le=1e9, strict=True)]
-_Text: TypeAlias = Annotated[str, AfterValidator(_written)]
 _Flag: TypeAlias = Annotated[bool, Field(strict=True)]
-_Weights: TypeAlias = Annotated[str, _one_of(WEIGHT_BYTES)]
-_Format: TypeAlias = Annotated[str, _one_of(READERS)]
-_Stage: TypeAlias = Annotated[str, _one_of(_STAGES)]
-_Engine: TypeAlias = Annotated[str, _one_of(ENGINES)]
-_Router: TypeAlias = Annotated[str, _one_of(ROUTERS)]
-_CostSource: TypeAlias = Annotated[str, _one_of(COST_SOURCES)]
+_Weights: TypeAlias = Annotated[str, one_of(WEIGHT_BYTES)]
+_Format: TypeAlias = Annotated[str, one_of(READERS)]
 
 
 class Model(Strict):
     """``[model]``: what is served; ``max_tokens`` where it holds longer sequences than its configuration says."""
 
-    name: _Text
-    max_tokens: _Count | None = None
+    name: Text
+    max_tokens: Count | None = None
     weights: _Weights | None = None
     kv_cache: Literal["bf16", "fp8"] | None = None
 
@@ -104,14 +77,14 @@ class Model(Strict):
 class Workload(Strict):
     """``[workload]``: exactly one of ``trace``, ``synthetic`` and ``closed_loop``."""
 
-    trace: _Text | None = None
+    trace: Text | None = None
     format: _Format | None = None
     on_error: Literal["raise", "skip"] = "raise"
     spread: _Flag = True
     synthetic: Synthetic | None = None
     closed_loop: ClosedLoop | None = None
     rate_scale: _Positive = 1.0
-    limit: _Count | None = None
+    limit: Count | None = None
     warmup_s: _Seconds = 0.0
 
     @model_validator(mode="after")
@@ -137,87 +110,6 @@ class Slo(Strict):
     attainment: _Share = 0.9
 
 
-class Limits(Strict):
-    """``[pool.limits]``: measured figures that replace estimates."""
-
-    kv_blocks: Annotated[int, Field(gt=1, strict=True)] | None = None
-
-
-class Pool(Strict):
-    """``[[pool]]``: equal instances that serve the same stages."""
-
-    name: str | None = None
-    stages: tuple[_Stage, ...] = _STAGES
-    replicas: _Replicas = 1
-    chip: _Text
-    tensor_parallel: _Count = 1
-    pipeline_parallel: _Count = 1
-    engine: _Engine = "vllm"
-    router: _Router = "least_loaded"
-    cost_sources: tuple[_CostSource, ...] = DEFAULT_SOURCES
-    step_profile: _Text | None = None
-    power_cap: PowerCap = 1.0
-    engine_options: AnyOptions = VllmOptions()
-    limits: Limits = Limits()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _options_of_the_engine(cls, table: object) -> object:
-        return mark_options(table)
-
-    @field_validator("name")
-    @classmethod
-    def _addressable(cls, value: str | None) -> str | None:
-        if value is not None and (not value.strip() or "." in value or value.isdecimal()):
-            raise ValueError("expected a name without dots that is no number, since --set goes by it")
-        return value
-
-    @field_validator("stages")
-    @classmethod
-    def _in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or list(value) != [stage for stage in _STAGES if stage in value]:
-            raise ValueError(f"found {list(value)}, expected some of {list(_STAGES)}, in this order, each once")
-        return value
-
-    @property
-    def prefills(self) -> bool:
-        """Whether it computes prompts."""
-        return "prefill" in self.stages
-
-    @property
-    def decodes(self) -> bool:
-        """Whether it produces tokens after the first."""
-        return "decode" in self.stages
-
-    @model_validator(mode="after")
-    def _one_stage(self) -> Self:
-        if ENGINES[self.engine].one_stage and self.prefills and self.decodes:
-            raise ValueError(f"engine {self.engine!r} serves one stage; expected ['prefill'] or ['decode'] as stages")
-        return self
-
-    @field_validator("cost_sources")
-    @classmethod
-    def _some_source(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value:
-            raise ValueError(f"found an empty list, expected at least one of {', '.join(COST_SOURCES)}")
-        return value
-
-    @model_validator(mode="after")
-    def _one_price(self) -> Self:
-        if self.step_profile is not None and self.cost_sources != DEFAULT_SOURCES:
-            raise ValueError("found step_profile and cost_sources, expected one: a profile prices whole steps")
-        return self
-
-    @model_validator(mode="after")
-    def _pipeline(self) -> Self:
-        if self.pipeline_parallel > 1 and self.prefills:
-            raise ValueError(
-                f"pipeline_parallel is {self.pipeline_parallel} in a pool that computes prompts, whose steps follow "
-                "each other through the stages, which is not simulated; use tensor_parallel, or stages = ['decode']"
-            )
-        return self
-
-
 class Scenario(Strict):
     """A whole scenario.
 
@@ -225,7 +117,7 @@ class Scenario(Strict):
     ----------
     name, seed
         Label of the results; root of every random stream.
-    model, workload, slo, pool, network, cost
+    model, workload, slo, pool, network, operations, cost
         The tables of the file.
     """
 
@@ -236,6 +128,7 @@ class Scenario(Strict):
     slo: Slo = Slo()
     pool: tuple[Pool, ...]
     network: NetworkTable = NetworkTable()
+    operations: OperationsTable = OperationsTable()
     cost: Cost = Cost()
 
     @field_validator("pool")
@@ -248,39 +141,28 @@ class Scenario(Strict):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         names = [self.pool_name(number) for number in range(len(self.pool))]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(f"two pools are named {twice!r}; names must differ")
-        for members in (self.entry_pools, self.decode_pools):
-            routers = sorted({pool.router for pool in members})
-            if len(routers) > 1:
-                raise ValueError(f"pools that take the same requests need one router, found {' and '.join(routers)}")
+        check_agreement(self.pool, names, self.operations, self.network.kv_transfer)
         return self
 
-    @model_validator(mode="after")
-    def _every_stage_is_served(self) -> Self:
-        hands_over = any(not pool.decodes for pool in self.pool)
-        if not self.entry_pools:
-            raise ValueError("no pool serves the stage 'prefill'; expected one with stages = ['prefill']")
-        if hands_over and not self.decode_pools:
-            raise ValueError(
-                "a pool serves 'prefill' alone and none takes its requests on; expected a pool with stages = ['decode']"
-            )
-        if self.decode_pools and not hands_over:
-            raise ValueError(
-                "a pool serves 'decode' alone and none hands requests over; expected a pool with stages = ['prefill']"
-            )
-        return self
+    @property
+    def hands_over(self) -> bool:
+        """Whether a pool serves prompts alone, so that requests go on elsewhere."""
+        return hands_over(self.pool)
 
     @property
     def entry_pools(self) -> tuple[Pool, ...]:
         """Pools that requests arrive at."""
-        return tuple(pool for pool in self.pool if pool.prefills)
+        return entry_pools(self.pool)
 
     @property
     def decode_pools(self) -> tuple[Pool, ...]:
         """Pools that requests are handed over to."""
-        return tuple(pool for pool in self.pool if not pool.prefills)
+        return decode_pools(self.pool)
+
+    @property
+    def helps_above(self) -> int:
+        """Requests per instance above which pools of both stages help."""
+        return next((pool.helps_above for pool in self.pool if pool.serves_both), 0)
 
     def pool_name(self, number: int) -> str:
         """Return a pool's name, or ``pool<number>`` where it has none."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from perfdb.shares import time_by_origin
 from simulator.metrics import latency_summary, throughput_summary
-from simulator.power import HOST_LOAD, add_up, pool_power
+from simulator.power import HOST_LOAD, Stay, add_up, pool_power
 from simulator.records import TransferLog
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def summarise(run: Finished) -> dict[str, Any]:
     summary |= latency_summary(run.times, run.gaps)
     chips = sum(pool.chips for pool in run.pools)
     power = _power(run)
-    whole = add_up(power, _last_ns(run))
+    whole = add_up(power, run.end_ns())
     per_hour = _cost_per_hour(run, whole)
     summary |= {
         "chips": chips,
@@ -46,6 +46,7 @@ def summarise(run: Finished) -> dict[str, Any]:
         "preemptions": int(ledger.column("preemptions").sum()),
         "prefix_cache_hit_rate": 0.0,
         "pools": _pools(run, power),
+        "operations": _operations(run),
         "transfers": _transfers(run),
         "links": _links(run),
         "skipped_rows": dict(sorted(run.requests.skipped.items())),
@@ -72,17 +73,19 @@ def _cost(per_hour: float | None, tokens_per_s: float) -> float | None:
     return per_hour / 3600 / tokens_per_s * 1e6
 
 
-def _last_ns(run: Finished) -> int:
-    return int(run.cluster.ledger.column("finish_ns").max(initial=0))
-
-
 def _power(run: Finished) -> list[PoolPower]:
     """Return the power of each pool."""
-    owner, last_ns = run.instance_pools(), _last_ns(run)
+    owner, end_ns = run.instance_pools(), run.end_ns()
     return [
-        pool_power(pool, [run.cluster.logs[i].table() for i in np.flatnonzero(owner == number)], last_ns)
+        pool_power(pool, [_stay(run, int(i)) for i in np.flatnonzero(owner == number)], end_ns)
         for number, pool in enumerate(run.pools)
     ]
+
+
+def _stay(run: Finished, instance: int) -> Stay:
+    """Return an instance's log, and when it was there."""
+    start_ns = run.cluster.instances[instance].started_ns
+    return Stay(run.cluster.logs[instance].table(), start_ns, start_ns + run.served_ns(instance))
 
 
 def _energy(run: Finished, power: PoolPower) -> dict[str, float]:
@@ -120,7 +123,7 @@ def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, A
     busy_ns = sum(int(table["duration_ns"].sum()) for table in tables)
     steps = sum(int(table["steps"].sum()) for table in tables)
     decoded = sum(int((table["decodes"] * table["steps"]).sum()) for table in tables)
-    last_ns = _last_ns(run)
+    served_ns = sum(run.served_ns(i) for i in members)
     ledger, states = cluster.ledger, [cluster.instances[i].state for i in members]
     served = np.isin(ledger.column("instance"), members) | np.isin(ledger.column("decode_instance"), members)
     time_ns = _total([time_by_origin(pool.costs, table) for table in tables])
@@ -129,7 +132,7 @@ def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, A
         "chips": pool.chips,
         "replicas": pool.parts.replicas,
         "requests": int(served.sum()),
-        "utilisation": busy_ns / (last_ns * len(members)) if last_ns else 0.0,
+        "utilisation": busy_ns / served_ns if served_ns else 0.0,
         "mean_decode_batch": decoded / steps if steps else 0.0,
         "steps": steps,
         "kv_blocks": pool.parts.blocks,
@@ -141,6 +144,18 @@ def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, A
 
 def _pool_power(pool: BuiltPool, power: PoolPower) -> dict[str, Any]:
     return {"power_cap": pool.power_cap, **_watts(power), "host_power_w": HOST_LOAD * pool.host_w * pool.chips}
+
+
+def _operations(run: Finished) -> dict[str, int]:
+    """Return what happened to the deployment, and how many requests started over for it."""
+    hand_over = run.cluster.hand_over
+    return {
+        "instances_lost": run.operations.instances_lost,
+        "role_switches": run.operations.switches,
+        "requests_restarted": int((run.cluster.ledger.column("restarts") > 0).sum()),
+        "transfers_given_up": hand_over.given_up,
+        "transfers_timed_out": hand_over.timed_out,
+    }
 
 
 def _transfers(run: Finished) -> dict[str, float]:
@@ -160,7 +175,7 @@ def _links(run: Finished) -> dict[str, dict[str, float]]:
     """Return the links that carried KV: bytes, share of the run they were busy, most flows at once."""
     if run.fabric is None or run.cluster.carrier is None:
         return {}
-    last_ns = max(_last_ns(run), 1)
+    last_ns = max(run.end_ns(), 1)
     use = run.cluster.carrier.link_use()
     return {
         f"{link.source}>{link.target}": {

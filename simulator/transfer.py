@@ -178,12 +178,27 @@ class Network:
         flow.dropped = True
         self.flows_dropped += 1
         self.bytes_dropped += flow.size_bytes
-        if flow.began >= 0:
+        if flow.began is not None:
             flow.stream.advance(self.env.now)
             flow.stream.remove(flow)
             self._changed[flow.stream] = None
             self._arm(self.env.now)
         return True
+
+    def uncap(self, flow: Flow) -> None:
+        """Let a flow that is under way use whatever it can get from now on."""
+        old, now_ns = flow.stream, self.env.now
+        if flow.dropped or flow.finished_ns >= 0 or old.cap is None or not old.links:
+            return
+        free = self._stream(Key(old.key.path, inf))
+        if flow.began is None:
+            flow.stream = free
+            return
+        old.advance(now_ns)
+        free.advance(now_ns)
+        old.pass_on(flow, free)
+        self._changed[old] = self._changed[free] = None
+        self._arm(now_ns)
 
     def set_capacity(self, link: int, bytes_per_s: float) -> None:
         """Give a link another capacity from now on; 0 stalls the flows on it until it is raised.
@@ -276,8 +291,8 @@ class Network:
         self.flows_finished += 1
         self.bytes_received += flow.size_bytes
         moving_ns = flow.finished_ns - flow.sent_ns - flow.latency_ns
-        if flow.began >= 0:
-            self.queueing_ns += moving_ns + -units(flow.size_bytes) // flow.stream.alone
+        if flow.began is not None:
+            self.queueing_ns += moving_ns + -units(flow.size_bytes) // flow.alone
 
     def _share(self) -> None:
         """Set the rates that what has changed can reach."""

@@ -112,7 +112,12 @@ IMPOSSIBLE = [
         "at least max_model_len 40960",
     ),
     case("pool.0.engine_options.enable_prefix_caching=true", "engine_options", "enable_prefix_caching = true", "false"),
-    case("pool.0.stages=['prefill']", "s.toml", "a pool serves 'prefill' alone", "with stages = ['decode']"),
+    case(
+        "pool=[{chip='h200_sxm',stages=['prefill']}]",
+        "s.toml",
+        "a pool serves 'prefill' alone",
+        "with stages = ['decode']",
+    ),
     case("pool.0.stages=['decode']", "s.toml", "a pool serves 'decode' alone", "with stages = ['prefill']"),
     case("pool.0.stages=['decode', 'prefill']", "'pool.0.stages'", "found ['decode', 'prefill']", "in this order"),
     case("pool.0.stages=[]", "'pool.0.stages'", "found []", "expected some of ['prefill', 'decode']"),

@@ -9,14 +9,17 @@ import numpy as np
 
 from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, StepPrices
 from simulator.cluster import Cluster, EngineParts
+from simulator.incidents import OperationsTable
 from simulator.instance import Clock, Urgent
 from simulator.laws import check_laws
+from simulator.network import KvTransfer
+from simulator.operations import Operations
 from simulator.records import Ledger, TransferLog
 from simulator.router import RoundRobin
 from simulator.schedulers import SCHEDULERS, Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from simulator.router import Router
 
@@ -85,18 +88,55 @@ class Users:
 
 @dataclass
 class PrivateLinks:
-    """A carrier whose links nobody shares: a time per token."""
+    """A carrier whose links nobody shares: a time per token, and nothing exposed of what a step hides."""
 
     env: Clock
     ns_per_token: int
     log: TransferLog = field(default_factory=TransferLog)
+    opened: int = 0
 
     def bytes_under_way(self) -> int:
         return 0
 
-    def carry(self, source: int, target: int, tokens: int, on_done) -> None:
+    def set_capacity(self, link: int, share: float) -> None:
+        pass
+
+    def place(self, instance: int, like: int, kv_bytes_per_token: int) -> None:
+        pass
+
+    def open(self, source: int, target: int, on_done) -> PrivateShipment:
         assert source != target
-        Urgent(self.env, 1 + tokens * self.ns_per_token).callbacks.append(lambda _: on_done())
+        self.opened += 1
+        return PrivateShipment(self, on_done)
+
+
+@dataclass
+class PrivateShipment:
+    """KV over private links."""
+
+    links: PrivateLinks
+    on_done: Callable[[], None]
+    ready_ns: int = 0
+    dropped: bool = False
+
+    def send(self, tokens: int) -> None:
+        self._at(self.links.env.now + 1 + tokens * self.links.ns_per_token)
+
+    def compute(self, tokens: int, duration_ns: int, *, last: bool) -> None:
+        """Chunks go one after the other, each from the middle of its step on."""
+        start = max(self.ready_ns, self.links.env.now + duration_ns // 2)
+        self.ready_ns = start + tokens * self.links.ns_per_token
+        if last:
+            self._at(max(self.ready_ns, self.links.env.now + duration_ns) + 1)
+
+    def computed(self) -> None:
+        pass
+
+    def drop(self) -> None:
+        self.dropped = True
+
+    def _at(self, time_ns: int) -> None:
+        Urgent(self.links.env, time_ns - self.links.env.now).callbacks.append(lambda _: self.dropped or self.on_done())
 
 
 @dataclass
@@ -118,6 +158,10 @@ class Deployment:
     decode_blocks: int = 0
     decode_router: Router = field(default_factory=lambda: RoundRobin(np.random.default_rng(0)))
     transfer_ns_per_token: int = 1000
+    helpers: int = 0
+    helps_above: int = 0
+    terms: KvTransfer = field(default_factory=KvTransfer)
+    operations: OperationsTable = field(default_factory=OperationsTable)
 
     def _pool(self, common: dict, blocks: int, replicas: int, **stages: bool) -> EngineParts:
         longest = min(self.longest, blocks * self.block_tokens)
@@ -132,6 +176,8 @@ class Deployment:
         pools = [self._pool(common, self.blocks, self.replicas, decodes=not split)]
         if split:
             pools.append(self._pool(common, self.decode_blocks or self.blocks, self.decode_replicas, prefills=False))
+        if self.helpers:
+            pools.append(self._pool(common, self.blocks, self.helpers))
         ledger = Ledger(np.asarray(prompts, np.int64), np.asarray(outputs, np.int64))
         cluster = Cluster(
             pools,
@@ -139,9 +185,14 @@ class Deployment:
             arrivals,
             ledger,
             decode_router=self.decode_router,
+            terms=self.terms,
             carrier=lambda env: PrivateLinks(env, self.transfer_ns_per_token),
+            helps_above=self.helps_above,
+            fails_with_instance=self.operations.lost_requests == "fail",
             macro_steps=macro_steps,
         )
+        numbers = {name: number for number, name in enumerate(("prefill", "decode", "mixed")[: len(pools)])}
+        Operations(cluster, self.operations, numbers, lambda _pattern, _share: None)
         cluster.run()
         check_laws(cluster)
         return cluster
@@ -156,6 +207,7 @@ COLUMNS = (
     "instance",
     "decode_instance",
     "preemptions",
+    "restarts",
     "failed",
 )
 

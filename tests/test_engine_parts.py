@@ -16,6 +16,8 @@ from simulator.router import ROUTERS
 from simulator.schedulers import SCHEDULERS, Limits
 from simulator.schedulers.state import EngineState
 
+ALL, ANY = range(4), Request(0, 1)
+
 
 @given(
     st.integers(1, 20), st.lists(st.integers(-50, 50), min_size=1, max_size=20), st.integers(0, 60), st.integers(0, 90)
@@ -50,21 +52,23 @@ def test_free_blocks_last_as_long_as_is_said(block_tokens, anchors, step, free, 
 @pytest.mark.parametrize("name", ROUTERS)
 def test_every_router_uses_existing_instances_and_repeats_itself(name):
     loads = [3, 0, 2, 0]
-    runs = [[ROUTERS[name](np.random.default_rng(9)).choose(loads) for _ in range(1)] for _ in range(2)]
+    runs = [[ROUTERS[name](np.random.default_rng(9)).choose(loads, ALL, ANY) for _ in range(1)] for _ in range(2)]
     assert runs[0] == runs[1]
     router = ROUTERS[name](np.random.default_rng(9))
-    assert {router.choose(loads) for _ in range(200)} <= set(range(4))
-    assert router.choose([5]) == 0
+    assert {router.choose(loads, ALL, ANY) for _ in range(200)} <= set(range(4))
+    assert router.choose([5], ALL, ANY) == 0
 
 
 def test_routers_do_what_their_names_say():
     rng = np.random.default_rng(0)
     turn = ROUTERS["round_robin"](rng)
-    assert [turn.choose([9, 0, 0]) for _ in range(5)] == [0, 1, 2, 0, 1]
-    assert ROUTERS["least_loaded"](rng).choose([2, 1, 1]) == 1
-    counts = np.bincount([ROUTERS["power_of_two"](rng).choose([0, 9, 9, 9]) for _ in range(2000)], minlength=4)
+    assert [turn.choose([9, 0, 0], ALL, ANY) for _ in range(5)] == [0, 1, 2, 0, 1]
+    assert ROUTERS["least_loaded"](rng).choose([2, 1, 1], ALL, ANY) == 1
+    counts = np.bincount(
+        [ROUTERS["power_of_two"](rng).choose([0, 9, 9, 9], ALL, ANY) for _ in range(2000)], minlength=4
+    )
     assert counts[0] / 2000 == pytest.approx(1 - (3 / 4) ** 2, abs=0.05)
-    counts = np.bincount([ROUTERS["random"](rng).choose([0, 9, 9, 9]) for _ in range(4000)], minlength=4)
+    counts = np.bincount([ROUTERS["random"](rng).choose([0, 9, 9, 9], ALL, ANY) for _ in range(4000)], minlength=4)
     assert (np.abs(counts / 4000 - 0.25) < 0.04).all()
 
 

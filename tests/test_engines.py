@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.phase_times import prices, prompt_ms, token_ms
+from benchmarks.recorded_run import POOLS, read_run, replay
 from hardware.errors import ScenarioError
 from simulator.build import build_pools
 from simulator.engines import ENGINES
@@ -72,6 +74,25 @@ def test_distserves_kv_capacity_is_what_its_authors_recorded(model, tensor, toke
     pools = [{**pool, "stages": ["prefill"]}, {**pool, "stages": ["decode"]}]
     _, decode = build_pools(resolve_scenario(table | {"pool": pools}, Path("here.toml"), "here.toml"))
     assert decode.parts.blocks * decode.parts.block_tokens == pytest.approx(tokens, rel=0.015)
+
+
+@pytest.mark.parametrize("engine", POOLS)
+def test_a_recorded_run_is_replayed_at_its_own_times(tmp_path, engine):
+    """Requests alone: the second, sent first, takes what its prompt and its steps cost."""
+    file = tmp_path / "run.exp"
+    lengths = {"prompt_len": 700, "output_len": 11, "ttft_ms": 1.0, "tpot_ms": 1.0}
+    file.write_text(repr([lengths | {"issue_time": 105.0}, lengths | {"issue_time": 100.0, "prompt_len": 40}]))
+    requests = read_run(file)
+    assert [request["prompt_len"] for request in requests] == [40, 700]
+    found = replay(requests, engine)
+    tensor = POOLS[engine][0].get("tensor_parallel", 1)
+    prompts = prices("facebook/opt-13b", tensor, engine, "a100_80_sxm")
+    steps = prices("facebook/opt-13b", 1, engine, "a100_80_sxm")
+    assert found["ttft_ms"] == pytest.approx([prompt_ms(prompts, 1, 40), prompt_ms(prompts, 1, 700)], rel=1e-4)
+    # Ten tokens, the first of which waits for the KV where it is handed over.
+    assert found["tpot_ms"][1] == pytest.approx(
+        token_ms(steps, 1, 700, 10), rel=0.001 if len(POOLS[engine]) == 1 else 0.2
+    )
 
 
 @pytest.mark.parametrize(

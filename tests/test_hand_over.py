@@ -12,6 +12,7 @@ from hardware.catalogue import load_node
 from hardware.topology import build_topology
 from simulator.carrier import Endpoint, KvCarrier
 from simulator.instance import Clock
+from simulator.network import KvTransfer
 from simulator.token_gaps import token_gaps
 from simulator.transfer import Network
 
@@ -87,10 +88,11 @@ def carried(pairs, tokens=1000, kv_bytes=100_000):
     topology = build_topology(load_node("hgx_h200"))
     endpoints = [Endpoint((chip,), kv_bytes) for chip in topology.chips]
     env = Clock()
-    carrier = KvCarrier(env, Network(env, topology.capacity_bytes_per_s), topology, endpoints, handshake_ns=1000)
+    network = Network(env, topology.capacity_bytes_per_s)
+    carrier = KvCarrier(env, network, topology, endpoints, terms=KvTransfer(handshake_us=1), layers=1)
     ends: dict[tuple[int, int], int] = {}
     for pair in pairs:
-        carrier.carry(*pair, tokens, lambda pair=pair: ends.__setitem__(pair, env.now))
+        carrier.open(*pair, lambda pair=pair: ends.__setitem__(pair, env.now)).send(tokens)
     env.run()
     assert len(carrier.log.table()["start_ns"]) == len(pairs)
     return [ends[pair] for pair in pairs]
@@ -112,8 +114,8 @@ def test_tensor_ranks_move_their_shares_side_by_side():
         network = Network(env, topology.capacity_bytes_per_s)
         endpoints = [Endpoint(topology.chips[:senders], 1), Endpoint(topology.chips[8 : 8 + receivers], 4096)]
         done: list[int] = []
-        carrier = KvCarrier(env, network, topology, endpoints, handshake_ns=0)
-        carrier.carry(0, 1, 1001, lambda done=done, env=env: done.append(env.now))
+        carrier = KvCarrier(env, network, topology, endpoints, terms=KvTransfer(handshake_us=0), layers=1)
+        carrier.open(0, 1, lambda done=done, env=env: done.append(env.now)).send(1001)
         env.run()
         assert len(done) == 1
         use = network.link_use()

@@ -23,7 +23,7 @@ from perfdb.sources import source_chain
 from perfdb.speed_of_light import attention_bound, gemm_bound
 from perfdb.step_work import step_work, visible_tokens
 from simulator.candidates import load_cases
-from simulator.power import HOST_LOAD, add_up, draw_of_steps, pool_power
+from simulator.power import HOST_LOAD, Stay, add_up, draw_of_steps, pool_power
 from simulator.run import run_scenario
 from simulator.scenario import load_scenario
 
@@ -44,7 +44,7 @@ def scenario(tmp_path):
 
 
 def rows(*found):
-    table = np.array([[row.get(name, 0) for name in COLUMNS] for row in found], np.int64)
+    table = np.array([[row.get(name, 0) for name in COLUMNS] for row in found], np.int64).reshape(-1, len(COLUMNS))
     return {name: table[:, i] for i, name in enumerate(COLUMNS)}
 
 
@@ -143,7 +143,7 @@ def test_energy_is_the_integral_of_power_and_no_peak_is_over_what_is_provided(dr
     pool = pool_of(cap=cap, replicas=len(drawn))
     tables, ends = zip(*map(log_of, drawn), strict=True)
     last_ns = max(ends)
-    found = pool_power(pool, tables, last_ns)
+    found = pool_power(pool, [Stay(table, 0, last_ns) for table in tables], last_ns)
     expected = HOST_LOAD * pool.host_w * pool.chips * last_ns
     for table in tables:
         share = draw_of_steps(pool, table)
@@ -162,6 +162,13 @@ def test_energy_is_the_integral_of_power_and_no_peak_is_over_what_is_provided(dr
     assert both.peak_w == pytest.approx(2 * found.peak_w)
 
 
+def test_an_instance_draws_nothing_before_it_comes_and_after_it_has_gone():
+    pool = pool_of(host_w=0.0)
+    whole, part = (pool_power(pool, [Stay(rows(), *ends)], 10**9) for ends in ((0, 10**9), (10**8, 4 * 10**8)))
+    assert part.energy_wh == pytest.approx(0.3 * whole.energy_wh)
+    assert whole.mean_w == pytest.approx(8 * 400 * pool.chip.power.idle)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 32), st.integers(1, 40), st.integers(1, 40), st.integers(0, 10))
 def test_runs_of_decode_steps_draw_what_single_steps_do_byte_for_byte(batch, first, second, gap):
@@ -173,7 +180,7 @@ def test_runs_of_decode_steps_draw_what_single_steps_do_byte_for_byte(batch, fir
         *(decode(batch, 900 + i, 1, step, start + i * step) for i in range(second)),
     )
     last_ns = start + second * step
-    found = [pool_power(pool, [table], last_ns) for table in (whole, single)]
+    found = [pool_power(pool, [Stay(table, 0, last_ns)], last_ns) for table in (whole, single)]
     assert found[0].energy_wh == found[1].energy_wh
     assert found[0].window_w.tolist() == found[1].window_w.tolist()
 

@@ -1,0 +1,93 @@
+"""What the tables of a scenario must agree on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hardware.errors import suggest
+from simulator.incidents import InstanceDown, LinkChange
+from simulator.pool_table import decode_pools, entry_pools, hands_over, own_pools
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from simulator.incidents import OperationsTable
+    from simulator.network import KvTransfer
+    from simulator.pool_table import Pool
+
+__all__ = ["check_agreement"]
+
+
+def check_agreement(
+    pools: Sequence[Pool], names: Sequence[str], operations: OperationsTable, transfer: KvTransfer
+) -> None:
+    """Check that pools, their stages and what is to happen to them fit together.
+
+    Raises
+    ------
+    ValueError
+        Saying what does not, and what was expected.
+    """
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two pools are named {twice!r}; names must differ")
+    _stages(pools)
+    for members in (entry_pools(pools), decode_pools(pools)):
+        routers = sorted({pool.router for pool in own_pools(members)})
+        if len(routers) > 1:
+            raise ValueError(f"pools that take the same requests need one router, found {' and '.join(routers)}")
+    _helpers(pools)
+    _incidents(pools, names, operations)
+    _links(pools, operations, transfer)
+
+
+def _stages(pools: Sequence[Pool]) -> None:
+    if not entry_pools(pools):
+        raise ValueError("no pool serves the stage 'prefill'; expected one with stages = ['prefill']")
+    if hands_over(pools) and not decode_pools(pools):
+        raise ValueError(
+            "a pool serves 'prefill' alone and none takes its requests on; expected a pool with stages = ['decode']"
+        )
+    if not hands_over(pools) and any(not pool.prefills for pool in pools):
+        raise ValueError(
+            "a pool serves 'decode' alone and none hands requests over; expected a pool with stages = ['prefill']"
+        )
+
+
+def _helpers(pools: Sequence[Pool]) -> None:
+    helpers = [pool for pool in pools if pool.serves_both]
+    if not hands_over(pools) and any(pool.helps_above for pool in helpers):
+        raise ValueError(
+            "helps_above has no meaning where no pool serves one stage alone; expected a pool with "
+            "stages = ['prefill'] beside it, or no helps_above"
+        )
+    if len({pool.helps_above for pool in helpers}) > 1:
+        raise ValueError("pools that serve both stages need one helps_above")
+
+
+def _incidents(pools: Sequence[Pool], names: Sequence[str], operations: OperationsTable) -> None:
+    for name in operations.pools():
+        if name not in names:
+            raise ValueError(f"operations name a pool {name!r}; {suggest(name, names)}")
+    for one in operations.incident:
+        if not isinstance(one, InstanceDown) or operations.switching is not None:
+            continue
+        replicas = pools[names.index(one.pool)].replicas
+        if one.instance >= replicas:
+            raise ValueError(
+                f"operations.incident: instance is {one.instance}, but pool {one.pool!r} has {replicas}, expected "
+                f"0 to {replicas - 1}"
+            )
+
+
+def _links(pools: Sequence[Pool], operations: OperationsTable, transfer: KvTransfer) -> None:
+    changes = [one for one in operations.incident if isinstance(one, LinkChange)]
+    if changes and not hands_over(pools):
+        raise ValueError("operations.incident changes a link, but no pool hands requests over, so that links idle")
+    for one in changes:
+        back = any(o.link == one.link and o.at_s > one.at_s and o.capacity > 0 for o in changes)
+        if not one.capacity and not back and transfer.timeout_s is None:
+            raise ValueError(
+                f"operations.incident: link {one.link!r} has capacity 0 for ever, and transfers would never end; "
+                "expected a later incident that brings it back, or network.kv_transfer.timeout_s"
+            )

@@ -1,0 +1,163 @@
+"""``[[pool]]``: equal instances that serve the same stages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final, Self, TypeAlias
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from hardware.errors import suggest
+from hardware.strict import Strict
+from perfdb.power_cap import PowerCap
+from perfdb.sources import COST_SOURCES, DEFAULT_SOURCES
+from simulator.engine_options import AnyOptions, VllmOptions
+from simulator.engines import ENGINES, mark_options
+from simulator.router import ROUTERS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["Count", "Limits", "Pool", "Text", "decode_pools", "entry_pools", "hands_over", "one_of", "own_pools"]
+
+_STAGES: Final = ("prefill", "decode")
+
+
+def one_of(options: Sequence[str] | Mapping[str, object]) -> AfterValidator:
+    """Return a check that a name is among the options."""
+
+    def known(value: str) -> str:
+        if value not in options:
+            raise ValueError(f"unknown name; {suggest(value, options)}")
+        return value
+
+    return AfterValidator(known)
+
+
+def _written(value: str) -> str:
+    if not value.strip():
+        raise ValueError("expected a name or a path")
+    return value
+
+
+Count: TypeAlias = Annotated[int, Field(gt=0, strict=True)]
+"""A whole number of at least 1."""
+
+Text: TypeAlias = Annotated[str, AfterValidator(_written)]
+"""A name or a path."""
+
+_Replicas: TypeAlias = Annotated[int, Field(gt=0, le=100_000, strict=True)]
+_Stage: TypeAlias = Annotated[str, one_of(_STAGES)]
+_Engine: TypeAlias = Annotated[str, one_of(ENGINES)]
+_Router: TypeAlias = Annotated[str, one_of(ROUTERS)]
+_CostSource: TypeAlias = Annotated[str, one_of(COST_SOURCES)]
+
+
+class Limits(Strict):
+    """``[pool.limits]``: measured figures that replace estimates."""
+
+    kv_blocks: Annotated[int, Field(gt=1, strict=True)] | None = None
+
+
+class Pool(Strict):
+    """``[[pool]]``: equal instances that serve the same stages.
+
+    A pool of both stages beside pools of one helps whichever is short: see
+    :class:`simulator.group.Group` for ``helps_above``.
+    """
+
+    name: str | None = None
+    stages: tuple[_Stage, ...] = _STAGES
+    replicas: _Replicas = 1
+    chip: Text
+    tensor_parallel: Count = 1
+    pipeline_parallel: Count = 1
+    engine: _Engine = "vllm"
+    router: _Router = "least_loaded"
+    helps_above: Annotated[int, Field(ge=0, strict=True)] = 0
+    cost_sources: tuple[_CostSource, ...] = DEFAULT_SOURCES
+    step_profile: Text | None = None
+    power_cap: PowerCap = 1.0
+    engine_options: AnyOptions = VllmOptions()
+    limits: Limits = Limits()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_of_the_engine(cls, table: object) -> object:
+        return mark_options(table)
+
+    @field_validator("name")
+    @classmethod
+    def _addressable(cls, value: str | None) -> str | None:
+        if value is not None and (not value.strip() or "." in value or value.isdecimal()):
+            raise ValueError("expected a name without dots that is no number, since --set goes by it")
+        return value
+
+    @field_validator("stages")
+    @classmethod
+    def _in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or list(value) != [stage for stage in _STAGES if stage in value]:
+            raise ValueError(f"found {list(value)}, expected some of {list(_STAGES)}, in this order, each once")
+        return value
+
+    @property
+    def prefills(self) -> bool:
+        """Whether it computes prompts."""
+        return "prefill" in self.stages
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it produces tokens after the first."""
+        return "decode" in self.stages
+
+    @property
+    def serves_both(self) -> bool:
+        """Whether it computes prompts and decodes."""
+        return self.prefills and self.decodes
+
+    @field_validator("cost_sources")
+    @classmethod
+    def _some_source(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError(f"found an empty list, expected at least one of {', '.join(COST_SOURCES)}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_stage(self) -> Self:
+        if ENGINES[self.engine].one_stage and self.serves_both:
+            raise ValueError(f"engine {self.engine!r} serves one stage; expected ['prefill'] or ['decode'] as stages")
+        return self
+
+    @model_validator(mode="after")
+    def _one_price(self) -> Self:
+        if self.step_profile is not None and self.cost_sources != DEFAULT_SOURCES:
+            raise ValueError("found step_profile and cost_sources, expected one: a profile prices whole steps")
+        return self
+
+    @model_validator(mode="after")
+    def _pipeline(self) -> Self:
+        if self.pipeline_parallel > 1 and self.prefills:
+            raise ValueError(
+                f"pipeline_parallel is {self.pipeline_parallel} in a pool that computes prompts, whose steps follow "
+                "each other through the stages, which is not simulated; use tensor_parallel, or stages = ['decode']"
+            )
+        return self
+
+
+def hands_over(pools: Sequence[Pool]) -> bool:
+    """Tell whether a pool serves prompts alone, so that requests go on elsewhere."""
+    return any(not pool.decodes for pool in pools)
+
+
+def entry_pools(pools: Sequence[Pool]) -> tuple[Pool, ...]:
+    """Return the pools that requests arrive at."""
+    return tuple(pool for pool in pools if pool.prefills)
+
+
+def decode_pools(pools: Sequence[Pool]) -> tuple[Pool, ...]:
+    """Return the pools that requests are handed over to."""
+    return tuple(pool for pool in pools if pool.decodes and hands_over(pools))
+
+
+def own_pools(stage: Sequence[Pool]) -> tuple[Pool, ...]:
+    """Return the pools that serve a stage and nothing else; all, where each of them serves both."""
+    return tuple(pool for pool in stage if not pool.serves_both) or tuple(stage)
