@@ -168,7 +168,7 @@ def build_requests(scenario: Scenario) -> Requests:
 def _identities(scenario: Scenario, found: Arrivals) -> KnownIdentities | None:
     """Return what the pools and routers of a scenario look at, where the workload has it; else None."""
     routers = {pool.router for pool in scenario.pool}
-    caching = any(pool.engine_options.caching for pool in scenario.pool)
+    caching = any(pool.engine_options.caches_prefixes for pool in scenario.pool)
     prefixes = prefixes_of(found) if caching or routers & PREFIX_ROUTERS else None
     if prefixes is not None and not prefixes.contents.size:
         prefixes = None
@@ -288,7 +288,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
         replicas=pool.replicas,
         prefills=pool.prefills,
         decodes=pool.decodes,
-        caching=options.caching,
+        caching=options.caches_prefixes,
     )
     tables = {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
     return BuiltPool(name, model, chip, layout, options, memory, costs, parts, tables)

@@ -76,7 +76,7 @@ class EngineOptions(Strict):
         return self
 
     @property
-    def caching(self) -> bool:
+    def caches_prefixes(self) -> bool:
         """Whether blocks keep what they hold for requests that begin alike."""
         return False
 
@@ -123,7 +123,7 @@ class VllmOptions(EngineOptions):
         return self
 
     @property
-    def caching(self) -> bool:
+    def caches_prefixes(self) -> bool:
         """Whether blocks keep what they hold for requests that begin alike."""
         return self.enable_prefix_caching
 

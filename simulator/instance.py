@@ -9,6 +9,7 @@ from hardware.errors import LawError
 from simulator.clock import Clock, Urgent, soon
 from simulator.schedulers.state import EngineState
 from simulator.standstill import Standstill
+from simulator.wake_up import WakeUp
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -82,13 +83,12 @@ class Instance:
         self.decodes_here, self.tells_chunks = decodes_here, tells_chunks
         self.longest_run = 1 << 40 if macro_steps else 1
         self._finishes: list[tuple[int, int, int, Request]] = []
-        self._alarm: Event | None = None
+        self._wake_up = WakeUp(env)
         self._run_steps = 0
         self._run_start_ns = 0
         self._mixed: Sequence[int] = ()
         self._plan: Plan | None = None
         self._joined: Sequence[Request] = ()
-        self._asleep = False
         self._standstill = Standstill(ledger.pauses)
         self.held = 0
         self.started_ns, self.ended_ns = env.now, -1
@@ -154,8 +154,7 @@ class Instance:
         state, last_ns = self.state, self._settle(ends=True)
         self._run_steps = 0
         self.ended_ns = self.env.now
-        if self._alarm is not None and self._alarm.callbacks is not None:
-            self._alarm.callbacks = []
+        self._wake_up.silence()
         computing = {request.index for request, _ in self._plan.chunks} if self._plan is not None else set()
         if state.prefilling is not None:
             computing.add(state.prefilling.index)
@@ -233,9 +232,8 @@ class Instance:
 
     def _notice(self, *, changed: bool) -> None:
         """Wake a sleeping engine; cut a run of steps if what changed may change the plan."""
-        if self._asleep:
-            self._asleep = False
-            self._ring(0)
+        if self._wake_up.asleep:
+            self._wake_up.move(0)
         elif changed and self._run_steps > 1:
             self._cut()
 
@@ -243,20 +241,7 @@ class Instance:
         state = self.state
         if state.waiting and not (state.loading or self.held):
             raise LawError(f"instance {self.number} has {len(state.waiting)} waiting requests and no plan")
-        self._asleep = True
-        self._alarm = self.env.event()
-        return self._alarm
-
-    def _wait(self, duration_ns: int) -> Event:
-        self._alarm = self.env.timeout(duration_ns)
-        return self._alarm
-
-    def _ring(self, delay_ns: int) -> None:
-        """Move the wake-up call of the engine loop to ``delay_ns`` from now."""
-        moved, old = self.env.timeout(delay_ns), self._alarm
-        if old is not None and old.callbacks is not None:
-            moved.callbacks, old.callbacks = old.callbacks, []
-        self._alarm = moved
+        return self._wake_up.when_rung()
 
     def _cut(self) -> None:
         elapsed = self.env.now - self._run_start_ns
@@ -264,7 +249,7 @@ class Instance:
         steps, duration = self.prices.steps_covering(sequences, context, elapsed, self._run_steps)
         if steps < self._run_steps:
             self._run_steps = steps
-            self._ring(duration - elapsed)
+            self._wake_up.move(duration - elapsed)
 
     # --- steps ---------------------------------------------------------------------------------------
 
@@ -282,7 +267,7 @@ class Instance:
         context = self.state.context_sum // plan.decodes
         steps = min(plan.steps, self._steps_to_first_finish())
         self._run_steps, self._run_start_ns = steps, self.env.now
-        return self._wait(self.prices.decode_ns(plan.decodes, context, steps))
+        return self._wake_up.after(self.prices.decode_ns(plan.decodes, context, steps))
 
     def _apply_decodes(self, plan: Plan) -> None:
         steps, self._run_steps = self._run_steps, 0
@@ -312,7 +297,8 @@ class Instance:
     def _end_stalls(self, now_ns: int) -> None:
         """Let the first token appear here of sequences that came from another instance."""
         for request in self._joined:
-            self._end_stall(request, now_ns)
+            self.ledger.note_gap(request.stalled_ns, now_ns)
+            request.stalled_ns = -1
         self._joined = ()
 
     def _compute_mixed(self, plan: Plan) -> Event:
@@ -346,7 +332,7 @@ class Instance:
         if self.tells_chunks:
             for request, new in plan.chunks:
                 self.watcher.computing(self.number, request, new, duration)
-        return self._wait(duration)
+        return self._wake_up.after(duration)
 
     def _apply_chunks(self, plan: Plan) -> None:
         state = self.state
@@ -374,33 +360,25 @@ class Instance:
         if ledger.first_token_ns[index] < 0:
             ledger.first_token_ns[index] = now
         if request.stalled_ns >= 0:
-            self._end_stall(request, now)
+            ledger.note_gap(request.stalled_ns, now)
+            request.stalled_ns = -1
         produced = request.tokens - ledger.prompt_tokens[index] + 1
         if not self.decodes_here and produced < ledger.output_tokens[index]:
-            self._hand_over(request)
+            # Its blocks stay until its KV has left.
+            del self.state.running[index]
+            self.held += 1
+            self.watcher.prompt_computed(self.number, request)
             return
         if self._standstill.since_ns >= 0:
             self._standstill.join(index, now)
         self.state.join_decode(request)
         self._schedule_finish(request, produced)
 
-    def _end_stall(self, request: Request, now_ns: int) -> None:
-        """Write down a gap between two tokens that was more than a step."""
-        self.ledger.stalls.append(now_ns - request.stalled_ns)
-        self.ledger.stall_ends.append(now_ns)
-        request.stalled_ns = -1
-
     def _schedule_finish(self, request: Request, produced: int) -> None:
         """Note the step in which a decoding request will have all its tokens."""
         index = request.index
         last_step = self.state.step + self.ledger.output_tokens[index] - produced
         heappush(self._finishes, (last_step, index, request.epoch, request))
-
-    def _hand_over(self, request: Request) -> None:
-        """Let a request go once its prompt is computed; its blocks stay until its KV has left."""
-        del self.state.running[request.index]
-        self.held += 1
-        self.watcher.prompt_computed(self.number, request)
 
     def _finish_due(self) -> None:
         state, finishes = self.state, self._finishes

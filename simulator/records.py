@@ -74,6 +74,11 @@ class Ledger:
     def __len__(self) -> int:
         return len(self.prompt_tokens)
 
+    def note_gap(self, since_ns: int, now_ns: int) -> None:
+        """Write down a time between two tokens that was more than a step."""
+        self.stalls.append(now_ns - since_ns)
+        self.stall_ends.append(now_ns)
+
     def column(self, name: str) -> NDArray[np.int64]:
         """Return a column as int64, shape (requests,)."""
         return np.frombuffer(getattr(self, name), dtype=np.int64)

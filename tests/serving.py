@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, StepPrices
+from simulator.clock import Clock, Urgent
 from simulator.cluster import Cluster, EngineParts
 from simulator.incidents import OperationsTable
-from simulator.instance import Clock, Urgent
 from simulator.laws import check_laws
 from simulator.network import KvTransfer
 from simulator.operations import Operations
