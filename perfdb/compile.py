@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perfdb.estimate import Estimate, Origin
+from perfdb.pipeline import RoundPrices
 from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, Launches, StepPrices, cumulated
 
 if TYPE_CHECKING:
@@ -75,6 +76,10 @@ class CompiledCosts:
     ----------
     prices
         What the engine looks up.
+    passes
+        Prices of one pass through all pipeline stages: ``prices`` itself where there is one stage.
+    stages
+        Pipeline stages.
     token_ns, sample_ns
         Costs split by origin, float64, shapes (max tokens + 1, origins), (max sequences + 1, origins).
     generation
@@ -86,6 +91,8 @@ class CompiledCosts:
     """
 
     prices: StepPrices
+    passes: StepPrices
+    stages: int
     token_ns: NDArray[np.float64]
     sample_ns: NDArray[np.float64]
     generation: Estimate
@@ -94,7 +101,9 @@ class CompiledCosts:
     context_knots: NDArray[np.int64]
 
 
-def compile_costs(operators: StepOperators, source: SourceChain, limits: StepLimits, host: HostTime) -> CompiledCosts:
+def compile_costs(
+    operators: StepOperators, source: SourceChain, limits: StepLimits, host: HostTime, stages: int = 1
+) -> CompiledCosts:
     """Return the compiled costs of one model, layout, chip and engine.
 
     Parameters
@@ -107,6 +116,8 @@ def compile_costs(operators: StepOperators, source: SourceChain, limits: StepLim
         Sizes of the tables.
     host
         Host time added to every step.
+    stages
+        Pipeline stages that work on a micro-batch each; the operators are those of one pass through all.
 
     Raises
     ------
@@ -126,7 +137,7 @@ def compile_costs(operators: StepOperators, source: SourceChain, limits: StepLim
     def context(prompts: int) -> Estimate:
         return _context(operators, source, prompts, context_knots)
 
-    prices = StepPrices(
+    passes = StepPrices(
         _whole(token_ns.sum(axis=1)),
         _whole(sample_ns.sum(axis=1)),
         _whole(np.where(sequences > 0, host.step_ns + host.sequence_ns * sequences, 0)),
@@ -134,7 +145,10 @@ def compile_costs(operators: StepOperators, source: SourceChain, limits: StepLim
         lambda b: _context_curve(context_knots, context(b).ns),
         _launches(operators, host),
     )
-    return CompiledCosts(prices, token_ns, sample_ns, generation, context, generation_knots, context_knots)
+    prices = passes if stages == 1 else RoundPrices(passes, stages)
+    return CompiledCosts(
+        prices, passes, stages, token_ns, sample_ns, generation, context, generation_knots, context_knots
+    )
 
 
 def _launches(operators: StepOperators, host: HostTime) -> Launches:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perfdb.estimate import Origin
+from perfdb.pipeline import micro_batch_table
+from perfdb.step_profile import ProfiledCosts
 from perfdb.step_series import cumulatives
 
 if TYPE_CHECKING:
@@ -20,13 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["time_by_origin"]
 
 
-def time_by_origin(costs: CompiledCosts, table: Mapping[str, NDArray[np.int64]]) -> dict[str, float]:
+def time_by_origin(costs: CompiledCosts | ProfiledCosts, table: Mapping[str, NDArray[np.int64]]) -> dict[str, float]:
     """Return the time of a step log by origin of its price.
 
     Parameters
     ----------
     costs
-        The compiled costs the log was made with.
+        The costs the log was made with. Time of a step profile is all interpolated between steps that were measured.
     table
         Columns of :class:`simulator.records.StepLog` but for ``start_ns`` and ``joined``, int64, shape (rows,).
 
@@ -42,7 +44,11 @@ def time_by_origin(costs: CompiledCosts, table: Mapping[str, NDArray[np.int64]])
     does not depend on how steps were gathered into runs. Context attention is what remains of a step once
     everything else is taken off, judged at the prompt length it was priced at.
     """
-    steps, prices = table["steps"], costs.prices
+    if isinstance(costs, ProfiledCosts):
+        nothing = dict.fromkeys((*(origin.name.lower() for origin in Origin), "host"), 0.0)
+        return nothing | {"interpolated": float(table["duration_ns"].sum())}
+    table = micro_batch_table(table, costs.stages)
+    steps, prices = table["steps"], costs.passes
     tokens, samples = table["tokens"] + table["decodes"], table["decodes"] + table["completed"]
     sequences = table["decodes"] + table["prompts"]
     total = _counts(tokens, steps, len(costs.token_ns)) @ costs.token_ns
@@ -94,7 +100,7 @@ def _generation(
         edges = np.clip(
             np.append(knots, np.iinfo(np.int64).max), start[:, None], (start + table["steps"][rows])[:, None]
         )
-        pieces = np.diff(cumulatives(costs.prices.generation_curve(int(n)), edges), axis=1)
+        pieces = np.diff(cumulatives(costs.passes.generation_curve(int(n)), edges), axis=1)
         by_row[rows] = pieces.sum(axis=1)
         worst = np.maximum(np.maximum(origin[n], np.append(origin[n][1:], origin[n][-1])), Origin.INTERPOLATED)
         np.add.at(total, worst, pieces.sum(axis=0))

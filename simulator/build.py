@@ -15,6 +15,7 @@ from perfdb.layout import Layout
 from perfdb.load_model import load_model
 from perfdb.memory import MemoryPlan, plan_memory
 from perfdb.operators import step_operators
+from perfdb.step_profile import ProfiledCosts, load_step_profile, profiled_costs, step_profile_path
 from perfdb.tables import sha256
 from simulator.cluster import EngineParts
 from simulator.engines import ENGINES
@@ -80,7 +81,7 @@ class BuiltPool:
     layout: Layout
     options: EngineOptions
     memory: MemoryPlan
-    costs: CompiledCosts
+    costs: CompiledCosts | ProfiledCosts
     parts: EngineParts
     tables: Mapping[str, str]
 
@@ -276,9 +277,8 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
     if not plan.limits.chunked and pool.prefills:
         _check_budget(name, plan, max_tokens)
     options = options.model_copy(update={"max_model_len": max_tokens})
-    source = engine.cost_chain(chip, pool.cost_sources)
     limits = StepLimits(_most_tokens(plan, max_tokens), plan.limits.max_sequences, max_tokens)
-    costs = compile_costs(step_operators(model, layout), source, limits, engine.host_on(chip))
+    costs, tables = _priced(pool, name, model, chip, limits)
     parts = EngineParts(
         scheduler=engine.scheduler(plan),
         prices=costs.prices,
@@ -290,13 +290,31 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
         decodes=pool.decodes,
         caching=options.caches_prefixes,
     )
-    tables = {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
     return BuiltPool(name, model, chip, layout, options, memory, costs, parts, tables)
 
 
+def _priced(
+    pool: Pool, name: str, model: ModelSpec, chip: Chip, limits: StepLimits
+) -> tuple[CompiledCosts | ProfiledCosts, dict[str, str]]:
+    """Return the costs of a pool's steps, and the SHA-256 of every file they come from."""
+    engine, layout = ENGINES[pool.engine], Layout(pool.tensor_parallel, pool.pipeline_parallel)
+    if pool.step_profile is not None:
+        profile, where = load_step_profile(pool.step_profile), f"pool.{name}.step_profile {pool.step_profile!r}"
+        fit, path = profile.of(model, layout.tensor, chip.name, where), step_profile_path(pool.step_profile)
+        return profiled_costs(fit, limits, layout.pipeline), {f"profiles/{path.name}": sha256(path)}
+    source = engine.cost_chain(chip, pool.cost_sources)
+    costs = compile_costs(step_operators(model, layout), source, limits, engine.host_on(chip), layout.pipeline)
+    return costs, {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
+
+
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:
-    """Check that tensor parallelism divides the query heads, and the KV heads or the other way round."""
+    """Check that pipeline stages are equal, and that tensor parallelism divides the heads (or KV heads divide it)."""
     tensor = layout.tensor
+    if model.layers % layout.pipeline:
+        raise ScenarioError(
+            f"pool.{name}.pipeline_parallel is {layout.pipeline}, which does not divide the {model.layers} layers of "
+            f"{model.name}; use one of {_divisors(model.layers)}"
+        )
     if model.heads % tensor:
         raise ScenarioError(
             f"pool.{name}.tensor_parallel is {tensor}, which does not divide the {model.heads} attention heads "

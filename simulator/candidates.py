@@ -5,22 +5,33 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field, field_validator
 
-from hardware.errors import ScenarioError
+from hardware.errors import ScenarioError, suggest
 from hardware.strict import Strict
 from hardware.tables import validated
 from simulator.overrides import parse_override, set_key
-from simulator.scenario import FolderName, load_scenario, open_scenario, resolve_scenario
+from simulator.scenario import FolderName, load_changed, load_scenario, open_scenario, resolve_scenario
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from simulator.scenario import Scenario
 
-__all__ = ["Candidate", "Case", "load_cases", "load_swept", "same_traffic"]
+__all__ = [
+    "Candidate",
+    "Case",
+    "load_candidate",
+    "load_cases",
+    "load_picked",
+    "load_swept",
+    "same_traffic",
+]
+
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 #: What a sweep replaces by its own loads.
 _LOADS: Final = ("workload.rate_scale", "workload.synthetic.arrivals.rate_per_s", "workload.closed_loop.concurrency")
@@ -111,21 +122,62 @@ def load_cases(
     return _comparable(paths, overrides, same_workload=same_workload, but=())
 
 
+def load_picked(path: str, candidate: str | None, changes: Sequence[str], seed: int | None = None) -> Scenario:
+    """Read a scenario, or one candidate of a file unless None, as a command line gives it; changes win."""
+    if candidate is None:
+        return load_changed(path, changes, seed)
+    overrides = dict(parse_override(change) for change in changes)
+    return load_candidate(path, candidate, overrides if seed is None else overrides | {"seed": seed})
+
+
+def load_candidate(path: str, name: str, overrides: Mapping[str, Any] | None = None) -> Scenario:
+    """Read one candidate of a file.
+
+    Parameters
+    ----------
+    path
+        A file with ``[[candidate]]`` tables, or the name of a shipped one.
+    name
+        Which of them.
+    overrides
+        Changes by dotted key; unlike those of a comparison they win over what the candidate sets.
+
+    Raises
+    ------
+    ScenarioError
+        If there is no such file or candidate, or a key or value is unknown or impossible.
+    """
+    file, table = open_scenario(path)
+    found = _candidates(table, path)
+    chosen = next((candidate for candidate in found if candidate.name == name), None)
+    if chosen is None:
+        known = [candidate.name for candidate in found]
+        advice = suggest(name, known) if known else "it has no [[candidate]] tables"
+        raise ScenarioError(f"{path}: there is no candidate {name!r}; {advice}")
+    return _case(chosen, table, file, path, overrides or {}).scenario
+
+
 def load_swept(
-    paths: Sequence[str], changes: Sequence[str] = (), *, same_workload: bool | None = None
+    paths: Sequence[str],
+    changes: Sequence[str] = (),
+    *,
+    candidate: str | None = None,
+    same_workload: bool | None = None,
 ) -> tuple[str, tuple[Case, ...]]:
-    """Read what is put under load: as :func:`load_cases`, or one scenario alone, without ``[[candidate]]`` tables.
+    """Read what is put under load: as :func:`load_cases`, or one scenario alone, or one candidate of a file.
 
     Loads of their own, which a sweep replaces, may differ.
 
     Raises
     ------
     ScenarioError
-        As :func:`load_cases`, but for one scenario.
+        As :func:`load_cases`, but for one scenario; or if there are several and a candidate is to be picked.
     """
+    if candidate is not None and len(paths) > 1:
+        raise ScenarioError(f"--candidate {candidate}: found {len(paths)} scenarios, expected the one to pick it from")
     overrides = dict(parse_override(change) for change in changes)
-    if len(paths) == 1 and "candidate" not in open_scenario(paths[0], overrides)[1]:
-        scenario = load_scenario(paths[0], overrides)
+    if len(paths) == 1 and (candidate is not None or "candidate" not in open_scenario(paths[0], overrides)[1]):
+        scenario = load_picked(paths[0], candidate, changes)
         return scenario.name, (Case(scenario.name, scenario, {}, paths[0]),)
     return _comparable(paths, overrides, same_workload=same_workload, but=_LOADS)
 
@@ -148,9 +200,14 @@ def _comparable(
     return title, cases
 
 
+def _candidates(table: dict[str, Any], path: str) -> tuple[Candidate, ...]:
+    """Take the candidates out of a root table."""
+    return validated(_Candidates, {"candidate": table.pop("candidate", [])}, path, error=ScenarioError).candidate
+
+
 def _of_one(path: str, overrides: Mapping[str, Any]) -> tuple[str, tuple[Case, ...]]:
     file, table = open_scenario(path, overrides)
-    found = validated(_Candidates, {"candidate": table.pop("candidate", [])}, path, error=ScenarioError).candidate
+    found = _candidates(table, path)
     if len(found) < 2:
         raise ScenarioError(
             f"{path}: found {len(found)} [[candidate]] tables, expected at least two, or a second scenario to compare "
@@ -159,10 +216,14 @@ def _of_one(path: str, overrides: Mapping[str, Any]) -> tuple[str, tuple[Case, .
     return str(table["name"]), tuple(_case(candidate, table, file, path) for candidate in found)
 
 
-def _case(candidate: Candidate, table: Mapping[str, Any], file: Path, path: str) -> Case:
+def _case(
+    candidate: Candidate, table: Mapping[str, Any], file: Path, path: str, overrides: Mapping[str, Any] = _NOTHING
+) -> Case:
     own = deepcopy(dict(table))
     for key, value in candidate.set.items():
-        set_key(own, key, value, f"{path}: candidate {candidate.name!r} set")
+        set_key(own, key, deepcopy(value), f"{path}: candidate {candidate.name!r} set")
+    for key, value in overrides.items():
+        set_key(own, key, value)
     own["name"] = candidate.name
     scenario = resolve_scenario(own, file, f"{path} with candidate {candidate.name!r}")
     return Case(candidate.name, scenario, candidate.set, path)

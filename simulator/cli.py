@@ -72,6 +72,7 @@ main.add_command(trace)
     metavar="KEY=VALUE",
     help="Change a key, as in pool.0.replicas=4; repeatable.",
 )
+@click.option("--candidate", metavar="NAME", help="Which [[candidate]] of the file; --set changes it.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of every random stream.")
 @click.option("--out", metavar="DIR", help="Result directory.  [default: results/NAME]")
 @click.option("--csv", is_flag=True, help="Write requests.csv in place of requests.parquet.")
@@ -83,6 +84,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     seed: int | None,
     out: str | None,
     *,
+    candidate: str | None,
     csv: bool,
     as_json: bool,
     quiet: bool,
@@ -94,10 +96,10 @@ def run(  # noqa: PLR0913 - one parameter per option
     """
     from pathlib import Path  # noqa: PLC0415 - --help stays light
 
+    from simulator.candidates import load_picked  # noqa: PLC0415 - --help stays light
     from simulator.export import check_target, slo_bounds, write_result  # noqa: PLC0415 - --help stays light
-    from simulator.scenario import load_changed  # noqa: PLC0415 - --help stays light
 
-    loaded = load_changed(scenario, changes, seed)
+    loaded = load_picked(scenario, candidate, changes, seed)
     target = Path("results") / loaded.name if out is None else Path(out)
     check_target(target)
     result = _simulate(loaded, quiet=quiet or as_json)

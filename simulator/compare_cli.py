@@ -93,6 +93,7 @@ def compare(  # noqa: PLR0913 - one parameter per option
 @click.option("--concurrency", metavar="LOW:HIGH:STEP", help="Users of a closed loop.")
 @click.option("--refine/--no-refine", default=True, show_default=True, help="Bisect for the capacity, to 2 %.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Seeds to average over.")
+@click.option("--candidate", metavar="NAME", help="Which [[candidate]] of the file; --set changes it.")
 @_SET
 @_WORKLOAD
 @_OUT
@@ -106,6 +107,7 @@ def sweep(  # noqa: PLR0913 - one parameter per option
     seeds: int,
     changes: tuple[str, ...],
     *,
+    candidate: str | None,
     refine: bool,
     same_workload: bool | None,
     out: str | None,
@@ -129,7 +131,7 @@ def sweep(  # noqa: PLR0913 - one parameter per option
     if (rate is None) == (concurrency is None):
         raise click.UsageError("expected one of --rate LOW:HIGH:STEP and --concurrency LOW:HIGH:STEP")
     kind: LoadKind = "rate" if concurrency is None else "concurrency"
-    title, cases = load_swept(scenarios, changes, same_workload=same_workload)
+    title, cases = load_swept(scenarios, changes, candidate=candidate, same_workload=same_workload)
     grid = parse_grid(rate or concurrency or "", kind)
     swept = [case.scenario for case in cases]
     for scenario in swept:

@@ -392,9 +392,8 @@ class Instance:
             self.watcher.finished(self.number, index)
 
     def _note_preempted(self, plan: Plan) -> None:
-        ledger = self.ledger
         for request in plan.preempted:
-            ledger.preemptions[request.index] += 1
-            produced = request.tokens > ledger.prompt_tokens[request.index]
+            self.ledger.preemptions[request.index] += 1
+            produced = request.tokens > self.ledger.prompt_tokens[request.index]
             if produced and request.stalled_ns < 0:
                 request.stalled_ns = self._standstill.last_token_ns(request.index, self.env.now)

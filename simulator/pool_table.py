@@ -74,6 +74,7 @@ class Pool(Strict):
     router: _Router = "least_loaded"
     helps_above: Annotated[int, Field(ge=0, strict=True)] = 0
     cost_sources: tuple[_CostSource, ...] = DEFAULT_SOURCES
+    step_profile: Text | None = None
     engine_options: AnyOptions = VllmOptions()
     limits: Limits = Limits()
 
@@ -124,12 +125,20 @@ class Pool(Strict):
             raise ValueError(f"found an empty list, expected at least one of {', '.join(COST_SOURCES)}")
         return value
 
-    @field_validator("pipeline_parallel")
-    @classmethod
-    def _pipeline(cls, value: int) -> int:
-        if value > 1:
-            raise ValueError("the engine does not overlap micro-batches of pipeline stages yet; use tensor_parallel")
-        return value
+    @model_validator(mode="after")
+    def _one_price(self) -> Self:
+        if self.step_profile is not None and self.cost_sources != DEFAULT_SOURCES:
+            raise ValueError("found step_profile and cost_sources, expected one: a profile prices whole steps")
+        return self
+
+    @model_validator(mode="after")
+    def _pipeline(self) -> Self:
+        if self.pipeline_parallel > 1 and self.prefills:
+            raise ValueError(
+                f"pipeline_parallel is {self.pipeline_parallel} in a pool that computes prompts, whose steps follow "
+                "each other through the stages, which is not simulated; use tensor_parallel, or stages = ['decode']"
+            )
+        return self
 
 
 def hands_over(pools: Sequence[Pool]) -> bool:

@@ -176,8 +176,9 @@ class Scenario(Strict):
 
 
 def scenario_names() -> tuple[str, ...]:
-    """Return the names of the scenarios that are shipped."""
-    return tuple(sorted(path.stem for path in _shipped().glob("*.toml")))
+    """Return the names of the scenarios that are shipped, ``papers/NAME`` for those of a paper."""
+    folder = _shipped()
+    return tuple(sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.toml")))
 
 
 def load_scenario(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenario:
@@ -199,7 +200,8 @@ def load_scenario(path: str | Path, overrides: Mapping[str, Any] | None = None) 
     file, table = open_scenario(path, overrides)
     if "candidate" in table:
         raise ScenarioError(
-            f"{path}: has [[candidate]] tables, which only 'servesim compare {path}' and 'servesim sweep {path}' read"
+            f"{path}: has [[candidate]] tables: 'servesim compare {path}' and 'servesim sweep {path}' read them all, "
+            "--candidate NAME picks one"
         )
     return resolve_scenario(table, file, f"{path} with --set" if overrides else str(path))
 

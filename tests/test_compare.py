@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import simulator.export
 import simulator.side_by_side
-from simulator.candidates import load_cases
+from hardware.errors import ScenarioError
+from simulator.candidates import load_candidate, load_cases, load_swept
 from simulator.compare import default_seeds
 from simulator.intervals import paired_interval, student_t
 from simulator.measures import MEASURES
@@ -287,6 +288,37 @@ def test_a_change_for_all_yields_to_that_of_a_candidate() -> None:
     assert [[pool.replicas for pool in case.scenario.pool] for case in cases] == [[2, 3], [2, 4]]
 
 
+def test_one_candidate_is_picked_and_changed() -> None:
+    picked = load_candidate("c.toml", "big", {"pool.right.replicas": 5, "seed": 9})
+    assert (picked.name, picked.seed, [pool.replicas for pool in picked.pool]) == ("big", 9, [1, 5])
+    with pytest.raises(ScenarioError, match="there is no candidate 'bigg'; did you mean 'big'"):
+        load_candidate("c.toml", "bigg")
+    with pytest.raises(ScenarioError, match="there is no candidate 'big'; it has no"):
+        load_candidate("a.toml", "big")
+    with pytest.raises(ScenarioError, match="found 2 scenarios, expected the one to pick it from"):
+        load_swept(["c.toml", "a.toml"], candidate="big")
+    with pytest.raises(ScenarioError, match=r"--set pool\.rite\.replicas: there is no pool 'rite'"):
+        load_candidate("c.toml", "big", {"pool.rite.replicas": 1})
+
+
+def test_a_picked_candidate_runs_as_a_scenario_does() -> None:
+    ran = servesim("run", "c.toml", "--candidate", "as is", "--seed", "3", "--json", "--out", "picked")
+    plain = servesim("run", "a.toml", "--seed", "3", "--json", "--out", "plain")
+    found, expected = (json.loads(result.stdout) for result in (ran, plain))
+    for summary in (found, expected):
+        del summary["cpu_s"], summary["scenario"]
+    assert found == expected
+
+
+def test_a_sweep_puts_one_candidate_under_load() -> None:
+    arguments = ("--rate", "1:3:1", "--no-refine", "--jobs", "1", "--json", "--out", "swept")
+    swept = servesim("sweep", "c.toml", "--candidate", "big", "--set", "workload.synthetic.requests=5", *arguments)
+    content = json.loads(swept.stdout)
+    assert content["name"] == "big"
+    assert [pool["replicas"] for pool in content["scenario"]["pool"]] == [1, 4]
+    assert content["scenario"]["workload"]["synthetic"]["requests"] == 5
+
+
 def test_copies_of_a_file_go_by_their_file_names(folder: Path) -> None:
     (folder / "copy.toml").write_text(SCENARIO)
     title, cases = load_cases(["a.toml", "copy.toml"])
@@ -380,7 +412,8 @@ def test_a_file_with_candidates_stands_alone() -> None:
         result = servesim(*command)
         sentence = error_sentence(result.exit_code, result.stdout, result.stderr)
         expected = (
-            "c.toml: has [[candidate]] tables, which only 'servesim compare c.toml' and 'servesim sweep c.toml' read"
+            "c.toml: has [[candidate]] tables: 'servesim compare c.toml' and 'servesim sweep c.toml' read them all, "
+            "--candidate NAME picks one"
         )
         assert expected in sentence
 

@@ -83,6 +83,8 @@ def test_the_wheel_holds_the_four_packages_and_nothing_else(tmp_path):
         assert f"{package}/__init__.py" in names
         assert f"{package}/py.typed" in names
     assert "simulator/scenarios/quickstart.toml" in names
+    assert "simulator/scenarios/papers/distserve-opt-13b.toml" in names
+    assert "perfdb/profiles/distserve-a100.toml" in names
     assert "hardware/chips/h200_sxm.toml" in names
     assert "perfdb/presets/dense.toml" in names
     assert not [name for name in names if name.endswith((".parquet", ".csv", ".jsonl", ".gz"))]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from hardware.errors import ScenarioError
 from workloads.closed_loop import ClosedLoop, plan_closed_loop
 from workloads.synthetic import Synthetic, synthesize
 
@@ -57,6 +58,27 @@ def test_prompts_outputs_and_think_times_are_drawn_independently() -> None:
     drawn = [columns["prompt_tokens"], columns["output_tokens"], plan.think_ns]
     correlation = np.corrcoef(drawn) - np.eye(3)
     assert np.abs(correlation).max() < 4 / math.sqrt(2000)
+
+
+def test_pairs_that_are_too_long_are_drawn_again_and_others_stay_as_they_were() -> None:
+    exponential = {"kind": "exponential", "mean": 700}
+    free, bound = (
+        open_loop(requests=3000, prompt_tokens=exponential, output_tokens=exponential, **changes)
+        for changes in ({}, {"total_tokens_max": 2000})
+    )
+    pairs = [list(zip(found["prompt_tokens"], found["output_tokens"], strict=True)) for found in (free, bound)]
+    assert max(map(sum, pairs[1])) <= 2000 < max(map(sum, pairs[0]))
+    kept = [pair for pair in pairs[0] if sum(pair) <= 2000]
+    assert kept == [new for old, new in zip(*pairs, strict=True) if sum(old) <= 2000]
+    assert free["arrival_ns"] == bound["arrival_ns"]
+
+
+def test_a_bound_that_nothing_keeps_is_refused() -> None:
+    spec = {**OPEN, "prompt_tokens": {"kind": "fixed", "value": 900}, "total_tokens_max": 1000}
+    with pytest.raises(ScenarioError, match="total_tokens_max is 1000, which hardly a pair"):
+        synthesize(Synthetic.model_validate(spec), 0)
+    with pytest.raises(ValidationError, match="listed ones are not drawn"):
+        Synthetic.model_validate({**spec, "prompt_tokens": {"kind": "listed", "values": [5]}})
 
 
 def test_the_source_says_how_it_was_made() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Self, TypeAlias
@@ -26,7 +27,9 @@ __all__ = [
     "Exponential",
     "Fixed",
     "LengthDistribution",
+    "Listed",
     "Lognormal",
+    "TruncatedExponential",
     "Uniform",
     "Zipf",
 ]
@@ -35,6 +38,8 @@ Tokens: TypeAlias = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 Probability: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
 _MOST_ZIPF_VALUES: Final = 2**24
+#: Beyond it lengths are as good as fixed, and its exponential leaves the floating-point numbers.
+_STEEPEST_RATE: Final = 700.0
 
 
 class Fixed(Strict):
@@ -99,6 +104,67 @@ class Exponential(ExponentialShape, _Clipped):
     def sample(self, rng: Generator, size: int) -> IntColumn:
         """Return int64[size] between ``min`` and ``max``."""
         return self._clip(self.draw(rng, size))
+
+
+class TruncatedExponential(Strict):
+    """Exponential lengths drawn again until they are within bounds: of all with this mean, the least presuming.
+
+    Among densities between ``min`` and ``max`` with a given mean, ``exp(-rate * x)`` has the most entropy; the rate is
+    the one that gives the mean, below zero where the mean is above the middle.
+
+    Attributes
+    ----------
+    mean
+        Mean of what is drawn, before rounding to whole tokens.
+    min, max
+        Bounds, tokens.
+    """
+
+    kind: Literal["truncated_exponential"] = "truncated_exponential"
+    mean: float
+    min: Tokens = 1
+    max: Tokens
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        check_order(self.min, self.max, "min", "max")
+        if not self.min < self.mean < self.max:
+            raise ValueError(f"mean is {self.mean:g}, expected one between min {self.min} and max {self.max}")
+        return self
+
+    def sample(self, rng: Generator, size: int) -> IntColumn:
+        """Return int64[size] between ``min`` and ``max``."""
+        span = self.max - self.min
+        rate = _truncated_rate((self.mean - self.min) / span)
+        quantile = rng.random(size)
+        # The inverse of the cumulative distribution, in units of the span.
+        share = -np.log1p(quantile * np.expm1(-rate)) / rate if rate else quantile
+        return np.rint(self.min + span * share).astype(np.int64)
+
+
+def _truncated_rate(mean: float) -> float:
+    """Return the rate whose exponential on the interval from 0 to 1 has a mean, 0 < mean < 1: by halving."""
+    low, high = -_STEEPEST_RATE, _STEEPEST_RATE
+    for _ in range(100):
+        middle = (low + high) / 2
+        found = 0.5 - middle / 12 if abs(middle) < 1e-4 else 1 / middle - 1 / math.expm1(middle)
+        low, high = (middle, high) if found > mean else (low, middle)
+    return (low + high) / 2
+
+
+class Listed(Strict):
+    """The ``values`` in their order, from the first again after the last: the seed changes nothing.
+
+    Prompts and outputs that are both listed stay the pairs they were in a trace.
+    """
+
+    kind: Literal["listed"] = "listed"
+    values: Annotated[tuple[Tokens, ...], Field(min_length=1)]
+
+    def sample(self, rng: Generator, size: int) -> IntColumn:
+        """Return int64[size], the values in their order; the generator is not touched."""
+        del rng
+        return np.resize(np.array(self.values, dtype=np.int64), size)
 
 
 class Empirical(Strict):
@@ -184,7 +250,7 @@ class Zipf(Strict):
 
 
 LengthDistribution: TypeAlias = Annotated[
-    Fixed | Uniform | Lognormal | Exponential | Empirical | Zipf,
+    Fixed | Uniform | Lognormal | Exponential | TruncatedExponential | Empirical | Listed | Zipf,
     Field(discriminator="kind"),
 ]
 """The type of a scenario key that takes any length distribution."""
@@ -194,7 +260,9 @@ LENGTHS: Final[Mapping[str, type[LengthDistribution]]] = MappingProxyType(
         "empirical": Empirical,
         "exponential": Exponential,
         "fixed": Fixed,
+        "listed": Listed,
         "lognormal": Lognormal,
+        "truncated_exponential": TruncatedExponential,
         "uniform": Uniform,
         "zipf": Zipf,
     }

@@ -1,0 +1,1 @@
+"""Papers reproduced, their figures beside ours: ``python -m benchmarks.papers NAME``."""
