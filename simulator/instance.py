@@ -376,9 +376,8 @@ class Instance:
 
     def _schedule_finish(self, request: Request, produced: int) -> None:
         """Note the step in which a decoding request will have all its tokens."""
-        index = request.index
-        last_step = self.state.step + self.ledger.output_tokens[index] - produced
-        heappush(self._finishes, (last_step, index, request.epoch, request))
+        last_step = self.state.step + self.ledger.output_tokens[request.index] - produced
+        heappush(self._finishes, (last_step, request.index, request.epoch, request))
 
     def _finish_due(self) -> None:
         state, finishes = self.state, self._finishes
