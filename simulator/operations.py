@@ -109,7 +109,7 @@ class Operations:
         cluster, loads = self.cluster, self.cluster.loads
         leaving = min(reversed(live), key=lambda instance: loads[instance.number])
         slots = self._slots[pool]
-        del slots[slots.index(leaving.number)]
+        slots[slots.index(leaving.number)] = None
         cluster.awaited += 1
         self.switches += 1
         self._note(f"{self._names[pool]} to {self._names[to]}")

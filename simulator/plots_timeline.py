@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Caption", "plot_links", "plot_timeline"]
 
-_PANEL_INCHES, _TOP_INCHES, _BOTTOM_INCHES, _LINE_INCHES = 1.28, 0.62, 0.55, 0.21
-_MOST_POOLS, _MOST_INCIDENTS, _MOST_LETTERS = 6, 12, 30
+_PANEL_INCHES, _TOP_INCHES, _BOTTOM_INCHES, _LINE_INCHES = 1.28, 0.62, 0.6, 0.21
+#: What the legend beside a panel and the lines below have room for.
+_MOST_POOLS, _MOST_WAITING, _MOST_INCIDENTS = 6, 3, 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ def plot_timeline(table: pd.DataFrame, caption: Caption, path: Path) -> None:
     ):
         _latency(axes, table, edges, label, columns, bound)
     _shares(panels[5], "instances busy", edges, _by_pool(table, "utilisation_"))
+    for axes in panels[1:6:4]:
+        _say_left_out(axes, table)
     if links:
         curves = {name.removeprefix(LINK): table[name].to_numpy() for name in links}
         _shares(panels[6], "links in use", edges, curves)
@@ -129,14 +132,20 @@ def _line(number: int) -> dict[str, Any]:
     }
 
 
-def _clipped(name: str) -> str:
-    return name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
+def _clipped(name: str, letters: int = 30) -> str:
+    return name if len(name) <= letters else f"{name[: letters - 1]}…"
 
 
 def _by_pool(table: pd.DataFrame, measure: str) -> dict[str, NDArray[np.float64]]:
-    """Return a measure of every pool, by its name; of very many, the first."""
+    """Return a measure of every pool, by its name; of very many, the first ones."""
     found = [name for name in table.columns if name.startswith(measure)]
     return {name.removeprefix(measure): table[name].to_numpy() for name in found[:_MOST_POOLS]}
+
+
+def _say_left_out(axes: Axes, table: pd.DataFrame) -> None:
+    pools = sum(name.startswith("utilisation_") for name in table.columns)
+    if pools > _MOST_POOLS:
+        axes.plot([], [], " ", label=f"{pools - _MOST_POOLS} more in timeline.parquet")
 
 
 def _requests(axes: Axes, table: pd.DataFrame, edges: NDArray[np.float64]) -> None:
@@ -152,10 +161,13 @@ def _requests(axes: Axes, table: pd.DataFrame, edges: NDArray[np.float64]) -> No
 def _queues(axes: Axes, table: pd.DataFrame, edges: NDArray[np.float64]) -> None:
     waiting, running = _by_pool(table, "queued_"), _by_pool(table, "running_")
     for number, (name, values) in enumerate(running.items()):
-        axes.stairs(values, edges, baseline=None, label=_clipped(f"{name} running"), **_line(number))
+        axes.stairs(values, edges, baseline=None, label=f"{_clipped(name, 22)} running", **_line(number))
+    # One line for all where the legend has no room for more.
+    if len(running) > _MOST_WAITING:
+        waiting = {"all": table.filter(regex="^queued_").sum(axis=1).to_numpy()}
     for number, (name, values) in enumerate(waiting.items()):
-        look = _line(number) | {"linestyle": ":"}
-        axes.stairs(values, edges, baseline=None, label=_clipped(f"{name} waiting"), **look)
+        look = _line(number if name in running else len(running)) | {"linestyle": ":"}
+        axes.stairs(values, edges, baseline=None, label=f"{_clipped(name, 22)} waiting", **look)
     axes.set_ylabel("requests")
     axes.set_ylim(bottom=0)
 
@@ -232,6 +244,6 @@ def _mark(figure: Figure, panels: Sequence[Axes], incidents: Sequence[tuple[floa
 
 def _note(figure: Figure, number: int, text: str) -> None:
     """Write a line below the panels."""
-    inches = _BOTTOM_INCHES - 0.05 + _LINE_INCHES * (number - 0.3)
+    inches = _BOTTOM_INCHES + _LINE_INCHES * (number - 0.3)
     place = figure.subplotpars.bottom - inches / figure.get_figheight()
     figure.text(0.07, place, text, fontsize=9, parse_math=False)

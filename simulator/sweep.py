@@ -10,6 +10,7 @@ from itertools import pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
+from simulator.candidates import same_traffic
 from simulator.journal import Point, Summary
 from simulator.loads import LoadKind, load_kind, loader
 from simulator.made_by import versions
@@ -137,7 +138,7 @@ def sweeps_content(title: str, cases: Sequence[Case], sweeps: Sequence[Sweep]) -
         "servesim": "sweep",
         "name": title,
         **shared,
-        "same_workload": all(case.scenario.workload == cases[0].scenario.workload for case in cases),
+        "same_workload": same_traffic(cases),
         "candidates": [
             sweep.content() | {"name": case.name, "set": dict(case.changes)}
             for case, sweep in zip(cases, sweeps, strict=True)

@@ -374,6 +374,18 @@ def test_a_sweep_of_candidates_is_complete(folder: Path, monkeypatch: pytest.Mon
     assert "candidates" not in json.loads(Path("results/small-sweep/sweep.json").read_text())
 
 
+def test_rates_of_their_own_do_not_keep_scenarios_apart(folder: Path) -> None:
+    other = Path("s.toml").read_text().replace('"small"', '"b"').replace("rate_per_s = 20.0", "rate_per_s = 3.0")
+    (folder / "b.toml").write_text(other)
+    options = ("--rate", "30:30:1", "--jobs", "1", "--json", "--out", "out")
+    content = json.loads(servesim("sweep", "s.toml", "b.toml", *options).stdout)
+    first, second = content["candidates"]
+    assert first["loads"] == second["loads"]
+    assert content["same_workload"]
+    result = servesim("compare", "s.toml", "b.toml", "--jobs", "1")
+    assert "rate_per_s is 3.0 for 'b'" in error_sentence(result.exit_code, result.stdout, result.stderr)
+
+
 def test_candidates_that_all_miss_the_slo_exit_3(folder: Path) -> None:
     (folder / "c.toml").write_text(Path("s.toml").read_text() + CANDIDATES)
     result = servesim("sweep", "c.toml", "--rate", "500:900:400", "--jobs", "1", "--out", "out")

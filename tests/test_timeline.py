@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from perfdb.tables import installed_root
 from simulator import load_scenario, simulate
 from simulator.export import write_result
+from simulator.fabric import Fabric
+from simulator.instance import Urgent
 from simulator.plots_timeline import Caption, plot_links, plot_timeline
 from simulator.timeline import LINK, timeline_table
 from simulator.windows import mean_open, mean_rate, percentiles, window_edges, window_of
@@ -180,6 +182,32 @@ def test_links_are_as_busy_as_the_summary_says():
     for name in names:
         assert total(found.timeline, name) == pytest.approx(links[name.removeprefix(LINK)]["utilisation"], rel=1e-9)
         assert found.timeline[name].between(0, 1 + 1e-12).all()
+
+
+def test_a_degraded_link_shows_in_the_windows_it_was_degraded_in(monkeypatch):
+    """A link at a five-thousandth of its capacity from 30 s to 60 s: full meanwhile, with hand-overs piling up."""
+    make = Fabric.carrier
+
+    def degraded(fabric, env):
+        carrier = make(fabric, env)
+        link = next(link for link in fabric.topology.links if (link.source, link.target) == ("n0/gpu0", "n0/nvswitch"))
+        for time_s, share in ((30, 2e-4), (60, 1.0)):
+            rate = share * link.capacity_bytes_per_s
+            Urgent(env, time_s * 10**9).callbacks.append(
+                lambda _, rate=rate: carrier.network.set_capacity(link.id, rate)
+            )
+        return carrier
+
+    monkeypatch.setattr(Fabric, "carrier", degraded)
+    table = simulate(load_scenario("prefill-decode", {"workload.synthetic.requests": 600})).timeline
+    before, meanwhile = table[table["end_s"] <= 30], table[table["start_s"].between(35, 55)]
+    assert table.columns[table.columns.str.startswith(LINK)][0] == f"{LINK}n0/gpu0>n0/nvswitch"
+    assert before[f"{LINK}n0/gpu0>n0/nvswitch"].max() < 0.05
+    assert meanwhile[f"{LINK}n0/gpu0>n0/nvswitch"].min() > 0.99
+    assert meanwhile["queued_decode"].min() > 10 * before["queued_decode"].max()
+    assert meanwhile["kv_transfers"].iloc[-1] > meanwhile["kv_transfers"].iloc[0]
+    after = table[table["start_s"].between(62, 70)]
+    assert after["p99_tpot_ms"].max() > 5 * before["p99_tpot_ms"].max()
 
 
 def test_without_hand_over_there_is_no_link():
