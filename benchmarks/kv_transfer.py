@@ -18,8 +18,8 @@ import numpy as np
 from hardware.catalogue import load_node
 from hardware.topology import build_topology
 from simulator.carrier import KvCarrier
+from simulator.clock import Clock
 from simulator.connectors import CONNECTORS
-from simulator.instance import Clock
 from simulator.lanes import Endpoint, Lanes
 from simulator.network import KvTransfer
 from simulator.run import run_scenario

@@ -17,7 +17,7 @@ import numpy as np
 from hardware.catalogue import load_node
 from hardware.topology import build_topology
 from simulator.carrier import KvCarrier
-from simulator.instance import Clock, Urgent
+from simulator.clock import Clock, Urgent
 from simulator.lanes import Endpoint, Lanes
 from simulator.network import KvTransfer
 from simulator.transfer import Network

@@ -169,7 +169,9 @@ def _keys_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """Return the keys the table at `loc` would accept."""
     models = [model]
     for part in loc:
-        tagged = [m for m in models if any(field.default == part for field in m.model_fields.values())]
+        tagged = [
+            m for m in models if m.__name__ == part or any(field.default == part for field in m.model_fields.values())
+        ]
         fields = [m.model_fields[str(part)] for m in models if str(part) in m.model_fields]
         if fields:
             models = [m for field in fields for m in _models_in(field.annotation)] or models

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perfdb.estimate import Estimate, Origin
-from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, StepPrices
+from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, Launches, StepPrices, cumulated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,10 +35,17 @@ class HostTime:
         Per step.
     sequence_ns
         Per step and sequence.
+    launch_ns
+        Per operator that an eager engine launches; the kernels run meanwhile, and a step takes as long as the
+        slower of the two. 0 where steps are captured in graphs.
+    prompt_attention_launches
+        Attention over prompts takes the host as long as so many operators.
     """
 
     step_ns: int = 0
     sequence_ns: int = 0
+    launch_ns: int = 0
+    prompt_attention_launches: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +132,14 @@ def compile_costs(operators: StepOperators, source: SourceChain, limits: StepLim
         _whole(np.where(sequences > 0, host.step_ns + host.sequence_ns * sequences, 0)),
         lambda n: _decode_curve(generation_knots, generation.ns.reshape(-1, len(generation_knots))[n]),
         lambda b: _context_curve(context_knots, context(b).ns),
+        _launches(operators, host),
     )
     return CompiledCosts(prices, token_ns, sample_ns, generation, context, generation_knots, context_knots)
+
+
+def _launches(operators: StepOperators, host: HostTime) -> Launches:
+    extra = operators.context.count * (host.prompt_attention_launches - 1)
+    return Launches(host.launch_ns * operators.launches, host.launch_ns * (operators.launches + extra))
 
 
 def _by_origin(operators: Sequence[RowOperator], source: SourceChain, most: int) -> NDArray[np.float64]:
@@ -178,11 +191,7 @@ def _decode_curve(knots: NDArray[np.int64], ns: NDArray[np.float64]) -> DecodeCu
     slope = [(b - a) // (y - x) for (x, y), (a, b) in zip(pairwise(contexts), pairwise(first), strict=True)]
     # Beyond the longest context the last slope goes on, but noise must not make a price fall for ever.
     slope.append(max(slope[-1], 0) if slope else 0)
-    base = [0]
-    for (x, y), price, growth in zip(pairwise(contexts), first, slope, strict=False):
-        d = y - x
-        base.append(base[-1] + d * price + growth * (d * (d - 1) // 2))
-    return DecodeCurve(contexts, base, first, slope)
+    return DecodeCurve(contexts, cumulated(contexts, first, slope), first, slope)
 
 
 def _context_curve(knots: NDArray[np.int64], ns: NDArray[np.float64]) -> ContextCurve:

@@ -50,6 +50,8 @@ class Family:
         Norms in each layer.
     extra_norms
         Norms outside the layers, the final one included.
+    rotary
+        Queries and keys are rotated by their positions; else positions are learned, or a bias of attention.
     position_offset
         Rows of a learned position table beyond ``max_position_embeddings``; None where there is no table.
     head_bias
@@ -67,6 +69,7 @@ class Family:
     norm_tensors: int = 1
     norms_per_layer: int = 2
     extra_norms: int = 1
+    rotary: bool = True
     position_offset: int | None = None
     head_bias: bool = False
     tied: bool = False
@@ -83,8 +86,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "Qwen2ForCausalLM": Family(qkv_bias=True, window_switch=True),
         "Qwen3ForCausalLM": Family(qk_norm=True, window_switch=True),
         "PhiForCausalLM": Family(gated_mlp=False, linear_bias=True, norm_tensors=2, norms_per_layer=1, head_bias=True),
-        "OPTForCausalLM": Family(gated_mlp=False, linear_bias=True, norm_tensors=2, position_offset=2, tied=True),
-        "BloomForCausalLM": Family(gated_mlp=False, linear_bias=True, norm_tensors=2, extra_norms=2, tied=True),
+        "OPTForCausalLM": Family(
+            gated_mlp=False, linear_bias=True, norm_tensors=2, rotary=False, position_offset=2, tied=True
+        ),
+        "BloomForCausalLM": Family(
+            gated_mlp=False, linear_bias=True, norm_tensors=2, extra_norms=2, rotary=False, tied=True
+        ),
         "FalconForCausalLM": Family(gated_mlp=False, norm_tensors=2, tied=True),
     }
 )

@@ -127,12 +127,15 @@ class StepOperators:
         Operators over the sequences that sample a token.
     context, generation
         The two attention kernels.
+    launches
+        Operators of all layers of a decode step that the host of an eager engine launches one by one.
     """
 
     per_token: tuple[RowOperator, ...]
     per_sample: tuple[RowOperator, ...]
     context: Attention
     generation: Attention
+    launches: int = 0
 
 
 def step_operators(model: ModelSpec, layout: Layout) -> StepOperators:
@@ -161,7 +164,19 @@ def step_operators(model: ModelSpec, layout: Layout) -> StepOperators:
         per_sample=_sampling(model, layout.tensor),
         context=_attention("context_attention", model, layout.tensor),
         generation=_attention("generation_attention", model, layout.tensor),
+        launches=model.layers * _launched_per_layer(model, layout.tensor),
     )
+
+
+def _launched_per_layer(model: ModelSpec, chips: int) -> int:
+    """Return what one layer launches without fusion and graphs, as vLLM 0.2 wrote its models.
+
+    Norms, four projections, the rotation of queries and keys, the KV write, attention, the activation and two
+    residual sums; over several chips two all-reduces, after which biases are added on their own.
+    """
+    family = model.family
+    launched = family.norms_per_layer + 4 + family.rotary + 1 + 1 + 1 + 2
+    return launched + 2 * family.linear_bias + 2 * (chips > 1)
 
 
 def _layer_projections(model: ModelSpec, chips: int) -> tuple[RowOperator, ...]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from perfdb.compile import CompiledCosts
+    from perfdb.step_prices import StepPrices
 
 __all__ = ["time_by_origin"]
 
@@ -27,7 +28,7 @@ def time_by_origin(costs: CompiledCosts, table: Mapping[str, NDArray[np.int64]])
     costs
         The compiled costs the log was made with.
     table
-        Columns ``duration_ns, steps, decodes, context, tokens, prompts, completed, pairs``, int64, shape (rows,).
+        Columns of :class:`simulator.records.StepLog` but for ``start_ns`` and ``joined``, int64, shape (rows,).
 
     Returns
     -------
@@ -49,10 +50,29 @@ def time_by_origin(costs: CompiledCosts, table: Mapping[str, NDArray[np.int64]])
     host = np.asarray(prices.host_ns)
     generation = _generation(costs, table, total)
     mixed = table["prompts"] > 0
-    known = np.asarray(prices.token_ns)[tokens] + np.asarray(prices.sample_ns)[samples] + host[sequences] + generation
-    np.add.at(total, _context_origin(costs, table, mixed), np.maximum(table["duration_ns"] - known, 0)[mixed])
+    constant = np.asarray(prices.token_ns)[tokens] + np.asarray(prices.sample_ns)[samples] + host[sequences]
+    rest = table["duration_ns"] - steps * constant - generation
+    waited = _waits(prices, table, rest)
+    np.add.at(total, _context_origin(costs, table, mixed), np.maximum(rest - waited, 0)[mixed])
     found = {origin.name.lower(): float(total[origin]) for origin in Origin}
-    return found | {"host": float(_counts(sequences, steps, len(host)) @ host)}
+    return found | {"host": float(_counts(sequences, steps, len(host)) @ host + waited.sum())}
+
+
+def _waits(prices: StepPrices, table: Mapping[str, NDArray[np.int64]], rest: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the time, ns, for which the kernels of each row wait for an eager host to launch them.
+
+    ``rest`` is what a row's duration leaves when all but context attention is taken off.
+    """
+    if not prices.launches.decode_ns:
+        return np.zeros_like(rest)
+    waits = np.where(table["prompts"] > 0, 0, rest)
+    for row in np.flatnonzero(table["prompts"]):
+        decodes, completed, prompts = (int(table[name][row]) for name in ("decodes", "completed", "prompts"))
+        sums = [int(table[name][row]) for name in ("pairs", "reach")]
+        tokens = int(table["tokens"][row]) + decodes
+        kernels = prices.kernels_ns(tokens, decodes + completed, decodes, int(table["context"][row]), prompts, *sums)
+        waits[row] = max(prices.launches.prompt_ns - kernels, 0)
+    return waits
 
 
 def _counts(values: NDArray[np.int64], steps: NDArray[np.int64], size: int) -> NDArray[np.int64]:
@@ -74,7 +94,7 @@ def _generation(
         edges = np.clip(
             np.append(knots, np.iinfo(np.int64).max), start[:, None], (start + table["steps"][rows])[:, None]
         )
-        pieces = np.diff(cumulatives(costs.prices.decode_curve(int(n)), edges), axis=1)
+        pieces = np.diff(cumulatives(costs.prices.generation_curve(int(n)), edges), axis=1)
         by_row[rows] = pieces.sum(axis=1)
         worst = np.maximum(np.maximum(origin[n], np.append(origin[n][1:], origin[n][-1])), Origin.INTERPOLATED)
         np.add.at(total, worst, pieces.sum(axis=0))

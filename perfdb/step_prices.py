@@ -9,17 +9,34 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["FRACTION_BITS", "ContextCurve", "DecodeCurve", "StepPrices"]
+__all__ = ["FRACTION_BITS", "ContextCurve", "DecodeCurve", "Launches", "StepPrices", "cumulated"]
 
 #: Generation attention is summed in units of 2**-10 ns, so that slopes keep their fractions and the
 #: cumulative of 131,072 steps of 100 ms still fits 64 bits.
 FRACTION_BITS = 10
+
+
+def cumulated(knots: Sequence[int], first: Sequence[int], slope: Sequence[int]) -> list[int]:
+    """Return the sum of the prices before each knot; see :class:`DecodeCurve`."""
+    base = [0]
+    for (x, y), price, growth in zip(pairwise(knots), first, slope, strict=False):
+        d = y - x
+        base.append(base[-1] + d * price + growth * (d * (d - 1) // 2))
+    return base
+
+
+def _steps_to_cross(price: int, growth: int, floor: int) -> int:
+    """Return after how many steps a price that grows so is on the other side of ``floor``; 0 for never."""
+    if price < floor:
+        return -(-(floor - price) // growth) if growth > 0 else 0
+    return (price - floor) // -growth + 1 if growth < 0 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +64,25 @@ class DecodeCurve:
     def __post_init__(self) -> None:
         # One look-up in place of four, in the innermost function of every run.
         object.__setattr__(self, "_pieces", tuple(zip(self.knots, self.base, self.first, self.slope, strict=True)))
+
+    def never_below(self, floor: int) -> DecodeCurve:
+        """Return the curve whose price at every context is this one's or ``floor``, whichever is more.
+
+        Parameters
+        ----------
+        floor
+            Price in units of 2**-FRACTION_BITS ns.
+        """
+        pieces: list[tuple[int, int, int]] = []
+        ends = [*self.knots[1:], None]
+        for start, end, price, growth in zip(self.knots, ends, self.first, self.slope, strict=True):
+            low = price < floor
+            pieces.append((start, floor, 0) if low else (start, price, growth))
+            meets = start + _steps_to_cross(price, growth, floor)
+            if start < meets and (end is None or meets < end):
+                pieces.append((meets, price + growth * (meets - start), growth) if low else (meets, floor, 0))
+        knots, first, slope = (list(column) for column in zip(*pieces, strict=True))
+        return DecodeCurve(knots, cumulated(knots, first, slope), first, slope)
 
     def cumulative(self, context: int) -> int:
         """Return the attention time, ns, of decode steps from context 0 up to ``context``."""
@@ -103,6 +139,22 @@ class ContextCurve:
         return int(root * root)
 
 
+@dataclass(frozen=True, slots=True)
+class Launches:
+    """Time in which the host of an eager engine launches the operators of a step, ns; no step is shorter.
+
+    Attributes
+    ----------
+    decode_ns
+        Of a step that only decodes.
+    prompt_ns
+        Of a step that computes prompts.
+    """
+
+    decode_ns: int = 0
+    prompt_ns: int = 0
+
+
 class StepPrices:
     """What each step of one instance costs; build it with :func:`perfdb.compile.compile_costs`.
 
@@ -116,19 +168,24 @@ class StepPrices:
         Time of the host per step that kernels do not hide, by sequence count, same shape.
     decode_curve, context_curve
         Curves by number of sequences (prompts); called once for each number.
+    launches
+        What the host of an eager engine needs while the kernels run.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - tables, curves and the host of one instance
         self,
         token_ns: Sequence[int],
         sample_ns: Sequence[int],
         host_ns: Sequence[int],
         decode_curve: Callable[[int], DecodeCurve],
         context_curve: Callable[[int], ContextCurve],
+        launches: Launches | None = None,
     ) -> None:
         self.token_ns, self.sample_ns, self.host_ns = token_ns, sample_ns, host_ns
-        self._make_decode, self._make_context = decode_curve, context_curve
+        self.launches = launches or Launches()
+        self._make_generation, self._make_context = decode_curve, context_curve
         self._decode: dict[int, DecodeCurve] = {}
+        self._generation: dict[int, DecodeCurve] = {}
         self._context: dict[int, ContextCurve] = {}
 
     @property
@@ -136,11 +193,21 @@ class StepPrices:
         """Largest number of tokens a step may hold."""
         return len(self.token_ns) - 1
 
-    def decode_curve(self, sequences: int) -> DecodeCurve:
+    def generation_curve(self, sequences: int) -> DecodeCurve:
         """Return the generation-attention curve of a batch size."""
+        curve = self._generation.get(sequences)
+        if curve is None:
+            curve = self._generation[sequences] = self._make_generation(sequences)
+        return curve
+
+    def decode_curve(self, sequences: int) -> DecodeCurve:
+        """Return generation attention or, where the host launches for longer, what that adds to the kernels."""
         curve = self._decode.get(sequences)
         if curve is None:
-            curve = self._decode[sequences] = self._make_decode(sequences)
+            kernels = self.token_ns[sequences] + self.sample_ns[sequences]
+            floor = (self.launches.decode_ns - kernels) << FRACTION_BITS
+            raw = self.generation_curve(sequences)
+            curve = self._decode[sequences] = raw.never_below(floor) if floor > 0 else raw
         return curve
 
     def context_curve(self, prompts: int) -> ContextCurve:
@@ -231,6 +298,14 @@ class StepPrices:
         Several chunks cost what as many equal prompts without a past would that attend to as many pairs
         (``docs/decisions/004-chunk-prices.md``), but never less than reading the KV they look at.
         """
+        kernels = self.kernels_ns(tokens, samples, decodes, context, prompts, pairs, reach)
+        launches = self.launches.prompt_ns if prompts else self.launches.decode_ns
+        return max(kernels, launches) + self.host_ns[decodes + prompts]
+
+    def kernels_ns(  # noqa: PLR0913, PLR0917 - the same seven sums
+        self, tokens: int, samples: int, decodes: int, context: int, prompts: int, pairs: int, reach: int
+    ) -> int:
+        """Return the time the kernels of such a pass take, ns; see :meth:`mixed_ns`."""
         attention = 0
         if prompts:
             attention = self.context_curve(prompts).price(sqrt(pairs / prompts))
@@ -238,8 +313,7 @@ class StepPrices:
                 attention = max(attention, self._generation_ns(1, reach))
         if decodes:
             attention += self._generation_ns(decodes, context)
-        sequences = decodes + prompts
-        return self.token_ns[tokens] + self.sample_ns[samples] + self.host_ns[sequences] + attention
+        return self.token_ns[tokens] + self.sample_ns[samples] + attention
 
     def _generation_ns(self, sequences: int, context: int) -> int:
-        return self.decode_curve(sequences).between(context, context + 1)
+        return self.generation_curve(sequences).between(context, context + 1)

@@ -9,7 +9,7 @@ from simpy.events import URGENT, Event, EventPriority
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulator.instance import Clock
+    from simulator.clock import Clock
 
 __all__ = ["Alarm"]
 

@@ -15,7 +15,6 @@ from perfdb.layout import Layout
 from perfdb.load_model import load_model
 from perfdb.memory import MemoryPlan, plan_memory
 from perfdb.operators import step_operators
-from perfdb.sources import source_chain
 from perfdb.tables import sha256
 from simulator.cluster import EngineParts
 from simulator.engines import ENGINES
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
     from hardware.catalogue import Chip
     from perfdb.model import ModelSpec
-    from simulator.engines import VllmOptions
+    from simulator.engine_options import EngineOptions, EnginePlan
     from simulator.pool_table import Pool
     from simulator.router import Router
     from simulator.scenario import Scenario, Workload
@@ -79,7 +78,7 @@ class BuiltPool:
     model: ModelSpec
     chip: Chip
     layout: Layout
-    options: VllmOptions
+    options: EngineOptions
     memory: MemoryPlan
     costs: CompiledCosts
     parts: EngineParts
@@ -169,7 +168,7 @@ def build_requests(scenario: Scenario) -> Requests:
 def _identities(scenario: Scenario, found: Arrivals) -> KnownIdentities | None:
     """Return what the pools and routers of a scenario look at, where the workload has it; else None."""
     routers = {pool.router for pool in scenario.pool}
-    caching = any(pool.engine_options.enable_prefix_caching for pool in scenario.pool)
+    caching = any(pool.engine_options.caches_prefixes for pool in scenario.pool)
     prefixes = prefixes_of(found) if caching or routers & PREFIX_ROUTERS else None
     if prefixes is not None and not prefixes.contents.size:
         prefixes = None
@@ -269,24 +268,27 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
     chip, engine = load_chip(pool.chip), ENGINES[pool.engine]
     layout = Layout(pool.tensor_parallel, pool.pipeline_parallel)
     _check_layout(name, model, layout)
-    options = pool.engine_options.for_chip(chip)
-    memory = plan_memory(model, layout, chip, engine.memory_budget(options))
+    options = pool.engine_options.filled(chip, _asked_tokens(model, pool.engine_options))
+    plan = options.plan(prefills=pool.prefills)
+    memory = plan_memory(model, layout, chip, engine.memory_budget(plan))
     blocks = (pool.limits.kv_blocks or memory.blocks) - engine.reserved_blocks
-    max_tokens = _max_tokens(name, model, options, blocks)
+    max_tokens = _max_tokens(name, model, options, plan, blocks)
+    if not plan.limits.chunked and pool.prefills:
+        _check_budget(name, plan, max_tokens)
     options = options.model_copy(update={"max_model_len": max_tokens})
-    source = source_chain(chip, engine.framework, pool.cost_sources)
-    limits = StepLimits(options.max_num_batched_tokens or 0, options.max_num_seqs or 0, max_tokens)
-    costs = compile_costs(step_operators(model, layout), source, limits, engine.host)
+    source = engine.cost_chain(chip, pool.cost_sources)
+    limits = StepLimits(_most_tokens(plan, max_tokens), plan.limits.max_sequences, max_tokens)
+    costs = compile_costs(step_operators(model, layout), source, limits, engine.host_on(chip))
     parts = EngineParts(
-        scheduler=engine.scheduler(options),
+        scheduler=engine.scheduler(plan),
         prices=costs.prices,
         blocks=blocks,
-        block_tokens=options.block_size,
+        block_tokens=plan.block_tokens,
         max_tokens=max_tokens,
         replicas=pool.replicas,
         prefills=pool.prefills,
         decodes=pool.decodes,
-        caching=options.enable_prefix_caching,
+        caching=options.caches_prefixes,
     )
     tables = {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
     return BuiltPool(name, model, chip, layout, options, memory, costs, parts, tables)
@@ -317,17 +319,22 @@ def _divisors(*numbers: int) -> str:
     return ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
 
 
-def _max_tokens(name: str, model: ModelSpec, options: VllmOptions, blocks: int) -> int:
-    """Return the longest sequence served, after checking that one such sequence fits the KV cache."""
+def _asked_tokens(model: ModelSpec, options: EngineOptions) -> int:
+    """Return the longest sequence the options ask for."""
     asked = options.max_model_len
-    longest = model.max_tokens if asked is None or asked == "auto" else asked
-    room = blocks * options.block_size
+    return model.max_tokens if asked is None or asked == "auto" else asked
+
+
+def _max_tokens(name: str, model: ModelSpec, options: EngineOptions, plan: EnginePlan, blocks: int) -> int:
+    """Return the longest sequence served, after checking that one such sequence fits the KV cache."""
+    longest = _asked_tokens(model, options)
+    room = blocks * plan.block_tokens
     if longest > model.max_tokens:
         raise ScenarioError(
             f"pool.{name}.engine_options.max_model_len is {longest}, but {model.name} holds at most "
             f"{model.max_tokens} tokens (max_position_embeddings); lower it, or give a config.json that says more"
         )
-    if asked == "auto":
+    if options.max_model_len == "auto":
         longest = min(longest, room)
     if longest > room:
         raise CapacityError(
@@ -335,9 +342,18 @@ def _max_tokens(name: str, model: ModelSpec, options: VllmOptions, blocks: int) 
             f"set engine_options.max_model_len to at most {room} (or 'auto'), raise gpu_memory_utilization, "
             "or use more chips"
         )
-    if not options.enable_chunked_prefill and (options.max_num_batched_tokens or 0) < longest:
-        raise ScenarioError(
-            f"pool.{name}: with enable_chunked_prefill = false, max_num_batched_tokens "
-            f"{options.max_num_batched_tokens} must be at least max_model_len {longest}, or a prompt may never run"
-        )
     return longest
+
+
+def _most_tokens(plan: EnginePlan, longest: int) -> int:
+    """Return the most tokens of a step: a policy that cuts no prompts may compute the longest beside decodes."""
+    limits = plan.limits
+    return limits.max_tokens if limits.chunked else max(limits.max_tokens, longest + limits.max_sequences)
+
+
+def _check_budget(name: str, plan: EnginePlan, longest: int) -> None:
+    if plan.budget_option and plan.limits.max_tokens < longest:
+        raise ScenarioError(
+            f"pool.{name}: prompts are not cut, so that {plan.budget_option} {plan.limits.max_tokens} must be at "
+            f"least max_model_len {longest}, or a prompt may never run"
+        )

@@ -11,7 +11,7 @@ from simulator.records import TransferLog
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from simulator.instance import Clock
+    from simulator.clock import Clock
     from simulator.lanes import Lanes, Route
     from simulator.link_history import LinkSeries
     from simulator.link_use import LinkUse

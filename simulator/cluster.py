@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from simulator.batch import Batch
+from simulator.clock import Clock, Urgent, soon
 from simulator.group import Group
 from simulator.hand_over import HandOver
-from simulator.instance import Clock, Instance, Urgent, soon
+from simulator.instance import Instance
 from simulator.network import KvTransfer
 from simulator.records import StepLog
 from simulator.request import Request
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from simpy import Event
 
     from perfdb.step_prices import StepPrices
-    from simulator.hand_over import Carrier
+    from simulator.passage import Carrier
     from simulator.records import Ledger
     from simulator.router import Router
     from simulator.schedulers.state import Scheduler
@@ -173,6 +175,7 @@ class Cluster:
         self._hands_over = any(not parts.decodes for parts in pools)
         self._decode_limit = min((p.max_tokens for p in pools if p.decodes and self._hands_over), default=1 << 62)
         self._draining: dict[int, Callable[[], None]] = {}
+        self._drained = Batch(self.env)
         self._done = self._sent = 0
         self._stride = max(1, len(ledger) // 100)
         self._all_done = self.env.event()
@@ -224,7 +227,7 @@ class Cluster:
         if self.loads[instance.number]:
             self._draining[instance.number] = then
         else:
-            soon(self.env, 1, then)
+            self._drained.add(instance.number, then)
 
     def stop_instance(self, instance: Instance) -> None:
         """Let an instance die now: what it had computed is lost, what it had not is done elsewhere."""
@@ -308,7 +311,7 @@ class Cluster:
         number = instance.number
         self.loads[number] -= 1
         if self._draining and number in self._draining and not self.loads[number]:
-            soon(self.env, 1, self._draining.pop(number))
+            self._drained.add(number, self._draining.pop(number))
 
     def park(self, group: Group, action: Callable[[], None], give_up: Callable[[], None]) -> None:
         """Do something once an instance joins a group, or something else if none ever will."""

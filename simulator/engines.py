@@ -5,81 +5,39 @@ An engine is data plus a scheduling policy; none is a subclass of another.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING
 
-from pydantic import ConfigDict, Field, model_validator
-
-from hardware.strict import Strict
 from perfdb.compile import HostTime
+from perfdb.eager import DISTSERVE_KERNELS, KERNELS_OF_2023, EagerChain
 from perfdb.memory import MemoryBudget
+from perfdb.sources import source_chain
+from simulator.engine_options import (
+    DistserveOptions,
+    EngineOptions,
+    EnginePlan,
+    OptionTable,
+    SplitwiseOptions,
+    VllmOptions,
+    VllmV0Options,
+)
 from simulator.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from hardware.catalogue import Chip
+    from perfdb.eager import EagerKernels
+    from perfdb.sources import SourceChain
     from simulator.schedulers import Scheduler
 
-__all__ = ["ENGINES", "Engine", "VllmOptions"]
+__all__ = ["ENGINES", "Engine", "mark_options"]
 
 
-class VllmOptions(Strict):
-    """Options of ``vllm serve``, under their own names.
-
-    Defaults are those of the OpenAI-compatible server in late 2026 (conventions of the field, section B3):
-    8192 batched tokens and 1024 sequences on chips of 70 GiB or more that are not A100, else 2048 and 256.
-
-    Attributes
-    ----------
-    max_num_batched_tokens
-        Token budget of one step.
-    max_num_seqs
-        Running requests.
-    gpu_memory_utilization
-        Share of each chip's memory the engine may use.
-    block_size
-        Tokens of one KV block.
-    max_model_len
-        Longest sequence, prompt and output; ``"auto"`` lowers it to what the KV cache can hold.
-    enable_chunked_prefill
-        Cut prompts to the token budget.
-    scheduler_reserve_full_isl
-        Admit a request only if its whole prompt fits in the free blocks.
-    enable_prefix_caching
-        Keep what blocks hold until they are taken again, for requests that begin alike.
-    """
-
-    model_config = ConfigDict(strict=True)
-
-    max_num_batched_tokens: int | None = Field(default=None, gt=0)
-    max_num_seqs: int | None = Field(default=None, gt=0)
-    gpu_memory_utilization: float = Field(default=0.92, gt=0, le=1)
-    block_size: int = Field(default=16, gt=0, le=4096)
-    max_model_len: int | Literal["auto"] | None = None
-    enable_chunked_prefill: bool = True
-    scheduler_reserve_full_isl: bool = True
-    enable_prefix_caching: bool = True
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if isinstance(self.max_model_len, int) and self.max_model_len < 1:
-            raise ValueError(f"max_model_len is {self.max_model_len}, expected a positive integer or 'auto'")
-        tokens, sequences = self.max_num_batched_tokens, self.max_num_seqs
-        if tokens is not None and sequences is not None and tokens < sequences:
-            raise ValueError(
-                f"max_num_batched_tokens {tokens} is below max_num_seqs {sequences}; vLLM refuses that: "
-                "a step must hold a token of every sequence"
-            )
-        return self
-
-    def for_chip(self, chip: Chip) -> VllmOptions:
-        """Return the options with the defaults that depend on the chip filled in."""
-        large = chip.visible_memory_bytes >= 70 * 2**30 and not chip.name.startswith("a100")
-        tokens = self.max_num_batched_tokens or max(8192 if large else 2048, self.max_num_seqs or 0)
-        sequences = self.max_num_seqs or min(1024 if large else 256, tokens)
-        return self.model_copy(update={"max_num_batched_tokens": tokens, "max_num_seqs": sequences})
+#: How much faster one core is in the servers that hold a chip than in those of the A100: PassMark's single-thread
+#: marks of a Xeon Platinum 8480 (about 2,900) over an EPYC 7742 (about 2,050), recalled.
+_CORE_SPEED: Mapping[str, float] = MappingProxyType({"hopper": 1.4, "blackwell": 1.4})
 
 
 def _captured_graphs(max_sequences: int) -> int:
@@ -97,40 +55,104 @@ class Engine:
         Whose kernel tables price it.
     policy
         Key of :data:`simulator.schedulers.SCHEDULERS`.
+    options
+        The type of its options.
     host
-        Time of the host per step that kernels do not hide.
+        Time of the host per step that kernels do not hide; of an eager engine, beside an A100.
     reserved_blocks
-        KV blocks that no sequence gets (vLLM keeps block 0 as a placeholder).
+        KV blocks that no sequence gets (vLLM V1 keeps block 0 as a placeholder).
+    graphs
+        It captures CUDA graphs of its decode steps.
+    one_stage
+        An instance computes prompts or decodes, never both.
+    kernels
+        Its kernels are those of an eager engine; None for today's.
     """
 
     framework: str
     policy: str
+    options: type[EngineOptions]
     host: HostTime
-    reserved_blocks: int
+    reserved_blocks: int = 0
+    graphs: bool = False
+    one_stage: bool = False
+    kernels: EagerKernels | None = None
 
-    def scheduler(self, options: VllmOptions) -> Scheduler:
-        """Return the policy for options whose chip defaults are filled in."""
-        return SCHEDULERS[self.policy](
-            options.max_num_batched_tokens or 0,
-            options.max_num_seqs or 0,
-            options.enable_chunked_prefill,
-            options.scheduler_reserve_full_isl,
+    def scheduler(self, plan: EnginePlan) -> Scheduler:
+        """Return the policy within its limits."""
+        return SCHEDULERS[self.policy](plan.limits)
+
+    def cost_chain(self, chip: Chip, names: Sequence[str]) -> SourceChain:
+        """Return what prices its operators on a chip, from the named sources."""
+        chain = source_chain(chip, self.framework, names)
+        return chain if self.kernels is None else EagerChain(chip, chain, self.kernels)
+
+    def host_on(self, chip: Chip) -> HostTime:
+        """Return the time of the host beside a chip: that of an eager engine follows the speed of its cores."""
+        speed = _CORE_SPEED.get(chip.architecture, 1.0) if self.kernels else 1.0
+        return replace(
+            self.host,
+            step_ns=round(self.host.step_ns / speed),
+            sequence_ns=round(self.host.sequence_ns / speed),
+            launch_ns=round(self.host.launch_ns / speed),
         )
 
-    def memory_budget(self, options: VllmOptions) -> MemoryBudget:
+    def memory_budget(self, plan: EnginePlan) -> MemoryBudget:
         """Return what the engine assumes about memory."""
-        sequences = options.max_num_seqs or 0
+        sequences = plan.limits.max_sequences
         return MemoryBudget(
-            utilization=options.gpu_memory_utilization,
-            step_tokens=options.max_num_batched_tokens or 0,
+            utilization=plan.utilization,
+            step_tokens=plan.limits.max_tokens,
             step_sequences=sequences,
-            block_tokens=options.block_size,
-            graphs=_captured_graphs(sequences),
+            block_tokens=plan.block_tokens,
+            graphs=_captured_graphs(sequences) if self.graphs else 0,
         )
 
 
-#: Engines by name. vLLM's host time, 0.6 ms per step and 20 us per sequence, is the median of measured minus
-#: simulated token times over 120 public runs of vLLM on H100 to B200 (docs/decisions/005-host-time.md).
+_VLLM_V0_HOST = HostTime(step_ns=7_000_000, sequence_ns=50_000, launch_ns=32_000, prompt_attention_launches=9)
+
+#: Engines by name; one after an ``@`` is a version whose behaviour differs. The host time of today's vLLM, 0.6 ms
+#: per step and 20 us per sequence, is the median of measured minus simulated token times over 120 public runs on
+#: H100 to B200 (docs/decisions/005-host-time.md). Where those of the engines of 2023 come from is said in
+#: docs/decisions/010-engines-of-2023.md.
 ENGINES: Mapping[str, Engine] = MappingProxyType(
-    {"vllm": Engine("vllm", "vllm", HostTime(step_ns=600_000, sequence_ns=20_000), reserved_blocks=1)}
+    {
+        "vllm": Engine(
+            "vllm",
+            "vllm",
+            VllmOptions,
+            HostTime(step_ns=600_000, sequence_ns=20_000),
+            reserved_blocks=1,
+            graphs=True,
+        ),
+        "vllm@0.2": Engine(
+            "vllm",
+            "vllm_v0",
+            VllmV0Options,
+            _VLLM_V0_HOST,
+            kernels=KERNELS_OF_2023,
+        ),
+        "distserve": Engine(
+            "vllm",
+            "distserve",
+            DistserveOptions,
+            HostTime(step_ns=3_500_000, sequence_ns=20_000),
+            one_stage=True,
+            kernels=DISTSERVE_KERNELS,
+        ),
+        "splitwise": Engine("vllm", "splitwise", SplitwiseOptions, _VLLM_V0_HOST, kernels=KERNELS_OF_2023),
+    }
 )
+
+
+def mark_options(pool: object) -> object:
+    """Return a ``[[pool]]`` table whose ``engine_options`` know which type they are of.
+
+    What is not a table, or names no engine there is, is returned as it is: its reader says what is wrong.
+    """
+    if not isinstance(pool, dict):
+        return pool
+    engine, options = ENGINES.get(str(pool.get("engine", "vllm"))), pool.get("engine_options", {})
+    if engine is None or not isinstance(options, dict):
+        return pool
+    return {**pool, "engine_options": OptionTable(options, engine.options.__name__)}

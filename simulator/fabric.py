@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hardware.node import Node
     from hardware.topology import Topology
     from simulator.build import BuiltPool
-    from simulator.instance import Clock
+    from simulator.clock import Clock
     from simulator.network import NetworkTable
 
 __all__ = ["Fabric", "build_fabric"]

@@ -17,12 +17,15 @@ the same nanoseconds on any machine: bytes in units of 2^-128, rates in such uni
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush, heapreplace
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+
+from hardware.errors import ScenarioError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["BYTE", "Bundle", "Filling", "Link", "rate_of"]
+__all__ = ["BYTE", "Bundle", "Filling", "Link", "capacity_of", "rate_of"]
 
 BYTE: Final = 1 << 128
 
@@ -303,3 +306,18 @@ def _forget(bundle: B) -> None:
     """Let the links know a bundle no more."""
     for link, _ in bundle.path:
         del link.bundles[bundle]
+
+
+def capacity_of(link: int, bytes_per_s: float) -> int:
+    """Return what a link can carry, units/ns.
+
+    Raises
+    ------
+    ScenarioError
+        It is not a finite number of at least 0 bytes/s.
+    """
+    if not (isfinite(bytes_per_s) and bytes_per_s >= 0):
+        raise ScenarioError(
+            f"link {link} has a capacity of {bytes_per_s} bytes/s; expected a finite number, at least 0"
+        )
+    return rate_of(bytes_per_s)

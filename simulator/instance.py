@@ -5,14 +5,16 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from simpy.core import Environment
-from simpy.events import URGENT, Event
-
 from hardware.errors import LawError
+from simulator.clock import Clock, Urgent, soon
 from simulator.schedulers.state import EngineState
+from simulator.standstill import Standstill
+from simulator.wake_up import WakeUp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Generator, Sequence
+
+    from simpy.events import Event
 
     from perfdb.step_prices import StepPrices
     from simulator.records import Ledger, StepLog
@@ -21,36 +23,6 @@ if TYPE_CHECKING:
     from simulator.watcher import Watcher
 
 __all__ = ["Clock", "Instance", "Urgent", "soon"]
-
-
-class Clock(Environment):
-    """The simulation, whose time is integer nanoseconds: float seconds would make ties accidental."""
-
-    if TYPE_CHECKING:
-
-        @property
-        def now(self) -> int:
-            """Nanoseconds since the run began."""
-            ...
-
-
-class Urgent(Event):
-    """An event before all engine events of its instant: a plan sees what has happened by its time."""
-
-    def __init__(self, env: Clock, delay_ns: int) -> None:
-        super().__init__(env)
-        self._ok = True
-        self._value = None
-        env.schedule(self, URGENT, delay_ns)
-
-
-def soon(env: Clock, delay_ns: int, action: Callable[[], None]) -> None:
-    """Do something at least a nanosecond from now, before the engines of that instant.
-
-    An effect is never at the instant of its cause, so that no order of events at one instant, which
-    macro-steps may change, decides anything (``docs/decisions/002-order-of-events.md``).
-    """
-    Urgent(env, delay_ns).callbacks.append(lambda _: action())
 
 
 class Instance:
@@ -111,13 +83,13 @@ class Instance:
         self.decodes_here, self.tells_chunks = decodes_here, tells_chunks
         self.longest_run = 1 << 40 if macro_steps else 1
         self._finishes: list[tuple[int, int, int, Request]] = []
-        self._alarm: Event | None = None
+        self._wake_up = WakeUp(env)
         self._run_steps = 0
         self._run_start_ns = 0
         self._mixed: Sequence[int] = ()
         self._plan: Plan | None = None
         self._joined: Sequence[Request] = ()
-        self._asleep = False
+        self._standstill = Standstill(ledger.pauses)
         self.held = 0
         self.started_ns, self.ended_ns = env.now, -1
         env.process(self.serve())
@@ -182,8 +154,7 @@ class Instance:
         state, last_ns = self.state, self._settle()
         self._run_steps = 0
         self.ended_ns = self.env.now
-        if self._alarm is not None and self._alarm.callbacks is not None:
-            self._alarm.callbacks = []
+        self._wake_up.silence()
         computing = {request.index for request, _ in self._plan.chunks} if self._plan is not None else set()
         if state.prefilling is not None:
             computing.add(state.prefilling.index)
@@ -191,7 +162,8 @@ class Instance:
             if request.index not in computing:
                 state.leave_decode(request)
                 request.computed = request.tokens = request.computed + 1
-                request.stalled_ns = last_ns
+                if request.stalled_ns < 0:
+                    request.stalled_ns = self._standstill.last_token_ns(request.index, last_ns)
         for request in state.ready:
             request.computed = request.tokens
         left = [*state.running.values(), *state.ready, *state.waiting]
@@ -256,9 +228,8 @@ class Instance:
 
     def _notice(self, *, changed: bool) -> None:
         """Wake a sleeping engine; cut a run of steps if what changed may change the plan."""
-        if self._asleep:
-            self._asleep = False
-            self._ring(0)
+        if self._wake_up.asleep:
+            self._wake_up.move(0)
         elif changed and self._run_steps > 1:
             self._cut()
 
@@ -266,20 +237,7 @@ class Instance:
         state = self.state
         if state.waiting and not (state.loading or self.held):
             raise LawError(f"instance {self.number} has {len(state.waiting)} waiting requests and no plan")
-        self._asleep = True
-        self._alarm = self.env.event()
-        return self._alarm
-
-    def _wait(self, duration_ns: int) -> Event:
-        self._alarm = self.env.timeout(duration_ns)
-        return self._alarm
-
-    def _ring(self, delay_ns: int) -> None:
-        """Move the wake-up call of the engine loop to ``delay_ns`` from now."""
-        moved, old = self.env.timeout(delay_ns), self._alarm
-        if old is not None and old.callbacks is not None:
-            moved.callbacks, old.callbacks = old.callbacks, []
-        self._alarm = moved
+        return self._wake_up.when_rung()
 
     def _cut(self) -> None:
         elapsed = self.env.now - self._run_start_ns
@@ -287,7 +245,7 @@ class Instance:
         steps, duration = self.prices.steps_covering(sequences, context, elapsed, self._run_steps)
         if steps < self._run_steps:
             self._run_steps = steps
-            self._ring(duration - elapsed)
+            self._wake_up.move(duration - elapsed)
 
     # --- steps ---------------------------------------------------------------------------------------
 
@@ -305,7 +263,7 @@ class Instance:
         context = self.state.context_sum // plan.decodes
         steps = min(plan.steps, self._steps_to_first_finish())
         self._run_steps, self._run_start_ns = steps, self.env.now
-        return self._wait(self.prices.decode_ns(plan.decodes, context, steps))
+        return self._wake_up.after(self.prices.decode_ns(plan.decodes, context, steps))
 
     def _apply_decodes(self, plan: Plan) -> None:
         steps, self._run_steps = self._run_steps, 0
@@ -316,14 +274,16 @@ class Instance:
         """Let decode steps be over; the first block of each sequence was taken by a plan of one step."""
         state, start = self.state, self._run_start_ns
         decodes, context, joined = state.decodes, state.context_sum // state.decodes, self._joined
+        if self._standstill.since_ns >= 0:
+            step_ns = self.prices.decode_ns(decodes, context)
+            self._standstill.end(decodes - len(joined), state.running, start + step_ns, step_ns)
         first = 0
         if joined:
             first = end_ns - start if steps == 1 else self.prices.decode_ns(decodes, context)
             self.log.add((start, first, 1, decodes, context, 0, 0, 0, 0, 0, len(joined)))
             self._end_stalls(start + first)
         if steps > 1 or not joined:
-            skipped = 1 if joined else 0
-            row = (start + first, end_ns - start - first, steps - skipped, decodes, context + skipped)
+            row = (start + first, end_ns - start - first, steps - bool(joined), decodes, context + bool(joined))
             self.log.add((*row, 0, 0, 0, 0, 0, 0))
         if takes_blocks:
             state.pool.take_until(state.step, state.step + steps)
@@ -333,7 +293,8 @@ class Instance:
     def _end_stalls(self, now_ns: int) -> None:
         """Let the first token appear here of sequences that came from another instance."""
         for request in self._joined:
-            self._end_stall(request, now_ns)
+            self.ledger.note_gap(request.stalled_ns, now_ns)
+            request.stalled_ns = -1
         self._joined = ()
 
     def _compute_mixed(self, plan: Plan) -> Event:
@@ -360,19 +321,24 @@ class Instance:
             pairs=pairs,
             reach=reach,
         )
+        if decodes == 0 < state.decodes and self._standstill.since_ns < 0:
+            self._standstill.since_ns = now
         self._run_start_ns = now
         self._mixed = (now, duration, 1, decodes, context, tokens, prompts, completed, pairs, reach, len(self._joined))
         if self.tells_chunks:
             for request, new in plan.chunks:
                 self.watcher.computing(self.number, request, new, duration)
-        return self._wait(duration)
+        return self._wake_up.after(duration)
 
     def _apply_chunks(self, plan: Plan) -> None:
         state = self.state
         self.log.add(self._mixed)
+        if plan.decodes:
+            if self._standstill.since_ns >= 0:
+                self._standstill.end(plan.decodes - len(self._joined), state.running, self.env.now, self._mixed[1])
+            state.step += 1
+            state.context_sum += plan.decodes
         self._end_stalls(self.env.now)
-        state.step += 1
-        state.context_sum += state.decodes
         state.prefilling = None
         for request, new in plan.chunks:
             request.computed += new
@@ -390,31 +356,25 @@ class Instance:
         if ledger.first_token_ns[index] < 0:
             ledger.first_token_ns[index] = now
         if request.stalled_ns >= 0:
-            self._end_stall(request, now)
+            ledger.note_gap(request.stalled_ns, now)
+            request.stalled_ns = -1
         produced = request.tokens - ledger.prompt_tokens[index] + 1
         if not self.decodes_here and produced < ledger.output_tokens[index]:
-            self._hand_over(request)
+            # Its blocks stay until its KV has left.
+            del self.state.running[index]
+            self.held += 1
+            self.watcher.prompt_computed(self.number, request)
             return
+        if self._standstill.since_ns >= 0:
+            self._standstill.join(index, now)
         self.state.join_decode(request)
         self._schedule_finish(request, produced)
-
-    def _end_stall(self, request: Request, now_ns: int) -> None:
-        """Write down a gap between two tokens that was more than a step."""
-        self.ledger.stalls.append(now_ns - request.stalled_ns)
-        self.ledger.stall_ends.append(now_ns)
-        request.stalled_ns = -1
 
     def _schedule_finish(self, request: Request, produced: int) -> None:
         """Note the step in which a decoding request will have all its tokens."""
         index = request.index
         last_step = self.state.step + self.ledger.output_tokens[index] - produced
         heappush(self._finishes, (last_step, index, request.epoch, request))
-
-    def _hand_over(self, request: Request) -> None:
-        """Let a request go once its prompt is computed; its blocks stay until its KV has left."""
-        del self.state.running[request.index]
-        self.held += 1
-        self.watcher.prompt_computed(self.number, request)
 
     def _finish_due(self) -> None:
         state, finishes = self.state, self._finishes
@@ -434,4 +394,4 @@ class Instance:
             ledger.preemptions[request.index] += 1
             produced = request.tokens > ledger.prompt_tokens[request.index]
             if produced and request.stalled_ns < 0:
-                request.stalled_ns = self.env.now
+                request.stalled_ns = self._standstill.last_token_ns(request.index, self.env.now)

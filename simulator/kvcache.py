@@ -84,18 +84,18 @@ class BlockPool:
             self.take(self.needed(start, end - start))
             self.taken_until = end
 
-    def lasting(self, step: int) -> int:
+    def lasting(self, step: int, spare: int = 0) -> int:
         """Return a number of steps from step counter ``step`` for which the free blocks surely suffice.
 
         Whole rounds of ``block_tokens`` steps, in which every sequence takes one block; the exact number where
-        not even one round fits; 0 where there are no sequences.
+        not even one round fits; 0 where there are no sequences. ``spare`` blocks stay free.
         """
         if not self.sequences:
             return 0
-        rounds = self.free // self.sequences
-        if rounds:
+        rounds = (self.free - spare) // self.sequences
+        if rounds > 0:
             return rounds * self.block_tokens
-        steps, left = 0, self.free
+        steps, left = 0, self.free - spare
         while left >= self.growth[(step + steps) % self.block_tokens]:
             left -= self.growth[(step + steps) % self.block_tokens]
             steps += 1

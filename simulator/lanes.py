@@ -86,6 +86,8 @@ class Route:
         A NIC takes as long for a message as for one of ``least_message_bytes``; see
         :meth:`simulator.transfer.Network.send` for the occupancy.
         """
+        if len(self.lanes) == 1 and not self.lanes[0].least_message_bytes:
+            return [(self.lanes[0], size_bytes, 1.0)]
         message = self.piece_bytes_per_token * min(max(tokens, 1), self.most_tokens)
         return [
             (lane, part, max(1.0, lane.least_message_bytes / message))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from simulator.clock import soon
 from simulator.incidents import InstanceDown, LinkChange
-from simulator.instance import soon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

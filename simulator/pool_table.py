@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, Self, TypeAlias
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hardware.errors import suggest
 from hardware.strict import Strict
 from perfdb.sources import COST_SOURCES, DEFAULT_SOURCES
-from simulator.engines import ENGINES, VllmOptions
+from simulator.engine_options import AnyOptions, VllmOptions
+from simulator.engines import ENGINES, mark_options
 from simulator.router import ROUTERS
 
 if TYPE_CHECKING:
@@ -73,8 +74,13 @@ class Pool(Strict):
     router: _Router = "least_loaded"
     helps_above: Annotated[int, Field(ge=0, strict=True)] = 0
     cost_sources: tuple[_CostSource, ...] = DEFAULT_SOURCES
-    engine_options: VllmOptions = VllmOptions()
+    engine_options: AnyOptions = VllmOptions()
     limits: Limits = Limits()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_of_the_engine(cls, table: object) -> object:
+        return mark_options(table)
 
     @field_validator("name")
     @classmethod
@@ -104,6 +110,12 @@ class Pool(Strict):
     def serves_both(self) -> bool:
         """Whether it computes prompts and decodes."""
         return self.prefills and self.decodes
+
+    @model_validator(mode="after")
+    def _one_stage(self) -> Self:
+        if ENGINES[self.engine].one_stage and self.serves_both:
+            raise ValueError(f"engine {self.engine!r} serves one stage; expected ['prefill'] or ['decode'] as stages")
+        return self
 
     @field_validator("cost_sources")
     @classmethod

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Ledger", "StepLog", "TransferLog"]
+__all__ = ["Ledger", "PauseLog", "StepLog", "TransferLog"]
 
 #: Value of a time that has not come.
 NEVER = -1
@@ -48,6 +48,8 @@ class Ledger:
         1 if the engine refused it, or it was lost with an instance or a transfer.
     stalls
         Times between two tokens of a request that was preempted between them, in the order they ended.
+    pauses
+        Steps that came after a standstill of the decoding sequences.
     """
 
     def __init__(self, prompt_tokens: NDArray[np.int64], output_tokens: NDArray[np.int64]) -> None:
@@ -67,9 +69,15 @@ class Ledger:
         self.failed = _filled(rows, 0)
         self.stalls: array[int] = array("q")
         self.stall_ends: array[int] = array("q")
+        self.pauses = PauseLog()
 
     def __len__(self) -> int:
         return len(self.prompt_tokens)
+
+    def note_gap(self, since_ns: int, now_ns: int) -> None:
+        """Write down a time between two tokens that was more than a step."""
+        self.stalls.append(now_ns - since_ns)
+        self.stall_ends.append(now_ns)
 
     def column(self, name: str) -> NDArray[np.int64]:
         """Return a column as int64, shape (requests,)."""
@@ -91,6 +99,22 @@ class _Log:
         return {name: rows[:, i] for i, name in enumerate(self.NAMES)}
 
 
+class PauseLog(_Log):
+    """One row per step that ends a standstill and number of sequences whose last token came at one time.
+
+    Attributes
+    ----------
+    end_ns, step_ns
+        When the step ended, and its duration: the gap that the step log tells of.
+    gap_ns
+        Time since their last tokens.
+    sequences
+        How many they are.
+    """
+
+    NAMES = ("end_ns", "step_ns", "gap_ns", "sequences")
+
+
 class StepLog(_Log):
     """One row per event of an engine: a step that computes prompts, or a run of equal decode steps.
 
@@ -99,7 +123,7 @@ class StepLog(_Log):
     start_ns, steps
         When it began and how many steps it was.
     decodes, context
-        Sequences that decoded and the floor of their mean context at the start.
+        Sequences that produced a token in each step, and the floor of their mean context at the start.
     tokens
         Prompt tokens computed.
     prompts, completed

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from simulator.build import BuiltPool, Requests
+    from simulator.clock import Clock
     from simulator.fabric import Fabric
-    from simulator.hand_over import Carrier
-    from simulator.instance import Clock
+    from simulator.passage import Carrier
     from simulator.scenario import Scenario
 
 __all__ = ["Result", "run_scenario"]

@@ -78,13 +78,14 @@ def token_gaps(
     logs, prices
         The step log and the step prices of each instance.
     ledger
-        First tokens, and gaps over preemptions.
+        First tokens, gaps over preemptions, and standstills.
     after_ns
         End of the warm-up.
     """
     first, stall_ends = ledger.column("first_token_ns"), ledger.column("stall_ends")
     gaps_found = [_counted(ledger.column("stalls")[stall_ends >= after_ns])]
     seconds_found = [_counted(first[first >= 0] // 10**9), _counted(stall_ends // 10**9)]
+    gaps_found += _over_pauses(ledger.pauses.table(), after_ns)
     for price, table in _by_price(logs, prices):
         _note_joins(table, after_ns, gaps_found)
         for ends, gaps, sequences in _runs(table, price):
@@ -111,12 +112,22 @@ def _counted(values: NDArray[np.int64], times: int = 1) -> _Counted:
     return distinct, count * times
 
 
+def _over_pauses(pauses: Mapping[str, NDArray[np.int64]], after_ns: int) -> list[_Counted]:
+    """Return what gaps over standstills add, and the steps that stand for them in the log, counted off."""
+    kept = pauses["end_ns"] >= after_ns
+    sequences = pauses["sequences"][kept]
+    return [(pauses["step_ns"][kept], -sequences), (pauses["gap_ns"][kept], sequences)]
+
+
 def _merged(pieces: Sequence[_Counted]) -> _Counted:
     values, count = (np.concatenate(part) for part in zip(*pieces, strict=True))
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     first = np.flatnonzero(np.diff(ordered, prepend=-1))
-    return ordered[first], np.add.reduceat(count[order], first) if len(first) else count
+    if not len(first):
+        return ordered, count
+    total = np.add.reduceat(count[order], first)
+    return ordered[first][total > 0], total[total > 0]
 
 
 def _by_price(

@@ -14,7 +14,7 @@ acts then knows what has arrived by it.
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from math import inf, isfinite
+from math import inf
 from operator import attrgetter, index
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from hardware.errors import LawError, ScenarioError
 from simulator.alarm import Alarm
-from simulator.fair_share import BYTE, Filling, Link, rate_of
+from simulator.fair_share import BYTE, Filling, Link, capacity_of
 from simulator.flows import Agenda, Flow, Key, Stream
 from simulator.link_history import LinkHistory, LinkSeries, units_served
 from simulator.link_use import LinkUse
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from simpy.events import Event
 
-    from simulator.instance import Clock
+    from simulator.clock import Clock
 
 __all__ = ["Flow", "LinkSeries", "LinkUse", "Network"]
 
@@ -73,7 +73,7 @@ class Network:
         self.bytes_sent = self.bytes_received = self.bytes_dropped = 0
         self.queueing_ns = self.sharings = self.rates_set = 0
         self._links: list[Link[Stream]] = [
-            Link(number, _capacity(number, rate)) for number, rate in enumerate(capacity_bytes_per_s.tolist())
+            Link(number, capacity_of(number, rate)) for number, rate in enumerate(capacity_bytes_per_s.tolist())
         ]
         for link in self._links:
             if not link.capacity:
@@ -197,7 +197,7 @@ class Network:
         """
         if not 0 <= link < len(self._links):
             raise ScenarioError(f"link {link} does not exist; expected 0 to {len(self._links) - 1}")
-        changed, capacity = self._links[link], _capacity(link, bytes_per_s)
+        changed, capacity = self._links[link], capacity_of(link, bytes_per_s)
         self._history.catch_up(self.env.now)
         if changed.lone is not None:
             self._join(changed.lone)
@@ -393,11 +393,3 @@ class Network:
                 "cap above 0"
             )
         return tuple(self._links[link] for link in path)
-
-
-def _capacity(link: int, bytes_per_s: float) -> int:
-    if not (isfinite(bytes_per_s) and bytes_per_s >= 0):
-        raise ScenarioError(
-            f"link {link} has a capacity of {bytes_per_s} bytes/s; expected a finite number, at least 0"
-        )
-    return rate_of(bytes_per_s)

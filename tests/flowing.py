@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from simulator.clock import Clock, Urgent
 from simulator.fair_share import BYTE
-from simulator.instance import Clock, Urgent
 from simulator.transfer import Network
 
 if TYPE_CHECKING:

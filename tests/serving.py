@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, StepPrices
+from simulator.clock import Clock, Urgent
 from simulator.cluster import Cluster, EngineParts
 from simulator.incidents import OperationsTable
-from simulator.instance import Clock, Urgent
 from simulator.laws import check_laws
 from simulator.network import KvTransfer
 from simulator.operations import Operations
 from simulator.records import Ledger, TransferLog
 from simulator.router import RoundRobin
-from simulator.schedulers import VllmScheduler
+from simulator.schedulers import SCHEDULERS, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -152,6 +152,7 @@ class Deployment:
     max_tokens: int = 2048
     max_sequences: int = 256
     replicas: int = 1
+    policy: str = "vllm"
     chunked: bool = True
     reserve_full_prompt: bool = True
     longest: int = LONGEST
@@ -174,7 +175,8 @@ class Deployment:
 
     def serve(self, arrivals, prompts, outputs, *, macro_steps: bool = True) -> Cluster:
         """Run requests to the end and check every law."""
-        scheduler = VllmScheduler(self.max_tokens, self.max_sequences, self.chunked, self.reserve_full_prompt)
+        limits = Limits(self.max_tokens, self.max_sequences, self.chunked, self.reserve_full_prompt)
+        scheduler = SCHEDULERS[self.policy](limits)
         common = {"scheduler": scheduler, "prices": self.prices, "block_tokens": self.block_tokens}
         common["caching"] = self.caching
         split = self.decode_replicas > 0

@@ -20,8 +20,8 @@ from hardware.catalogue import load_node
 from hardware.topology import build_topology
 from perfdb.tables import installed_root
 from simulator.carrier import KvCarrier
+from simulator.clock import Clock
 from simulator.connectors import CONNECTORS
-from simulator.instance import Clock
 from simulator.lanes import Endpoint, Lanes
 from simulator.network import KvTransfer
 from simulator.transfer import Network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompts import tree_of_prompts
@@ -10,6 +11,7 @@ from serving import Deployment, OpenLoop, Users, linear_prices, times
 
 from simulator.network import KvTransfer
 from simulator.router import ROUTERS
+from simulator.schedulers import SCHEDULERS
 from simulator.token_gaps import token_gaps
 
 #: Ways of handing KV over.
@@ -40,6 +42,7 @@ def deployments(draw) -> dict:
         "max_tokens": max(max_sequences, draw(st.sampled_from([16, 64, 333, 2048]))),
         "replicas": draw(st.integers(1, 3)),
         "reserve_full_prompt": draw(st.booleans()),
+        "policy": draw(st.sampled_from(sorted(SCHEDULERS))),
     }
 
 
@@ -139,9 +142,10 @@ def test_shared_prefixes(seed, size, gap_ns, deployment, router):
     assert_same(macro, single)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1))
-def test_arrivals_exactly_at_step_boundaries(seed):
+@pytest.mark.parametrize("policy", SCHEDULERS)
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_arrivals_exactly_at_step_boundaries(policy, seed):
     """Prices of whole milliseconds and arrivals on the same grid: every tie there can be."""
     rng = np.random.default_rng(seed)
     prices = linear_prices(step_ns=1_000_000, token_ns=0, context_ns=0.0, pair_ns=0.0)
@@ -149,7 +153,7 @@ def test_arrivals_exactly_at_step_boundaries(seed):
     arrivals = OpenLoop(sorted((rng.integers(0, 60, size) * 1_000_000).tolist()))
     prompts, outputs = rng.integers(1, 50, size), rng.integers(1, 40, size)
     runs = [
-        Deployment(blocks=20, max_tokens=64, max_sequences=8, replicas=2, prices=prices).serve(
+        Deployment(blocks=20, max_tokens=64, max_sequences=8, replicas=2, prices=prices, policy=policy).serve(
             arrivals, prompts, outputs, macro_steps=macro
         )
         for macro in (True, False)
@@ -157,12 +161,14 @@ def test_arrivals_exactly_at_step_boundaries(seed):
     assert_same(*runs)
 
 
-def test_a_starved_cache_preempts_thousands_of_times_and_still_agrees():
+@pytest.mark.parametrize("policy", SCHEDULERS)
+def test_a_starved_cache_preempts_thousands_of_times_and_still_agrees(policy):
     rng = np.random.default_rng(1)
     size = 600
     arrivals = OpenLoop(np.sort(rng.integers(0, 2_000_000_000, size)).tolist())
     prompts, outputs = rng.integers(1, 200, size), rng.integers(100, 400, size)
-    macro, single = serve_both({"blocks": 60, "max_sequences": 64, "max_tokens": 512}, arrivals, prompts, outputs)
+    starved = {"blocks": 60, "max_sequences": 64, "max_tokens": 512, "policy": policy}
+    macro, single = serve_both(starved, arrivals, prompts, outputs)
     assert sum(macro.ledger.preemptions) > 1000
     assert_same(macro, single)
 

@@ -1,6 +1,8 @@
-"""The engine decides as vLLM V1 does: every time of every request equals that of a token-by-token oracle."""
+"""The engine decides as each real one does: every time equals that of an independent token-by-token oracle."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import Deployment, OpenLoop, linear_prices
 from vllm_oracle import Oracle
+from whole_prompts_oracle import WholePromptOracle
+
+from simulator.schedulers import SCHEDULERS
+from simulator.token_gaps import token_gaps
 
 PRICES = linear_prices()
 
@@ -20,12 +26,17 @@ WORKLOADS = {
 }
 
 
-def compare(arrivals, prompts, outputs, **limits) -> int:
-    reserve = limits.pop("reserve_full_prompt", True)
-    sequences = Oracle(PRICES, **limits, reserve_full_prompt=reserve).run(arrivals, prompts, outputs)
-    cluster = Deployment(**limits, reserve_full_prompt=reserve, prices=PRICES).serve(
-        OpenLoop(arrivals), prompts, outputs
-    )
+ORACLES = {
+    "vllm": Oracle,
+    "vllm_v0": WholePromptOracle,
+    "distserve": partial(WholePromptOracle, watermark=0.0, free_block_each=False),
+    "splitwise": partial(WholePromptOracle, watermark=0.0, free_block_each=False, mixed=True),
+}
+
+
+def compare(policy, arrivals, prompts, outputs, **limits) -> int:
+    sequences = ORACLES[policy](PRICES, **limits).run(arrivals, prompts, outputs)
+    cluster = Deployment(**limits, prices=PRICES, policy=policy).serve(OpenLoop(arrivals), prompts, outputs)
     expected = {
         "admitted_ns": [s.admitted_ns for s in sequences],
         "first_token_ns": [s.first_ns for s in sequences],
@@ -33,12 +44,16 @@ def compare(arrivals, prompts, outputs, **limits) -> int:
         "preemptions": [s.preemptions for s in sequences],
     }
     assert {name: cluster.ledger.column(name).tolist() for name in expected} == expected
+    every = np.concatenate([np.diff(s.token_ns) for s in sequences]).astype(int)
+    gaps = token_gaps(cluster.logs, [PRICES], cluster.ledger)
+    assert np.repeat(gaps.gap_ns, gaps.count).tolist() == np.sort(every).tolist()
     return sum(cluster.ledger.preemptions)
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
 @pytest.mark.parametrize("block_tokens", [1, 16])
-def test_times_equal_the_oracle(name, block_tokens):
+@pytest.mark.parametrize("policy", SCHEDULERS)
+def test_times_equal_the_oracle(policy, name, block_tokens):
     shape = WORKLOADS[name]
     rng = np.random.default_rng(7)
     size = 250
@@ -46,13 +61,12 @@ def test_times_equal_the_oracle(name, block_tokens):
     prompts = rng.integers(1, 2 * shape["prompt"], size).tolist()
     outputs = rng.integers(1, 2 * shape["output"], size).tolist()
     blocks = max(shape["blocks"], -(-2 * (shape["prompt"] + shape["output"]) // 16)) * 16 // block_tokens
-    preemptions = compare(
-        arrivals, prompts, outputs, blocks=blocks, block_tokens=block_tokens, max_tokens=512, max_sequences=48
-    )
-    assert preemptions > 300 or name != "starved"
+    limits = {"max_tokens": 512, "max_sequences": 48, "block_tokens": block_tokens, "blocks": blocks}
+    preemptions = compare(policy, arrivals, prompts, outputs, **limits)
+    assert preemptions > 250 or name != "starved"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 30_000_000), st.integers(1, 250), st.integers(1, 60)), min_size=1, max_size=30),
     st.sampled_from([1, 4, 16]),
@@ -60,11 +74,13 @@ def test_times_equal_the_oracle(name, block_tokens):
     st.sampled_from([1, 3, 20]),
     st.sampled_from([20, 100, 1000]),
     st.booleans(),
+    st.sampled_from(sorted(SCHEDULERS)),
 )
-def test_any_workload(rows, block_tokens, spare, max_sequences, max_tokens, reserve):
+def test_any_workload(rows, block_tokens, spare, max_sequences, max_tokens, reserve, policy):
     rows = sorted(rows)
     arrivals, prompts, outputs = (list(column) for column in zip(*rows, strict=True))
     compare(
+        policy,
         arrivals,
         prompts,
         outputs,

@@ -13,7 +13,7 @@ from simulator.kvcache import BlockPool
 from simulator.laws import check_laws
 from simulator.request import Request
 from simulator.router import ROUTERS
-from simulator.schedulers import SCHEDULERS
+from simulator.schedulers import SCHEDULERS, Limits
 from simulator.schedulers.state import EngineState
 
 
@@ -33,12 +33,13 @@ def test_blocks_needed_equal_a_count_of_every_sequence_and_step(block_tokens, an
     st.lists(st.integers(-50, 50), min_size=1, max_size=20),
     st.integers(0, 60),
     st.integers(0, 90),
+    st.integers(0, 2),
 )
-def test_free_blocks_last_as_long_as_is_said(block_tokens, anchors, step, free):
-    pool = BlockPool(free, block_tokens)
+def test_free_blocks_last_as_long_as_is_said(block_tokens, anchors, step, free, spare):
+    pool = BlockPool(free + spare, block_tokens)
     for anchor in anchors:
         pool.join(anchor)
-    steps = pool.lasting(step)
+    steps = pool.lasting(step, spare)
     assert pool.needed(step, steps) <= free
     if free < len(anchors):
         assert pool.needed(step, steps + 1) > free
@@ -57,7 +58,7 @@ def test_least_loaded_counts_running_requests_and_waiting_ones():
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_policy_admits_serves_and_never_overfills(name):
-    scheduler = SCHEDULERS[name](64, 4, *(True, True))
+    scheduler = SCHEDULERS[name](Limits(64, 4))
     state = EngineState(12, 16)
     state.waiting.extend(Request(i, 30 + i) for i in range(6))
     plan = scheduler.plan(state)

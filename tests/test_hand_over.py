@@ -11,7 +11,7 @@ from serving import Deployment, OpenLoop, linear_prices
 from hardware.catalogue import load_node
 from hardware.topology import build_topology
 from simulator.carrier import KvCarrier
-from simulator.instance import Clock
+from simulator.clock import Clock
 from simulator.lanes import Endpoint, Lanes
 from simulator.network import KvTransfer
 from simulator.token_gaps import token_gaps

@@ -14,7 +14,7 @@ from hardware.catalogue import load_node
 from hardware.errors import LawError
 from hardware.topology import build_cluster, build_topology
 from simulator.carrier import KvCarrier
-from simulator.instance import Clock, Urgent
+from simulator.clock import Clock, Urgent
 from simulator.lanes import Endpoint, Lanes
 from simulator.network import KvTransfer
 from simulator.transfer import Network

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from perfdb.tables import installed_root
 from simulator import load_scenario, simulate
-from simulator.instance import Clock, Urgent
+from simulator.clock import Clock, Urgent
 from simulator.link_history import LinkHistory
 from simulator.transfer import Network
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompts import tree_of_prompts
@@ -12,6 +13,8 @@ from test_engine_macro_steps import assert_same, requests, serve_both
 from simulator.incidents import OperationsTable
 from simulator.network import KvTransfer
 from simulator.router import ROUTERS
+from simulator.schedulers import SCHEDULERS
+from simulator.token_gaps import token_gaps
 
 MS = 1_000_000
 
@@ -101,6 +104,30 @@ def test_nothing_is_lost_where_prefixes_are_cached(seed, size, gap_ns, deploymen
     deployment |= {name: deployment[name] + longer for name in ("blocks", "decode_blocks")}
     arrivals = OpenLoop(np.cumsum(rng.exponential(gap_ns, size)).astype(int).tolist())
     assert_same(*serve_both(deployment, arrivals, prompts, outputs, router))
+
+
+@pytest.mark.parametrize("policy", SCHEDULERS)
+@settings(max_examples=60, deadline=None)
+@given(rows=requests, at_ms=st.integers(0, 60), pool=st.sampled_from(["prefill", "decode"]), spare=st.integers(0, 40))
+def test_every_policy_survives_the_death_of_one_of_two_instances(policy, rows, at_ms, pool, spare):
+    """Standstills that a death cuts short are counted, too: gaps add up to the time between first and last tokens."""
+    rows = sorted(rows)
+    found = []
+    for split in (2, 0):
+        table = operations(down(pool if split else "prefill", at_ms, 5.0))
+        deployment = {"policy": policy, "blocks": 30 + spare, "decode_blocks": 30 + spare, "max_sequences": 7}
+        deployment |= {"replicas": 2, "decode_replicas": split, "operations": table, "max_tokens": 512}
+        arrivals, prompts, outputs = OpenLoop([r[0] for r in rows]), [r[1] for r in rows], [r[2] for r in rows]
+        runs = [
+            Deployment(**deployment).serve(arrivals, prompts, outputs, macro_steps=macro) for macro in (True, False)
+        ]
+        assert_same(*runs)
+        found.append(runs[0])
+    for run in found:
+        gaps = token_gaps(run.logs, [instance.prices for instance in run.instances], run.ledger)
+        spent = run.ledger.column("finish_ns") - run.ledger.column("first_token_ns")
+        assert (gaps.count > 0).all()
+        assert int((gaps.gap_ns * gaps.count).sum()) == int(spent.sum())
 
 
 def steady(size: int = 200, gap: int = 3 * MS):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hardware.catalogue import load_node
 from hardware.topology import build_topology
 from simulator.carrier import KvCarrier
-from simulator.instance import Clock, soon
+from simulator.clock import Clock, soon
 from simulator.lanes import Endpoint, Lanes
 from simulator.network import KvTransfer
 from simulator.transfer import Network

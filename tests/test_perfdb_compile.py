@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -108,10 +109,11 @@ def test_a_blend_is_as_sure_as_the_least_sure_side_it_uses(origins, weight):
 
 def step_log(prices, runs, passes):
     """Return the log of some decode runs (sequences, context, steps) and mixed passes, priced by the prices."""
-    rows = [(prices.decode_ns(n, context, steps), steps, n, context, 0, 0, 0, 0) for n, context, steps in runs]
+    rows = [(prices.decode_ns(n, context, steps), steps, n, context, 0, 0, 0, 0, 0) for n, context, steps in runs]
     for decodes, context, chunks, completed in passes:
         new = sum(new for _, new in chunks)
         pairs = sum((past + new) ** 2 - past**2 for past, new in chunks)
+        reach = sum(past + new for past, new in chunks)
         duration = prices.mixed_ns(
             tokens=new + decodes,
             samples=decodes + completed,
@@ -119,10 +121,10 @@ def step_log(prices, runs, passes):
             context=context,
             prompts=len(chunks),
             pairs=pairs,
-            reach=sum(past + new for past, new in chunks),
+            reach=reach,
         )
-        rows.append((duration, 1, decodes, context, new, len(chunks), completed, pairs))
-    names = ("duration_ns", "steps", "decodes", "context", "tokens", "prompts", "completed", "pairs")
+        rows.append((duration, 1, decodes, context, new, len(chunks), completed, pairs, reach))
+    names = ("duration_ns", "steps", "decodes", "context", "tokens", "prompts", "completed", "pairs", "reach")
     return {name: np.array(column, np.int64) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
 
 
@@ -151,6 +153,16 @@ def test_the_shares_of_a_run_add_up_to_its_duration(case):
     assert min(found.values()) >= 0
     sequences = log["decodes"] + log["prompts"]
     assert found["host"] == ((HOST.step_ns + HOST.sequence_ns * sequences) * log["steps"]).sum()
+
+
+def test_waiting_for_an_eager_host_is_the_hosts_time():
+    """The kernels of a run take as long whether they wait or not; the rest of it is the host's."""
+    hurried, eager = (costs_of(*ROOFLINE[0], host=replace(HOST, launch_ns=launch)) for launch in (0, 60_000))
+    log, slow = random_log(hurried.prices), random_log(eager.prices)
+    assert slow["duration_ns"].sum() > log["duration_ns"].sum() + 10**9
+    found, waiting = time_by_origin(hurried, log), time_by_origin(eager, slow)
+    assert waiting["roofline"] == pytest.approx(found["roofline"], rel=1e-6)
+    assert sum(waiting.values()) == pytest.approx(slow["duration_ns"].sum(), rel=1e-6)
 
 
 @pytest.mark.parametrize("case", ROOFLINE)

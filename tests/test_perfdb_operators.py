@@ -112,3 +112,13 @@ def test_a_norm_reads_and_writes_two_rows_and_an_activation_reads_what_the_mlp_m
     assert moved["norm"] == 4 * 2 * model.hidden
     assert moved["activation"] == 2 * (2 + 1) * model.intermediate // 2
     assert moved["embedding"] == moved["final_norm"] == 2 * 2 * model.hidden
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "launched"),
+    [("Llama-2-70B", 1, 12), ("Llama-2-70B", 8, 14), ("OPT-13B", 1, 13), ("OPT-66B", 4, 15), ("BLOOM-176B", 8, 15)],
+)
+def test_an_eager_host_launches_so_many_operators_per_layer(name, tensor, launched):
+    """Norms, projections, rotation, KV write, attention, activation, sums; biases apart; all-reduces of many chips."""
+    model = load_model(name)
+    assert step_operators(model, Layout(tensor)).launches == launched * model.layers

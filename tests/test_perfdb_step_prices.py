@@ -16,7 +16,7 @@ from perfdb.layout import Layout
 from perfdb.load_model import load_model
 from perfdb.operators import step_operators
 from perfdb.roofline import RooflineSource
-from perfdb.step_prices import FRACTION_BITS, StepPrices
+from perfdb.step_prices import FRACTION_BITS, Launches, StepPrices
 
 LONGEST = 131_072
 KNOTS = _doubling_knots(LONGEST)
@@ -27,14 +27,50 @@ contexts = st.integers(0, LONGEST - 1)
 cuts = st.lists(st.integers(1, 2048), min_size=1, max_size=4)
 
 
-def any_prices(ns, constant=0):
+def any_prices(ns, constant=0, launch=0):
     """Return prices whose generation attention is `ns` at the knots, rising or not."""
-    curve = _decode_curve(KNOTS, np.array(ns))
-    return StepPrices([constant] * 9, [0] * 9, [0] * 9, lambda _: curve, lambda _: _context_curve(KNOTS, np.array(ns)))
+    curve, whole = _decode_curve(KNOTS, np.array(ns)), _context_curve(KNOTS, np.array(ns))
+    launches = Launches(launch, launch)
+    return StepPrices([constant] * 9, [0] * 9, [0] * 9, lambda _: curve, lambda _: whole, launches)
 
 
 def roofline(model="Llama-3.1-8B", chip="h200_sxm", tensor=1, **options):
     return costs_of(model, chip, tensor, ("roofline",), **options).prices
+
+
+# --- eager hosts -------------------------------------------------------------------------------------
+
+
+@given(knot_prices, st.integers(0, 10**9), st.lists(contexts, min_size=1, max_size=20))
+def test_a_curve_with_a_floor_is_the_larger_of_both_at_every_context(ns, floor_ns, where):
+    curve = _decode_curve(KNOTS, np.array(ns))
+    floor = floor_ns << FRACTION_BITS
+    raised = curve.never_below(floor)
+    assert raised.knots == sorted(set(raised.knots))
+    # Contexts at random, and those around every knot, where the two change places.
+    near = {max(knot + d, 0) for knot in raised.knots for d in (-1, 0, 1)}
+    for context in sorted(near.union(where)):
+        assert exact_price(raised, context) == max(exact_price(curve, context), floor)
+
+
+def exact_price(curve, context):
+    """Return the price at a context in units of 2**-10 ns."""
+    place = max(i for i, knot in enumerate(curve.knots) if knot <= context)
+    return curve.first[place] + curve.slope[place] * (context - curve.knots[place])
+
+
+@given(knot_prices, st.integers(0, 10**6), st.integers(0, 10**9), contexts, st.integers(1, 300))
+def test_a_step_of_an_eager_engine_takes_as_long_as_its_kernels_or_their_launches(ns, constant, launch, context, steps):
+    curve = _decode_curve(KNOTS, np.array(ns))
+
+    def prices(launches):
+        return StepPrices([constant] * 9, [0] * 9, [7] * 9, lambda _: curve, lambda _: curve, launches)
+
+    eager, hurried = prices(Launches(launch, launch)), prices(None)
+    singles = [eager.decode_ns(3, context + i) for i in range(steps)]
+    assert eager.decode_ns(3, context, steps) == sum(singles)
+    for i, single in enumerate(singles):
+        assert single == pytest.approx(max(hurried.decode_ns(3, context + i), launch + 7), abs=2)
 
 
 # --- decode ------------------------------------------------------------------------------------------
@@ -53,9 +89,16 @@ def test_real_runs_split_anywhere_cost_the_same(sequences, context, first, secon
     assert prices.decode_ns(sequences, context, first + second) == parts
 
 
-@given(knot_prices, st.integers(0, 10**6), contexts, st.integers(0, 10**12), st.integers(1, 10**5))
-def test_steps_covering_is_the_fewest_steps_that_last_long_enough(ns, constant, context, elapsed, limit):
-    prices = any_prices(ns, constant)
+@given(
+    knot_prices,
+    st.integers(0, 10**6),
+    contexts,
+    st.integers(0, 10**12),
+    st.integers(1, 10**5),
+    st.sampled_from([0, 10**6, 10**9]),
+)
+def test_steps_covering_is_the_fewest_steps_that_last_long_enough(ns, constant, context, elapsed, limit, launch):
+    prices = any_prices(ns, constant, launch)
     steps, duration = prices.steps_covering(3, context, elapsed, limit)
     assert duration == prices.decode_ns(3, context, steps)
     assert 1 <= steps <= limit

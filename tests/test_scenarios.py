@@ -72,6 +72,19 @@ def test_summaries_do_not_depend_on_macro_steps(rate_scale):
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("blocks", [260, 20_000])
+def test_summaries_of_vllm_of_2023_do_not_depend_on_macro_steps_either(blocks):
+    need("quickstart")
+    engine = {"pool.0.engine": "vllm@0.2", "pool.0.chip": "a100_80_sxm", "pool.0.engine_options.max_model_len": 4096}
+    changes = {"workload.synthetic.requests": 300, "workload.rate_scale": 3, "pool.0.limits.kv_blocks": blocks}
+    found = []
+    for macro_steps in (True, False):
+        summary = run_scenario(load_scenario("quickstart", engine | changes), macro_steps=macro_steps).summary
+        found.append({key: value for key, value in summary.items() if key not in ("events", "cpu_s")})
+    assert found[0] == found[1]
+    assert (found[0]["preemptions"] > 0) == (blocks == 260)
+
+
 def test_twice_the_chips_serve_an_overload_better():
     need("azure-conversation")
     changes = SCENARIOS["azure-conversation"] | {"workload.rate_scale": 4, "workload.limit": 6000}

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from perfdb.tables import installed_root
 from simulator import load_scenario, simulate
+from simulator.clock import Urgent
 from simulator.export import write_result
 from simulator.fabric import Fabric
-from simulator.instance import Urgent
 from simulator.plots_timeline import Caption, plot_links, plot_timeline
 from simulator.timeline import LINK, timeline_table
 from simulator.windows import mean_open, mean_rate, percentiles, window_edges, window_of

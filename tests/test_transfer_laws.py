@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardware.errors import LawError, ScenarioError
+from simulator.clock import Clock
 from simulator.fair_share import BYTE, rate_of
-from simulator.instance import Clock
 from simulator.transfer import Network
 
 GB = 1e9

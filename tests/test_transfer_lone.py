@@ -11,8 +11,8 @@ from fluid_oracle import Change, Sent, finish_times
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.clock import Clock, Urgent
 from simulator.fair_share import BYTE
-from simulator.instance import Clock, Urgent
 from simulator.transfer import Network
 
 GB = 1e9

@@ -22,6 +22,7 @@ class Sequence:
     finish_ns: int = -1
     preemptions: int = 0
     decoding: bool = False
+    token_ns: list[int] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -133,6 +134,7 @@ class Oracle:
             if sequence.computed < sequence.tokens:
                 continue
             sequence.produced += 1
+            sequence.token_ns.append(now)
             sequence.decoding = True
             if sequence.first_ns < 0:
                 sequence.first_ns = now

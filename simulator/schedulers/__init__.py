@@ -5,13 +5,35 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from simulator.schedulers.state import EngineState, Plan, Scheduler
+from simulator.schedulers.state import EngineState, Limits, Plan, Scheduler
 from simulator.schedulers.vllm import VllmScheduler
+from simulator.schedulers.whole_prompts import WholePromptScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["SCHEDULERS", "EngineState", "Plan", "Scheduler", "VllmScheduler"]
+__all__ = ["SCHEDULERS", "EngineState", "Limits", "Plan", "Scheduler", "VllmScheduler", "WholePromptScheduler"]
 
-#: Every policy by name: max tokens, max sequences, chunked, reserve full prompt -> scheduler.
-SCHEDULERS: Mapping[str, Callable[[int, int, bool, bool], Scheduler]] = MappingProxyType({"vllm": VllmScheduler})
+
+def _vllm(limits: Limits) -> Scheduler:
+    return VllmScheduler(limits.max_tokens, limits.max_sequences, limits.chunked, limits.reserve_full_prompt)
+
+
+def _vllm_v0(limits: Limits) -> Scheduler:
+    return WholePromptScheduler(limits.max_tokens, limits.max_sequences)
+
+
+def _distserve(limits: Limits) -> Scheduler:
+    return WholePromptScheduler(limits.max_tokens, limits.max_sequences, watermark=0.0, free_block_each=False)
+
+
+def _splitwise(limits: Limits) -> Scheduler:
+    return WholePromptScheduler(
+        limits.max_tokens, limits.max_sequences, watermark=0.0, free_block_each=False, mixed=True
+    )
+
+
+#: Every policy by name.
+SCHEDULERS: Mapping[str, Callable[[Limits], Scheduler]] = MappingProxyType(
+    {"vllm": _vllm, "vllm_v0": _vllm_v0, "distserve": _distserve, "splitwise": _splitwise}
+)

@@ -14,7 +14,29 @@ if TYPE_CHECKING:
 
     from simulator.request import Request
 
-__all__ = ["EngineState", "Plan", "Scheduler"]
+__all__ = ["EngineState", "Limits", "Plan", "Scheduler"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an engine's options allow a step to hold; a policy uses those it knows.
+
+    Attributes
+    ----------
+    max_tokens
+        Token budget of a step.
+    max_sequences
+        Running requests.
+    chunked
+        Prompts may be cut to what is left of the budget.
+    reserve_full_prompt
+        Admit a request only if its whole prompt fits in the free blocks.
+    """
+
+    max_tokens: int
+    max_sequences: int
+    chunked: bool = True
+    reserve_full_prompt: bool = True
 
 
 class CountedQueue(deque["Request"]):
@@ -211,9 +233,9 @@ class Plan:
     Attributes
     ----------
     chunks
-        Prompt chunks: (request, new tokens). Every decoding sequence computes one token besides.
+        Prompt chunks: (request, new tokens).
     decodes
-        Sequences that decode.
+        Sequences that compute one token besides: all that decode, or none, and then they stand still.
     steps
         Steps for which the plan surely holds if nothing arrives and nothing finishes: at least 1.
     preempted

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from simulator.schedulers.preemption import preempt
 from simulator.schedulers.state import Plan
 
 if TYPE_CHECKING:
@@ -160,18 +161,5 @@ class VllmScheduler:
 
 
 def _preempt_last(state: EngineState) -> Request:
-    """Put the last admitted request at the head of the queue; its KV is lost and will be recomputed."""
-    _, request = state.running.popitem()
-    if request is state.prefilling:
-        state.prefilling = None
-        state.recomputed += request.computed
-    else:
-        state.leave_decode(request)
-        request.tokens = request.computed + 1
-        state.recomputed += request.tokens
-    request.epoch += 1
-    state.release(request)
-    request.computed = 0
-    state.preemptions += 1
-    state.waiting.appendleft(request)
-    return request
+    """Preempt the last admitted request."""
+    return preempt(state, state.running[next(reversed(state.running))])

@@ -1,0 +1,269 @@
+"""Options of serving engines under their own flag names, with their own defaults."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
+
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+
+from hardware.strict import Strict
+from simulator.schedulers import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hardware.catalogue import Chip
+
+__all__ = [
+    "AnyOptions",
+    "DistserveOptions",
+    "EngineOptions",
+    "EnginePlan",
+    "OptionTable",
+    "SplitwiseOptions",
+    "VllmOptions",
+    "VllmV0Options",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """What options come to on one pool.
+
+    Attributes
+    ----------
+    limits
+        Limits of a step.
+    utilization
+        Share of each chip's memory the engine may use.
+    block_tokens
+        Tokens of one KV block.
+    budget_option
+        The option that holds the token budget; None where a longer prompt runs all the same.
+    """
+
+    limits: Limits
+    utilization: float
+    block_tokens: int
+    budget_option: str | None = "max_num_batched_tokens"
+
+
+class EngineOptions(Strict):
+    """What every engine is told.
+
+    Attributes
+    ----------
+    gpu_memory_utilization
+        Share of each chip's memory the engine may use.
+    block_size
+        Tokens of one KV block.
+    max_model_len
+        Longest sequence, prompt and output; ``"auto"`` lowers it to what the KV cache can hold.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    gpu_memory_utilization: float = Field(default=0.92, gt=0, le=1)
+    block_size: int = Field(default=16, gt=0, le=4096)
+    max_model_len: int | Literal["auto"] | None = None
+
+    @model_validator(mode="after")
+    def _some_length(self) -> Self:
+        if isinstance(self.max_model_len, int) and self.max_model_len < 1:
+            raise ValueError(f"max_model_len is {self.max_model_len}, expected a positive integer or 'auto'")
+        return self
+
+    @property
+    def caches_prefixes(self) -> bool:
+        """Whether blocks keep what they hold for requests that begin alike."""
+        return False
+
+    @abstractmethod
+    def filled(self, chip: Chip, longest: int) -> Self:
+        """Return the options with the defaults that depend on the chip and on the longest sequence filled in."""
+        ...
+
+    @abstractmethod
+    def plan(self, *, prefills: bool) -> EnginePlan:
+        """Return what filled options come to on a pool that computes prompts, or on one that only decodes."""
+        ...
+
+
+class VllmOptions(EngineOptions):
+    """Options of ``vllm serve``.
+
+    Defaults are those of the OpenAI-compatible server in late 2026 (conventions of the field, section B3):
+    8192 batched tokens and 1024 sequences on chips of 70 GiB or more that are not A100, else 2048 and 256.
+
+    Attributes
+    ----------
+    max_num_batched_tokens
+        Token budget of one step.
+    max_num_seqs
+        Running requests.
+    enable_chunked_prefill
+        Cut prompts to the token budget.
+    scheduler_reserve_full_isl
+        Admit a request only if its whole prompt fits in the free blocks.
+    enable_prefix_caching
+        Keep what blocks hold until they are taken again, for requests that begin alike.
+    """
+
+    max_num_batched_tokens: int | None = Field(default=None, gt=0)
+    max_num_seqs: int | None = Field(default=None, gt=0)
+    enable_chunked_prefill: bool = True
+    scheduler_reserve_full_isl: bool = True
+    enable_prefix_caching: bool = True
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        _holds_every_sequence(self.max_num_batched_tokens, self.max_num_seqs)
+        return self
+
+    @property
+    def caches_prefixes(self) -> bool:
+        """Whether blocks keep what they hold for requests that begin alike."""
+        return self.enable_prefix_caching
+
+    def filled(self, chip: Chip, longest: int) -> VllmOptions:
+        """Return the options with the defaults that depend on the chip filled in."""
+        del longest
+        large = chip.visible_memory_bytes >= 70 * 2**30 and not chip.name.startswith("a100")
+        tokens = self.max_num_batched_tokens or max(8192 if large else 2048, self.max_num_seqs or 0)
+        sequences = self.max_num_seqs or min(1024 if large else 256, tokens)
+        return self.model_copy(update={"max_num_batched_tokens": tokens, "max_num_seqs": sequences})
+
+    def plan(self, *, prefills: bool) -> EnginePlan:
+        """Return what filled options come to; the stages of the pool do not matter."""
+        del prefills
+        limits = Limits(
+            self.max_num_batched_tokens or 0,
+            self.max_num_seqs or 0,
+            self.enable_chunked_prefill,
+            self.scheduler_reserve_full_isl,
+        )
+        return EnginePlan(limits, self.gpu_memory_utilization, self.block_size)
+
+
+class VllmV0Options(EngineOptions):
+    """Options of vLLM 0.2, with the defaults of its ``EngineArgs``.
+
+    Attributes
+    ----------
+    max_num_batched_tokens
+        Prompt tokens of one step; 2048 or the longest sequence, whichever is more.
+    max_num_seqs
+        Running requests.
+    """
+
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    max_num_batched_tokens: int | None = Field(default=None, gt=0)
+    max_num_seqs: int = Field(default=256, gt=0)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        _holds_every_sequence(self.max_num_batched_tokens, self.max_num_seqs)
+        return self
+
+    def filled(self, chip: Chip, longest: int) -> VllmV0Options:
+        """Return the options with a token budget for the longest prompt."""
+        del chip
+        tokens = self.max_num_batched_tokens or max(2048, longest, self.max_num_seqs)
+        return self.model_copy(update={"max_num_batched_tokens": tokens})
+
+    def plan(self, *, prefills: bool) -> EnginePlan:
+        """Return what filled options come to; the stages of the pool do not matter."""
+        del prefills
+        limits = Limits(self.max_num_batched_tokens or 0, self.max_num_seqs, chunked=False)
+        return EnginePlan(limits, self.gpu_memory_utilization, self.block_size)
+
+
+class DistserveOptions(EngineOptions):
+    """Options of DistServe's API server; the defaults are those its evaluation starts it with.
+
+    Attributes
+    ----------
+    context_max_batch_size, context_max_tokens_per_batch
+        Prompts, and their tokens, of one step of an engine that computes prompts.
+    decoding_max_batch_size, decoding_max_tokens_per_batch
+        Sequences, and tokens they compute (one each), of one step of an engine that decodes.
+    """
+
+    gpu_memory_utilization: float = Field(default=0.95, gt=0, le=1)
+    context_max_batch_size: int = Field(default=128, gt=0)
+    context_max_tokens_per_batch: int = Field(default=8192, gt=0)
+    decoding_max_batch_size: int = Field(default=1024, gt=0)
+    decoding_max_tokens_per_batch: int = Field(default=65536, gt=0)
+
+    def filled(self, chip: Chip, longest: int) -> DistserveOptions:
+        """Return the options: no default depends on anything."""
+        del chip, longest
+        return self
+
+    def plan(self, *, prefills: bool) -> EnginePlan:
+        """Return the limits of the engine that computes prompts, or of the one that decodes."""
+        if prefills:
+            limits = Limits(self.context_max_tokens_per_batch, self.context_max_batch_size, chunked=False)
+        else:
+            sequences = min(self.decoding_max_batch_size, self.decoding_max_tokens_per_batch)
+            limits = Limits(sequences, sequences, chunked=False)
+        return EnginePlan(limits, self.gpu_memory_utilization, self.block_size, "context_max_tokens_per_batch")
+
+
+class SplitwiseOptions(EngineOptions):
+    """Options of a machine of splitwise-sim, with the defaults of its configurations.
+
+    Attributes
+    ----------
+    max_batch_size
+        Running requests.
+    max_batch_tokens
+        Tokens of one step; a prompt that is longer runs without other prompts.
+    """
+
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    max_batch_size: int = Field(default=512, gt=0)
+    max_batch_tokens: int = Field(default=2048, gt=0)
+
+    def filled(self, chip: Chip, longest: int) -> SplitwiseOptions:
+        """Return the options: no default depends on anything."""
+        del chip, longest
+        return self
+
+    def plan(self, *, prefills: bool) -> EnginePlan:
+        """Return what the options come to; the stages of the pool do not matter."""
+        del prefills
+        limits = Limits(self.max_batch_tokens, self.max_batch_size, chunked=False)
+        return EnginePlan(limits, self.gpu_memory_utilization, self.block_size, None)
+
+
+class OptionTable(dict[str, Any]):
+    """A table of options, and the name of the type they are of: it says so nowhere itself."""
+
+    def __init__(self, table: Mapping[str, Any], tag: str) -> None:
+        super().__init__(table)
+        self.tag = tag
+
+
+def _tag(table: object) -> str:
+    return type(table).__name__ if isinstance(table, EngineOptions) else getattr(table, "tag", "VllmOptions")
+
+
+#: The options of some engine; :func:`simulator.engines.mark_options` says of which before they are read.
+AnyOptions: TypeAlias = Annotated[
+    Annotated[VllmOptions, Tag("VllmOptions")]
+    | Annotated[VllmV0Options, Tag("VllmV0Options")]
+    | Annotated[DistserveOptions, Tag("DistserveOptions")]
+    | Annotated[SplitwiseOptions, Tag("SplitwiseOptions")],
+    Discriminator(_tag),
+]
+
+
+def _holds_every_sequence(tokens: int | None, sequences: int | None) -> None:
+    if tokens is not None and sequences is not None and tokens < sequences:
+        raise ValueError(
+            f"max_num_batched_tokens {tokens} is below max_num_seqs {sequences}; vLLM refuses that: "
+            "a step must hold a token of every sequence"
+        )

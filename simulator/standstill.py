@@ -1,0 +1,63 @@
+"""Times in which sequences that decode wait because their engine computes prompts alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from simulator.records import PauseLog
+
+__all__ = ["Standstill"]
+
+
+class Standstill:
+    """The standstill of one instance, if there is one.
+
+    Parameters
+    ----------
+    log
+        Where it is noted how long sequences waited.
+
+    Attributes
+    ----------
+    since_ns
+        When the last step ended in which sequences decoded; -1 while none waits.
+    """
+
+    __slots__ = ("_joined_ns", "_log", "since_ns")
+
+    def __init__(self, log: PauseLog) -> None:
+        self.since_ns = -1
+        self._joined_ns: dict[int, int] = {}
+        self._log = log
+
+    def join(self, index: int, now_ns: int) -> None:
+        """Note that a request produced a token, the first or one after a preemption, while others wait."""
+        self._joined_ns[index] = now_ns
+
+    def last_token_ns(self, index: int, last_step_ns: int) -> int:
+        """Return when a decoding request produced its last token: ``last_step_ns`` where nothing stands still."""
+        return last_step_ns if self.since_ns < 0 else self._joined_ns.get(index, self.since_ns)
+
+    def end(self, decodes: int, running: Container[int], end_ns: int, step_ns: int) -> None:
+        """Note how long each sequence waited for the token of the step that has ended the standstill.
+
+        Parameters
+        ----------
+        decodes
+            Sequences that decoded in that step.
+        running
+            Indices of the requests that run.
+        end_ns, step_ns
+            When it ended, and its duration.
+        """
+        for index, joined_ns in self._joined_ns.items():
+            if index in running:
+                self._log.add((end_ns, step_ns, end_ns - joined_ns, 1))
+                decodes -= 1
+        if decodes:
+            self._log.add((end_ns, step_ns, end_ns - self.since_ns, decodes))
+        self.since_ns = -1
+        self._joined_ns.clear()
