@@ -14,6 +14,7 @@ from hardware.chip import Chip, Datasheet
 from hardware.efficiency import Efficiency
 from hardware.errors import CatalogueError, suggest
 from hardware.node import Node
+from hardware.power import PowerShares, usual_power
 from hardware.tables import read_table, validated
 
 __all__ = [
@@ -165,6 +166,9 @@ def _read_chip(path: Path, seen: tuple[Path, ...] = ()) -> Chip:
     measured = table.pop("efficiency", {})
     if not isinstance(measured, dict):
         raise CatalogueError(f"{path}: key 'efficiency' is {measured!r}; expected a table")
+    drawn = table.pop("power", {})
+    if not isinstance(drawn, dict):
+        raise CatalogueError(f"{path}: key 'power' is {drawn!r}; expected a table")
     donors = {
         key: _read_chip(_named(measured.pop(key), "chips", f"efficiency.{key}", path, chain), chain)
         for key in _DONOR_KEYS
@@ -172,7 +176,8 @@ def _read_chip(path: Path, seen: tuple[Path, ...] = ()) -> Chip:
     }
     sheet = validated(Datasheet, {"name": path.stem, **table}, str(path))
     efficiency = resolve_efficiency(measured, sheet, donors, str(path))
-    return Chip(**dict(sheet), efficiency=efficiency)
+    power = validated(PowerShares, usual_power(sheet.architecture) | drawn, str(path), "power.")
+    return Chip(**dict(sheet), efficiency=efficiency, power=power)
 
 
 def _read_node(path: Path) -> Node:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from hardware.efficiency import Efficiency
 from hardware.errors import CatalogueError, suggest
+from hardware.power import PowerShares
 from hardware.strict import Strict
 from hardware.tables import Pairs, Positive, PositiveInt
 
@@ -115,6 +116,7 @@ class Datasheet(Strict):
 
 
 class Chip(Datasheet):
-    """A chip of the catalogue: its datasheet and its measured efficiency."""
+    """A chip of the catalogue: its datasheet, its measured efficiency, and what it draws."""
 
     efficiency: Efficiency
+    power: PowerShares

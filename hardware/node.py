@@ -50,9 +50,16 @@ class Node(Strict):
     """NIC i connects to the leaf switch of rail ``i % rails``."""
     nodes_per_pod: PositiveInt = 32
     """Nodes whose NICs of one rail reach the same leaf switch."""
+    host_w: Positive | None = None
+    """Most that the whole node draws beside its chips: processors, NICs, switches, fans, power supplies."""
     latency_ns: Latency
     sources: Pairs = ()
     """Source of each figure by dotted key; a key covers all that lies below it."""
+
+    @property
+    def host_w_per_chip(self) -> float:
+        """What the node draws beside its chips at most, for each of them, W; 0 where its file does not say."""
+        return 0.0 if self.host_w is None else self.host_w / self.chips
 
     @model_validator(mode="after")
     def _is_even(self) -> Self:

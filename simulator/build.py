@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hardware.catalogue import chip_names, load_chip
+from hardware.catalogue import chip_names, load_chip, load_node
 from hardware.errors import CapacityError, ScenarioError, suggest
 from perfdb.compile import CompiledCosts, StepLimits, compile_costs
 from perfdb.layout import Layout
 from perfdb.load_model import load_model
 from perfdb.memory import MemoryPlan, plan_memory
 from perfdb.operators import step_operators
+from perfdb.power_cap import capped_chain, capped_fit
 from perfdb.step_profile import ProfiledCosts, load_step_profile, profiled_costs, step_profile_path
 from perfdb.tables import sha256
 from simulator.cluster import EngineParts
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from hardware.catalogue import Chip
     from perfdb.model import ModelSpec
+    from perfdb.operators import StepOperators
     from simulator.engine_options import EngineOptions, EnginePlan
     from simulator.pool_table import Pool
     from simulator.router import Router
@@ -73,6 +75,12 @@ class BuiltPool:
         What its instances are made of.
     tables
         SHA-256 of every table read, by its path inside the database.
+    operators
+        What one step runs on one chip.
+    power_cap
+        Share of its TDP that a chip may draw.
+    host_w
+        Most that the node draws beside its chips, per chip; 0 where nobody says.
     """
 
     name: str
@@ -84,6 +92,9 @@ class BuiltPool:
     costs: CompiledCosts | ProfiledCosts
     parts: EngineParts
     tables: Mapping[str, str]
+    operators: StepOperators
+    power_cap: float
+    host_w: float
 
     @property
     def chips(self) -> int:
@@ -239,7 +250,11 @@ def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
     """
     table = scenario.model
     model = load_model(table.name, weights=table.weights, kv_cache=table.kv_cache)
-    pools = tuple(_build_pool(pool, scenario.pool_name(number), model) for number, pool in enumerate(scenario.pool))
+    model = replace(model, max_tokens=table.max_tokens or model.max_tokens)
+    node = scenario.network.topology
+    pools = tuple(
+        _build_pool(pool, scenario.pool_name(number), model, node) for number, pool in enumerate(scenario.pool)
+    )
     _check_prices(scenario, {pool.chip.name for pool in pools})
     _check_switches(scenario, {pool.name: pool for pool in pools})
     return pools
@@ -265,7 +280,7 @@ def _check_prices(scenario: Scenario, used: set[str]) -> None:
             raise ScenarioError(f"cost.chip_hour.{name}: there is no such chip; {suggest(name, known)}")
 
 
-def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
+def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -> BuiltPool:
     chip, engine = load_chip(pool.chip), ENGINES[pool.engine]
     layout = Layout(pool.tensor_parallel, pool.pipeline_parallel)
     _check_layout(name, model, layout)
@@ -278,7 +293,8 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
         _check_budget(name, plan, max_tokens)
     options = options.model_copy(update={"max_model_len": max_tokens})
     limits = StepLimits(_most_tokens(plan, max_tokens), plan.limits.max_sequences, max_tokens)
-    costs, tables = _priced(pool, name, model, chip, limits)
+    operators = step_operators(model, layout)
+    costs, tables = _priced(pool, name, model, chip, operators, limits)
     parts = EngineParts(
         scheduler=engine.scheduler(plan),
         prices=costs.prices,
@@ -290,20 +306,25 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec) -> BuiltPool:
         decodes=pool.decodes,
         caching=options.caches_prefixes,
     )
-    return BuiltPool(name, model, chip, layout, options, memory, costs, parts, tables)
+    node = topology or chip.node
+    host_w = load_node(node).host_w_per_chip if node is not None else 0.0
+    return BuiltPool(
+        name, model, chip, layout, options, memory, costs, parts, tables, operators, pool.power_cap, host_w
+    )
 
 
-def _priced(
-    pool: Pool, name: str, model: ModelSpec, chip: Chip, limits: StepLimits
+def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
+    pool: Pool, name: str, model: ModelSpec, chip: Chip, operators: StepOperators, limits: StepLimits
 ) -> tuple[CompiledCosts | ProfiledCosts, dict[str, str]]:
     """Return the costs of a pool's steps, and the SHA-256 of every file they come from."""
     engine, layout = ENGINES[pool.engine], Layout(pool.tensor_parallel, pool.pipeline_parallel)
     if pool.step_profile is not None:
         profile, where = load_step_profile(pool.step_profile), f"pool.{name}.step_profile {pool.step_profile!r}"
-        fit, path = profile.of(model, layout.tensor, chip.name, where), step_profile_path(pool.step_profile)
+        fit = capped_fit(profile.of(model, layout.tensor, chip.name, where), chip, pool.power_cap)
+        path = step_profile_path(pool.step_profile)
         return profiled_costs(fit, limits, layout.pipeline), {f"profiles/{path.name}": sha256(path)}
-    source = engine.cost_chain(chip, pool.cost_sources)
-    costs = compile_costs(step_operators(model, layout), source, limits, engine.host_on(chip), layout.pipeline)
+    source = capped_chain(engine.cost_chain(chip, pool.cost_sources), chip, pool.power_cap)
+    costs = compile_costs(operators, source, limits, engine.host_on(chip), layout.pipeline)
     return costs, {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
 
 
@@ -350,7 +371,7 @@ def _max_tokens(name: str, model: ModelSpec, options: EngineOptions, plan: Engin
     if longest > model.max_tokens:
         raise ScenarioError(
             f"pool.{name}.engine_options.max_model_len is {longest}, but {model.name} holds at most "
-            f"{model.max_tokens} tokens (max_position_embeddings); lower it, or give a config.json that says more"
+            f"{model.max_tokens} tokens (max_position_embeddings); lower it, or set model.max_tokens"
         )
     if options.max_model_len == "auto":
         longest = min(longest, room)

@@ -30,7 +30,14 @@ _GOODPUT: Final = tuple(
             "cost per\nmillion out-\nput tokens",
             "cost per\n1,000 SLO-met\nrequests",
         ),
-        MEASURES[6:],
+        MEASURES[6:11],
+        strict=True,
+    )
+)
+_POWER: Final = tuple(
+    zip(
+        ("cost\nper hour", "provisioned\npower, kW", "mean\nkW", "peak\nkW", "energy per\nrequest, Wh"),
+        MEASURES[11:],
         strict=True,
     )
 )
@@ -44,7 +51,12 @@ def render_comparison(content: Mapping[str, Any]) -> Group:
     content
         The content of ``compare.json``.
     """
-    parts: list[RenderableType] = [_headline(content), _latencies(content), _goodput(content)]
+    parts: list[RenderableType] = [
+        _headline(content),
+        _latencies(content),
+        _by_candidate(content, "Goodput and cost", _GOODPUT),
+        _by_candidate(content, "What is provided, and what it draws", _POWER),
+    ]
     if any(candidate["busiest_link"] is not None for candidate in content["candidates"]):
         parts.append(_links(content))
     others = [candidate for candidate in content["candidates"] if candidate["difference"] is not None]
@@ -90,10 +102,10 @@ def _mean(content: Mapping[str, Any]) -> str:
     return ", mean over seeds" if len(content["seeds"]) > 1 else ""
 
 
-def _goodput(content: Mapping[str, Any]) -> Table:
-    table = _unclipped(f"Goodput and cost{_mean(content)}", *(label for label, _ in _GOODPUT))
+def _by_candidate(content: Mapping[str, Any], title: str, columns: Sequence[tuple[str, Measure]]) -> Table:
+    table = _unclipped(f"{title}{_mean(content)}", *(label for label, _ in columns))
     for candidate in content["candidates"]:
-        cells = (_shown(candidate["mean"][measure.key], measure) for _, measure in _GOODPUT)
+        cells = (_shown(candidate["mean"][measure.key], measure) for _, measure in columns)
         table.add_row(Text(candidate["name"]), *cells)
     return table
 
@@ -114,7 +126,7 @@ def _shown(value: float | None, measure: Measure) -> str:
 
 def _digits(value: float, measure: Measure) -> int:
     # Thousands of milliseconds need no decimals.
-    return measure.digits if abs(value) < 1000 else 0
+    return measure.digits if abs(value * min(measure.scale, 1.0)) < 1000 else 0
 
 
 def _differences(content: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> Table:

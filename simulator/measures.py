@@ -48,6 +48,11 @@ MEASURES: Final[tuple[Measure, ...]] = (
     Measure("goodput_per_chip", "goodput per chip", 4),
     Measure("cost_per_million_output_tokens", "cost per million output tokens", 3),
     Measure("cost_per_slo_met_request", "cost per 1,000 SLO-met requests", 3, 1000.0),
+    Measure("cost_per_hour", "cost per hour", 2),
+    Measure("provisioned_power_w", "provisioned power, kW", 2, 1e-3),
+    Measure("mean_power_w", "mean power, kW", 2, 1e-3),
+    Measure("peak_power_w", "peak power, kW", 2, 1e-3),
+    Measure("energy_wh_per_request", "energy per request, Wh", 3),
 )
 """What candidates are compared by, in the order shown."""
 
@@ -65,7 +70,7 @@ def point_row(summary: Mapping[str, Any]) -> dict[str, float | int | None]:
     row: dict[str, float | int | None] = {
         key: value for key, value in summary.items() if isinstance(value, int | float)
     }
-    row["cost_per_million_output_tokens"] = summary["cost_per_million_output_tokens"]
+    row |= {key: summary[key] for key in ("cost_per_hour", "cost_per_million_output_tokens")}
     row["cost_per_slo_met_request"] = _cost_per_good_request(summary)
     row["utilisation"] = _utilisation(summary)
     row |= {key: summary[key] for key in BUSIEST_LINK}

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hardware.errors import suggest
 from hardware.strict import Strict
+from perfdb.power_cap import PowerCap
 from perfdb.sources import COST_SOURCES, DEFAULT_SOURCES
 from simulator.engine_options import AnyOptions, VllmOptions
 from simulator.engines import ENGINES, mark_options
@@ -75,6 +76,7 @@ class Pool(Strict):
     helps_above: Annotated[int, Field(ge=0, strict=True)] = 0
     cost_sources: tuple[_CostSource, ...] = DEFAULT_SOURCES
     step_profile: Text | None = None
+    power_cap: PowerCap = 1.0
     engine_options: AnyOptions = VllmOptions()
     limits: Limits = Limits()
 
@@ -111,12 +113,6 @@ class Pool(Strict):
     def serves_both(self) -> bool:
         """Whether it computes prompts and decodes."""
         return self.prefills and self.decodes
-
-    @model_validator(mode="after")
-    def _one_stage(self) -> Self:
-        if ENGINES[self.engine].one_stage and self.serves_both:
-            raise ValueError(f"engine {self.engine!r} serves one stage; expected ['prefill'] or ['decode'] as stages")
-        return self
 
     @field_validator("cost_sources")
     @classmethod

@@ -90,10 +90,16 @@ def _throughput(summary: Mapping[str, Any]) -> Table:
         ("total tokens/s", f"{summary['total_token_throughput']:,.1f}"),
         ("peak concurrent requests", f"{summary['max_concurrent_requests']:,}"),
         ("cost per million output tokens", "no price given" if cost is None else f"{cost:.3f}"),
+        ("energy per request, Wh", f"{summary['energy_wh_per_request']:.3f}"),
+        ("power, kW: mean, peak, provided", _kilowatts(summary)),
     )
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _kilowatts(watts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{watts[f'{kind}_power_w'] / 1000:.2f}" for kind in ("mean", "peak", "provisioned"))
 
 
 def _pools(summary: Mapping[str, Any]) -> Table:
@@ -109,6 +115,8 @@ def _pools(summary: Mapping[str, Any]) -> Table:
         ("peak KV use", lambda pool: f"{pool['kv_peak']:.1%}"),
         ("preemptions", lambda pool: f"{pool['preemptions']:,}"),
         ("prefix cache hits, of prompt tokens", lambda pool: f"{pool['prefix_cache_hit_rate']:.1%}"),
+        ("power cap, share of TDP", lambda pool: f"{pool['power_cap']:.0%}"),
+        ("mean, peak, provided kW", _kilowatts),
     )
     for label, cell in rows:
         table.add_row(label, *(Text(cell(pool)) for pool in pools.values()))

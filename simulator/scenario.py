@@ -12,6 +12,7 @@ from hardware.strict import Strict
 from hardware.tables import read_table, validated
 from perfdb.model import WEIGHT_BYTES
 from simulator.agreement import check_agreement
+from simulator.cost import Cost
 from simulator.incidents import OperationsTable
 from simulator.network import NetworkTable
 from simulator.overrides import WORKLOAD_KINDS, parse_override, set_key
@@ -39,7 +40,6 @@ __all__ = [
     "scenario_names",
 ]
 
-
 _MOST_REQUESTS: Final = 10**9
 _LONGEST_NAME_BYTES: Final = 200
 
@@ -60,16 +60,16 @@ FolderName: TypeAlias = Annotated[str, AfterValidator(_names_a_folder)]
 _Positive: TypeAlias = Annotated[float, Field(gt=0, strict=True)]
 _Share: TypeAlias = Annotated[float, Field(gt=0, le=1, strict=True)]
 _Seconds: TypeAlias = Annotated[float, Field(ge=0, le=1e9, strict=True)]
-_Price: TypeAlias = Annotated[float, Field(ge=0, le=1e9, strict=True)]
 _Flag: TypeAlias = Annotated[bool, Field(strict=True)]
 _Weights: TypeAlias = Annotated[str, one_of(WEIGHT_BYTES)]
 _Format: TypeAlias = Annotated[str, one_of(READERS)]
 
 
 class Model(Strict):
-    """``[model]``: what is served."""
+    """``[model]``: what is served; ``max_tokens`` where it holds longer sequences than its configuration says."""
 
     name: Text
+    max_tokens: Count | None = None
     weights: _Weights | None = None
     kv_cache: Literal["bf16", "fp8"] | None = None
 
@@ -108,12 +108,6 @@ class Slo(Strict):
     tpot_ms: _Positive | None = None
     e2e_ms: _Positive | None = None
     attainment: _Share = 0.9
-
-
-class Cost(Strict):
-    """``[cost]``: currency per chip-hour by chip name."""
-
-    chip_hour: dict[str, _Price] = Field(default_factory=dict)
 
 
 class Scenario(Strict):

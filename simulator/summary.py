@@ -9,6 +9,7 @@ import numpy as np
 from perfdb.shares import time_by_origin
 from simulator.link_windows import link_windows
 from simulator.metrics import latency_summary, throughput_summary
+from simulator.power import HOST_LOAD, Stay, add_up, pool_power
 from simulator.records import TransferLog
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from simulator.build import BuiltPool
     from simulator.finished import Finished
+    from simulator.power import PoolPower
     from simulator.schedulers import EngineState
 
 __all__ = ["summarise"]
@@ -35,13 +37,18 @@ def summarise(run: Finished) -> dict[str, Any]:
     summary |= throughput_summary(ledger, run.times, run.gaps, run.warmup_ns)
     summary |= latency_summary(run.times, run.gaps)
     chips = sum(pool.chips for pool in run.pools)
+    power = _power(run)
+    whole = add_up(power, run.end_ns())
+    per_hour = _cost_per_hour(run, whole)
     summary |= {
         "chips": chips,
         "goodput_per_chip": summary["request_goodput"] / chips,
-        "cost_per_million_output_tokens": _cost(run, summary["output_throughput"]),
+        "cost_per_hour": per_hour,
+        "cost_per_million_output_tokens": _cost(per_hour, summary["output_throughput"]),
+        **_energy(run, whole),
         "preemptions": int(ledger.column("preemptions").sum()),
         "prefix_cache_hit_rate": _hit_rate(_prompt_states(run)),
-        "pools": _pools(run),
+        "pools": _pools(run, power),
         "operations": _operations(run),
         "transfers": _transfers(run),
         "links": links,
@@ -54,19 +61,62 @@ def summarise(run: Finished) -> dict[str, Any]:
     return summary | _shares(_total([pool["time_ms"] for pool in summary["pools"].values()]))
 
 
-def _cost(run: Finished, tokens_per_s: float) -> float | None:
-    """Return currency per million output tokens, or None where a chip has no price."""
-    price = run.scenario.cost.chip_hour
-    if any(pool.chip.name not in price for pool in run.pools) or not tokens_per_s:
+def _cost_per_hour(run: Finished, power: PoolPower) -> float | None:
+    """Return currency per hour for chips and, where it has a price, energy; None where a chip has no price."""
+    price = run.scenario.cost
+    if any(pool.chip.name not in price.chip_hour for pool in run.pools):
         return None
-    per_hour = sum(pool.chips * price[pool.chip.name] for pool in run.pools)
+    chips = sum(pool.chips * price.chip_hour[pool.chip.name] for pool in run.pools)
+    return chips + power.mean_w / 1000 * price.energy_kwh
+
+
+def _cost(per_hour: float | None, tokens_per_s: float) -> float | None:
+    """Return currency per million output tokens, or None where a chip has no price."""
+    if per_hour is None or not tokens_per_s:
+        return None
     return per_hour / 3600 / tokens_per_s * 1e6
 
 
-def _pools(run: Finished) -> dict[str, dict[str, Any]]:
+def _power(run: Finished) -> list[PoolPower]:
+    """Return the power of each pool."""
+    owner, end_ns = run.instance_pools(), run.end_ns()
+    return [
+        pool_power(pool, [_stay(run, int(i)) for i in np.flatnonzero(owner == number)], end_ns)
+        for number, pool in enumerate(run.pools)
+    ]
+
+
+def _stay(run: Finished, instance: int) -> Stay:
+    """Return an instance's log, and when it was there."""
+    start_ns = run.cluster.instances[instance].started_ns
+    return Stay(run.cluster.logs[instance].table(), start_ns, start_ns + run.served_ns(instance))
+
+
+def _energy(run: Finished, power: PoolPower) -> dict[str, float]:
+    """Return the energy and power of all pools; per request and token of the whole run, warm-up included."""
+    finished = run.cluster.ledger.column("finish_ns") >= 0
+    tokens = int(run.cluster.ledger.column("output_tokens")[finished].sum())
+    return {
+        **_watts(power),
+        "energy_wh_per_request": power.energy_wh / max(int(finished.sum()), 1),
+        "energy_wh_per_million_output_tokens": power.energy_wh / max(tokens, 1) * 1e6,
+    }
+
+
+def _watts(power: PoolPower) -> dict[str, float]:
+    return {
+        "energy_wh": power.energy_wh,
+        "mean_power_w": power.mean_w,
+        "peak_power_w": power.peak_w,
+        "provisioned_power_w": power.provisioned_w,
+    }
+
+
+def _pools(run: Finished, power: Sequence[PoolPower]) -> dict[str, dict[str, Any]]:
     owner = run.instance_pools()
     return {
         pool.name: _pool(run, pool, [int(i) for i in np.flatnonzero(owner == number)])
+        | _pool_power(pool, power[number])
         for number, pool in enumerate(run.pools)
     }
 
@@ -95,6 +145,10 @@ def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, A
         "prefix_cache_hit_rate": _hit_rate(states),
         "time_ms": {name: ns / 1e6 for name, ns in time_ns.items()},
     }
+
+
+def _pool_power(pool: BuiltPool, power: PoolPower) -> dict[str, Any]:
+    return {"power_cap": pool.power_cap, **_watts(power), "host_power_w": HOST_LOAD * pool.host_w * pool.chips}
 
 
 def _prompt_states(run: Finished) -> list[EngineState]:

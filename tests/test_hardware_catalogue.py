@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(hardware.__file__).parent
 LEGEND = tomllib.loads((ROOT / "sources.toml").read_text())
-FILES = sorted([*ROOT.glob("chips/*.toml"), *ROOT.glob("nodes/*.toml"), ROOT / "latency.toml"])
+FILES = sorted([*ROOT.glob("chips/*.toml"), *ROOT.glob("nodes/*.toml"), ROOT / "latency.toml", ROOT / "power.toml"])
 H200 = (ROOT / "chips" / "h200_sxm.toml").read_text()
 HGX = (ROOT / "nodes" / "hgx_h200.toml").read_text()
 

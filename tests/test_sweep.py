@@ -192,7 +192,12 @@ def pretend(attainment: object) -> tuple[list[float], object]:
             rate = point.scenario.workload.synthetic.arrivals.rate_per_s
             asked.append(rate)
             pools = {"p": {"utilisation": 0.5, "chips": 1}}
-            known = {"request_goodput": 1.0, "output_throughput": 1.0, "cost_per_million_output_tokens": None}
+            known = {
+                "request_goodput": 1.0,
+                "output_throughput": 1.0,
+                "cost_per_million_output_tokens": None,
+                "cost_per_hour": None,
+            }
             shown = dict.fromkeys(
                 ("p50_ttft_ms", "p99_ttft_ms", "p50_tpot_ms", "p99_tpot_ms", "request_throughput", "goodput_per_chip"),
                 1.0,
