@@ -15,7 +15,7 @@ import networkx as nx
 import numpy as np
 
 from hardware.catalogue import load_chip
-from hardware.errors import CatalogueError, ScenarioError
+from hardware.errors import CatalogueError, ScenarioError, suggest
 from hardware.wiring import LinkKind, Vertex, Wiring, wire_cluster
 
 if TYPE_CHECKING:
@@ -77,10 +77,13 @@ class Topology:
         self._vertices = {vertex.name: vertex for vertex in wiring.vertices}
         self._rank = {name: rank for rank, name in enumerate(self._vertices)}
         self._passable = _passable(wiring)
-        self._paths: dict[tuple[str, str], Path] = {}
+        self._paths: dict[tuple[str, ...], Path] = {}
+        self._exits: dict[tuple[str, str], tuple[str, ...]] = {}
         self.links = _links(wiring)
+        self._link_between = {(link.source, link.target): link for link in self.links}
         self.graph = _graph(wiring, self.links)
         self.chips = tuple(vertex.name for vertex in wiring.vertices if vertex.kind == "chip")
+        self._nics = _nics(wiring)
         self.capacity_bytes_per_s: NDArray[np.float64] = np.array(
             [link.capacity_bytes_per_s for link in self.links], dtype=np.float64
         )
@@ -113,13 +116,65 @@ class Topology:
         """
         known = self._paths.get((source, target))
         if known is None:
-            ends = (self._endpoint(source), self._endpoint(target))
-            low, high = sorted(ends, key=lambda end: self._rank[end.name])
-            there = self._along(self._route(low, high))
-            back = self._along(there.vertices[::-1])
-            self._paths[low.name, high.name], self._paths[high.name, low.name] = there, back
+            low, high = self._ends(source, target)
+            self._keep(self._along(self._route(low, high)), low.name, high.name)
             known = self._paths[source, target]
         return known
+
+    def path_by(self, source: str, target: str, nics: tuple[str, str]) -> Path:
+        """Return the path between chips or hosts of two nodes that leaves and enters by given NICs.
+
+        Inside a node data reaches a NIC over PCIe (or C2C) switches and the host, as a NIC reads a chip's memory
+        itself; no chip forwards it. Beyond the NICs the way is that of :meth:`path`.
+
+        Parameters
+        ----------
+        source, target
+            As for :meth:`path`.
+        nics
+            A NIC of the node of each (``n0/nic3``), in the same order.
+
+        Raises
+        ------
+        CatalogueError
+            A name is not a chip or host of this topology.
+        ScenarioError
+            A NIC is not in the node of its end, or nothing joins the two.
+        """
+        known = self._paths.get((source, target, *nics))
+        if known is None:
+            low, high = self._ends(source, target)
+            by = nics if low.name == source else nics[::-1]
+            for end, nic in zip((low, high), by, strict=True):
+                if nic not in self.nics(end.name):
+                    known_nics = ", ".join(self.nics(end.name))
+                    raise ScenarioError(f"{nic!r} is no NIC that {end.name!r} reaches; expected one of {known_nics}")
+            vertices = self._across(low, high, by)
+            if vertices is None:
+                raise ScenarioError(f"no network joins {nics[0]!r} and {nics[1]!r}; expected NICs of two nodes")
+            self._keep(self._along(vertices), low.name, high.name, *by)
+            known = self._paths[source, target, *nics]
+        return known
+
+    def link_between(self, source: str, target: str) -> Link:
+        """Return the link from one device to the next.
+
+        Raises
+        ------
+        ScenarioError
+            There is none.
+        """
+        link = self._link_between.get((source, target))
+        if link is None:
+            there = [end for start, end in self._link_between if start == source]
+            hint = f"{source!r} is joined to {', '.join(there)}" if there else suggest(source, self._vertices)
+            raise ScenarioError(f"no link goes from {source!r} to {target!r}; {hint}")
+        return link
+
+    def nics(self, name: str) -> tuple[str, ...]:
+        """Return the NICs that a chip or host reaches without NVLink, in order; none where there is no network."""
+        end = self._endpoint(name)
+        return tuple(nic for nic in self._nics.get(end.node, ()) if self._way_out(end, nic))
 
     def bottleneck(self, source: str, target: str) -> float:
         """Return the capacity of the narrowest link between two devices, bytes/s; see `path`."""
@@ -134,8 +189,18 @@ class Topology:
             )
         return vertex
 
+    def _ends(self, source: str, target: str) -> tuple[Vertex, Vertex]:
+        """Return the two ends, the one that was wired first before the other."""
+        first, second = self._endpoint(source), self._endpoint(target)
+        return (first, second) if self._rank[source] <= self._rank[target] else (second, first)
+
+    def _keep(self, there: Path, low: str, high: str, *nics: str) -> None:
+        """Remember a path and its way back."""
+        self._paths[high, low, *nics[::-1]] = self._along(there.vertices[::-1])
+        self._paths[low, high, *nics] = there
+
     def _along(self, vertices: Sequence[str]) -> Path:
-        links = [self.links[self.graph.edges[pair]["id"]] for pair in pairwise(vertices)]
+        links = [self._link_between[pair] for pair in pairwise(vertices)]
         return Path(
             vertices=tuple(vertices),
             links=tuple(link.id for link in links),
@@ -144,6 +209,10 @@ class Topology:
         )
 
     def _route(self, source: Vertex, target: Vertex) -> list[str]:
+        if source.node != target.node and len(source.gateways) == len(target.gateways) == 1:
+            across = self._across(source, target, source.gateways + target.gateways)
+            if across is not None:
+                return across
         for allowed in (self._scale_up(source, target), self._scale_out(source, target)):
             ways = self.graph.subgraph(allowed)
             if nx.has_path(ways, source.name, target.name):
@@ -153,6 +222,37 @@ class Topology:
             f"nothing joins {source.name!r} and {target.name!r}: give the nodes NICs, or name two devices "
             f"that a network or a host connects"
         )
+
+    def _across(self, source: Vertex, target: Vertex, nics: Sequence[str]) -> list[str] | None:
+        """Return the way between two nodes by two NICs: out to a leaf, over a spine if there are two, and in."""
+        if source.node == target.node:
+            return None
+        out, back = self._way_out(source, nics[0]), self._way_out(target, nics[1])
+        if not (out and back):
+            return None
+        if out[-1] == back[-1]:
+            return [*out, *back[-2::-1]]
+        spines = sorted(
+            spine
+            for spine in self._passable.get(None, ())
+            if (out[-1], spine) in self._link_between and (spine, back[-1]) in self._link_between
+        )
+        if not spines:
+            return None
+        turn = self._rank[source.name] + self._rank[target.name]
+        return [*out, spines[turn % len(spines)], *back[::-1]]
+
+    def _way_out(self, end: Vertex, nic: str) -> tuple[str, ...]:
+        """Return the way from a chip or host to the leaf switch behind a NIC of its node; nothing if there is none."""
+        known = self._exits.get((end.name, nic))
+        if known is None:
+            leaves = [name for name in self.graph.successors(nic) if self._vertices[name].kind == "leaf"]
+            ways = self.graph.subgraph([end.name, *self._passable[end.node], nic, *leaves])
+            known = ()
+            if leaves and nx.has_path(ways, end.name, leaves[0]):
+                known = tuple(min(nx.all_shortest_paths(ways, end.name, leaves[0], weight=_weight)))
+            self._exits[end.name, nic] = known
+        return known
 
     @staticmethod
     def _scale_up(source: Vertex, target: Vertex) -> list[str]:
@@ -252,6 +352,15 @@ def _passable(wiring: Wiring) -> dict[int | None, list[str]]:
         passable = found.setdefault(vertex.node, [])
         if vertex.kind in ("pcie", "host", "spine"):
             passable.append(vertex.name)
+    return found
+
+
+def _nics(wiring: Wiring) -> dict[int | None, list[str]]:
+    """Return the NICs of each node."""
+    found: dict[int | None, list[str]] = {}
+    for vertex in wiring.vertices:
+        if vertex.kind == "nic":
+            found.setdefault(vertex.node, []).append(vertex.name)
     return found
 
 

@@ -10,6 +10,7 @@ all sockets of a server or tray; the layer of spine switches may be as few or ma
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -143,7 +144,11 @@ def _inside(site: _Site, *, networked: bool) -> Iterator[Cable]:
 
 
 def _scale_up(site: _Site) -> Iterator[Cable]:
-    """Cable every chip to the NVSwitch, or chip 2k to chip 2k+1 by a bridge."""
+    """Cable every chip to the NVSwitch, to every other chip, or chip 2k to chip 2k+1 by a bridge.
+
+    In a mesh each cable has an equal part of a chip's ports, as many parts as a full mesh has peers: two chips
+    alone reach no more.
+    """
     node, nvlink = site.node, site.chip.nvlink
     if nvlink is None or node.fabric == "pcie":
         return
@@ -152,6 +157,10 @@ def _scale_up(site: _Site) -> Iterator[Cable]:
         for gpu in range(node.chips):
             ends = (site.device("gpu", gpu), site.device("nvswitch"))
             yield Cable(ends, "nvswitch", rate, latency.nvswitch)
+    elif node.fabric == "full_mesh":
+        for one, other in combinations(range(node.chips), 2):
+            ends = (site.device("gpu", one), site.device("gpu", other))
+            yield Cable(ends, "nvlink", rate / (nvlink.domain - 1), latency.nvlink)
     else:
         for gpu in range(0, node.chips - 1, 2):
             ends = (site.device("gpu", gpu), site.device("gpu", gpu + 1))

@@ -30,7 +30,7 @@ def time_by_origin(costs: CompiledCosts | ProfiledCosts, table: Mapping[str, NDA
     costs
         The costs the log was made with. Time of a step profile is all interpolated between steps that were measured.
     table
-        Columns of :class:`simulator.records.StepLog` but for ``start_ns``, int64, shape (rows,).
+        Columns of :class:`simulator.records.StepLog` but for ``start_ns`` and ``joined``, int64, shape (rows,).
 
     Returns
     -------

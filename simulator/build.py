@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hardware.catalogue import chip_names, load_chip, load_node
+from hardware.catalogue import chip_names, host_w_per_chip, load_chip
 from hardware.errors import CapacityError, ScenarioError, suggest
 from perfdb.compile import CompiledCosts, StepLimits, compile_costs
 from perfdb.layout import Layout
@@ -20,10 +20,11 @@ from perfdb.step_profile import ProfiledCosts, load_step_profile, profiled_costs
 from perfdb.tables import sha256
 from simulator.cluster import EngineParts
 from simulator.engines import ENGINES
-from simulator.incidents import RoleSwitch
+from simulator.identity import KnownIdentities
 from simulator.pool_table import own_pools
-from simulator.router import ROUTERS
+from simulator.router import PREFIX_ROUTERS, ROUTERS, SESSION_ROUTERS
 from workloads.closed_loop import plan_closed_loop
+from workloads.prefixes import prefixes_of
 from workloads.streams import stream
 from workloads.synthetic import synthesize
 from workloads.traces import read_trace
@@ -115,6 +116,8 @@ class Requests:
         Think time before each later request of a closed loop, int64.
     images
         Images per request, int64, or None.
+    identities
+        Who asks and what prompts begin with, where a pool or a router looks at it, or None.
     skipped
         Rows of a trace left out, by reason.
     source
@@ -128,6 +131,7 @@ class Requests:
     images: NDArray[np.int64] | None
     skipped: Mapping[str, int]
     source: str
+    identities: KnownIdentities | None = None
 
     def first(self) -> Iterable[int]:
         """Return the times of arrivals that wait for no other, a few thousand held at a time."""
@@ -169,7 +173,19 @@ def build_requests(scenario: Scenario) -> Requests:
         found.images,
         found.skipped,
         found.source,
+        _identities(scenario, found),
     )
+
+
+def _identities(scenario: Scenario, found: Arrivals) -> KnownIdentities | None:
+    """Return what the pools and routers of a scenario look at, where the workload has it; else None."""
+    routers = {pool.router for pool in scenario.pool}
+    caching = any(pool.engine_options.caches_prefixes for pool in scenario.pool)
+    prefixes = prefixes_of(found) if caching or routers & PREFIX_ROUTERS else None
+    if prefixes is not None and not prefixes.contents.size:
+        prefixes = None
+    session = found.session if routers & SESSION_ROUTERS else None
+    return None if prefixes is None and session is None else KnownIdentities(prefixes, session)
 
 
 def synthetic_arrivals(scenario: Scenario) -> Arrivals:
@@ -246,10 +262,7 @@ def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
 
 def _check_switches(scenario: Scenario, pools: Mapping[str, BuiltPool]) -> None:
     """Check that instances switch between pools on as many chips of the same kind."""
-    table = scenario.operations
-    pairs = [(one.pool, one.to) for one in table.incident if isinstance(one, RoleSwitch)]
-    pairs += [table.switching.between] if table.switching is not None else []
-    for pair in pairs:
+    for pair in scenario.operations.switches():
         one, other = (pools[name] for name in pair)
         if (one.chip.name, one.layout.chips) != (other.chip.name, other.layout.chips):
             raise ScenarioError(
@@ -291,18 +304,12 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         replicas=pool.replicas,
         prefills=pool.prefills,
         decodes=pool.decodes,
-        kv_bytes_per_token=_kv_bytes_per_token(model, layout.tensor),
+        caching=options.caches_prefixes,
     )
-    host_w = _host_w(topology or chip.node)
+    host_w = host_w_per_chip(topology or chip.node)
     return BuiltPool(
         name, model, chip, layout, options, memory, costs, parts, tables, operators, pool.power_cap, host_w
     )
-
-
-def _host_w(node: str | None) -> float:
-    """Return what a node draws beside its chips at most, per chip; 0 where its file does not say."""
-    found = load_node(node) if node is not None else None
-    return 0.0 if found is None or found.host_w is None else found.host_w / found.chips
 
 
 def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
@@ -318,11 +325,6 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
     source = capped_chain(engine.cost_chain(chip, pool.cost_sources), chip, pool.power_cap)
     costs = compile_costs(operators, source, limits, engine.host_on(chip), layout.pipeline)
     return costs, {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
-
-
-def _kv_bytes_per_token(model: ModelSpec, tensor: int) -> int:
-    """Return the KV bytes of a token that all ranks store: heads fewer than ranks are stored more than once."""
-    return model.kv_bytes_per_token * max(1, tensor // model.kv_heads)
 
 
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:

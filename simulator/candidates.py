@@ -21,9 +21,20 @@ if TYPE_CHECKING:
 
     from simulator.scenario import Scenario
 
-__all__ = ["Candidate", "Case", "load_candidate", "load_cases", "load_picked"]
+__all__ = [
+    "Candidate",
+    "Case",
+    "load_candidate",
+    "load_cases",
+    "load_picked",
+    "load_swept",
+    "same_traffic",
+]
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+#: What a sweep replaces by its own loads.
+_LOADS: Final = ("workload.rate_scale", "workload.synthetic.arrivals.rate_per_s", "workload.closed_loop.concurrency")
 
 
 class Candidate(Strict):
@@ -108,13 +119,7 @@ def load_cases(
         said what to do about it.
     """
     overrides = dict(parse_override(change) for change in changes)
-    title, cases = _of_one(paths[0], overrides) if len(paths) == 1 else _of_many(paths, overrides)
-    _check_names(cases)
-    if same_workload:
-        cases = tuple(_with_workload(case, cases[0]) for case in cases)
-    for case in cases[1:]:
-        _check_comparable(cases[0], case, own=same_workload is False)
-    return title, cases
+    return _comparable(paths, overrides, same_workload=same_workload, but=())
 
 
 def load_picked(path: str, candidate: str | None, changes: Sequence[str], seed: int | None = None) -> Scenario:
@@ -150,6 +155,49 @@ def load_candidate(path: str, name: str, overrides: Mapping[str, Any] | None = N
         advice = suggest(name, known) if known else "it has no [[candidate]] tables"
         raise ScenarioError(f"{path}: there is no candidate {name!r}; {advice}")
     return _case(chosen, table, file, path, overrides or {}).scenario
+
+
+def load_swept(
+    paths: Sequence[str],
+    changes: Sequence[str] = (),
+    *,
+    candidate: str | None = None,
+    same_workload: bool | None = None,
+) -> tuple[str, tuple[Case, ...]]:
+    """Read what is put under load: as :func:`load_cases`, or one scenario alone, or one candidate of a file.
+
+    Loads of their own, which a sweep replaces, may differ.
+
+    Raises
+    ------
+    ScenarioError
+        As :func:`load_cases`, but for one scenario; or if there are several and a candidate is to be picked.
+    """
+    if candidate is not None and len(paths) > 1:
+        raise ScenarioError(f"--candidate {candidate}: found {len(paths)} scenarios, expected the one to pick it from")
+    overrides = dict(parse_override(change) for change in changes)
+    if len(paths) == 1 and (candidate is not None or "candidate" not in open_scenario(paths[0], overrides)[1]):
+        scenario = load_picked(paths[0], candidate, changes)
+        return scenario.name, (Case(scenario.name, scenario, {}, paths[0]),)
+    return _comparable(paths, overrides, same_workload=same_workload, but=_LOADS)
+
+
+def same_traffic(cases: Sequence[Case]) -> bool:
+    """Tell whether the workloads of candidates are the same once they are put under the same load."""
+    return all(_difference(cases[0], case, "workload", _LOADS) is None for case in cases)
+
+
+def _comparable(
+    paths: Sequence[str], overrides: Mapping[str, Any], *, same_workload: bool | None, but: Sequence[str]
+) -> tuple[str, tuple[Case, ...]]:
+    """Read candidates whose workloads, ``but`` for some keys, agree unless somebody said what to do about it."""
+    title, cases = _of_one(paths[0], overrides) if len(paths) == 1 else _of_many(paths, overrides)
+    _check_names(cases)
+    if same_workload:
+        cases = tuple(_with_workload(case, cases[0]) for case in cases)
+    for case in cases[1:]:
+        _check_comparable(cases[0], case, None if same_workload is False else but)
+    return title, cases
 
 
 def _candidates(table: dict[str, Any], path: str) -> tuple[Candidate, ...]:
@@ -208,13 +256,14 @@ def _with_workload(case: Case, first: Case) -> Case:
     return Case(case.name, scenario, case.changes, case.source)
 
 
-def _check_comparable(first: Case, case: Case, *, own: bool) -> None:
+def _check_comparable(first: Case, case: Case, but: Sequence[str] | None) -> None:
+    """Check that SLOs agree, and workloads but for some keys; whatever workloads, for None."""
     found = _difference(first, case, "slo")
     if found is not None:
         raise ScenarioError(
             f"{case.source}: {found}; attainment and goodput of candidates need the same SLO, set it for all with --set"
         )
-    found = None if own else _difference(first, case, "workload")
+    found = None if but is None else _difference(first, case, "workload", but)
     if found is not None:
         raise ScenarioError(
             f"{case.source}: {found}; give --same-workload to serve that of {first.name!r} with all candidates, or "
@@ -222,11 +271,11 @@ def _check_comparable(first: Case, case: Case, *, own: bool) -> None:
         )
 
 
-def _difference(first: Case, case: Case, table: str) -> str | None:
+def _difference(first: Case, case: Case, table: str, but: Sequence[str] = ()) -> str | None:
     """Return in words the first key of a table in which two candidates differ, or None."""
     ours, theirs = (_flat(getattr(one.scenario, table).model_dump(mode="json"), table) for one in (first, case))
     for key in (*ours, *theirs):
-        if ours.get(key) != theirs.get(key):
+        if key not in but and ours.get(key) != theirs.get(key):
             return f"{key} is {theirs.get(key)!r} for {case.name!r} and {ours.get(key)!r} for {first.name!r}"
     return None
 

@@ -3,55 +3,38 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from simulator.records import TransferLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from hardware.topology import Path, Topology
-    from simulator.instance import Clock
+    from simulator.clock import Clock
+    from simulator.lanes import Lanes, Route
+    from simulator.link_history import LinkSeries
+    from simulator.link_use import LinkUse
     from simulator.network import KvTransfer
-    from simulator.transfer import Flow, LinkUse, Network
+    from simulator.transfer import Flow, Network
 
-__all__ = ["Endpoint", "KvCarrier", "Shipment"]
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where an instance is on the network.
-
-    Attributes
-    ----------
-    chips
-        Names of its chips in the topology, by tensor rank.
-    kv_bytes_per_token
-        KV bytes of one token on all of them, copies of replicated heads included.
-    """
-
-    chips: tuple[str, ...]
-    kv_bytes_per_token: int
+__all__ = ["KvCarrier", "Shipment"]
 
 
 class KvCarrier:
     """Moves KV over a shared network; a :class:`simulator.hand_over.Carrier`.
 
-    The wider side has a flow per chip: with the same tensor parallelism rank *i* sends to rank *i*, otherwise
-    each chip of the wider side is paired with the chip that holds, or will hold, its heads. What is sent is
-    what the receiver stores, so heads replicated there are sent more than once.
+    What is sent is what the receiver stores, over the lanes of :mod:`simulator.lanes`.
 
     Parameters
     ----------
     env, network
-        The clock and the flows.
-    topology
-        Paths between chips.
-    endpoints
-        Every instance, by number.
-    terms
+        The clock, and the flows over the channels of the lanes.
+    lanes
+        Every endpoint, and the lanes between them.
+    places
+        Number of the endpoint of an instance of a pool on the chips of an instance of the beginning.
+    transfer
         How KV is handed over.
     layers
         Layers of the model: KV comes layer by layer while a prompt is computed.
@@ -61,53 +44,51 @@ class KvCarrier:
         self,
         env: Clock,
         network: Network,
-        topology: Topology,
-        endpoints: Sequence[Endpoint],
+        lanes: Lanes,
         *,
-        terms: KvTransfer,
-        layers: int,
+        transfer: KvTransfer,
+        layers: int = 1,
+        places: Mapping[tuple[int, int], int] | None = None,
     ) -> None:
-        self.env, self.network, self.topology = env, network, topology
-        self.endpoints, self.terms, self.layers = list(endpoints), terms, layers
-        self.handshake_ns = round(terms.handshake_us * 1e3)
+        self.env, self.network, self.lanes = env, network, lanes
+        self.transfer, self.layers = transfer, layers
+        self.handshake_ns = round(transfer.terms.handshake_us * 1e3)
         self.log = TransferLog()
-        self._paths: dict[tuple[int, int], tuple[Path, ...]] = {}
+        self._places = places or {}
+        # Of every instance there ever was: its endpoint, and the instance of the beginning whose chips it has.
+        self._at = list(range(len(lanes.endpoints)))
+        self._slots = self._at.copy()
 
     def open(self, source: int, target: int, on_done: Callable[[], None]) -> Shipment:
         """Return a transfer that has not begun; ``on_done`` is called once it is closed and all of it is there."""
-        size = self.endpoints[target].kv_bytes_per_token
-        return Shipment(self, (source, target), self._paths_between(source, target), size, on_done)
+        ends = self._at[source], self._at[target]
+        size = self.lanes.endpoints[ends[1]].kv_bytes_per_token
+        return Shipment(self, (source, target), self.lanes.between(*ends), size, on_done)
 
-    def place(self, instance: int, like: int, kv_bytes_per_token: int) -> None:
-        """Put a new instance on the chips of an earlier one; its number is the next."""
-        if instance == len(self.endpoints):
-            self.endpoints.append(Endpoint(self.endpoints[like].chips, kv_bytes_per_token))
+    def place(self, instance: int, like: int, pool: int) -> None:
+        """Put a new instance of a pool on the chips of an earlier one."""
+        del self._at[instance:], self._slots[instance:]
+        self._slots.append(self._slots[like])
+        self._at.append(self._places[self._slots[like], pool])
 
     def set_capacity(self, link: int, share: float) -> None:
-        """Give a link a share of the capacity it had at the beginning."""
-        capacity = self.topology.capacity_bytes_per_s[link] * self.terms.efficiency
-        self.network.set_capacity(link, float(capacity * share))
+        """Let a link that was kept apart give KV a share of its usual rate from now on; 0 stalls what is on it."""
+        channel = self.lanes.own_channel(link)
+        if channel >= 0:
+            self.network.set_capacity(channel, float(self.lanes.capacity_bytes_per_s[link]) * share)
 
     def link_use(self) -> LinkUse:
         """Return what each link has carried so far."""
-        return self.network.link_use()
+        return self.network.link_use().of_links(self.lanes.channels)
+
+    def link_series(self) -> LinkSeries:
+        """Return what each link that was used had carried over time."""
+        return self.network.link_series().of_links(self.lanes.channels)
 
     def bytes_under_way(self) -> int:
         """Return the bytes that were sent and have neither arrived nor been given up."""
         network = self.network
         return network.bytes_sent - network.bytes_received - network.bytes_dropped
-
-    def _paths_between(self, source: int, target: int) -> tuple[Path, ...]:
-        found = self._paths.get((source, target))
-        if found is None:
-            senders, receivers = self.endpoints[source].chips, self.endpoints[target].chips
-            flows = max(len(senders), len(receivers))
-            found = tuple(
-                self.topology.path(senders[i * len(senders) // flows], receivers[i * len(receivers) // flows])
-                for i in range(flows)
-            )
-            self._paths[source, target] = found
-        return found
 
 
 class _Load(NamedTuple):
@@ -118,13 +99,14 @@ class _Load(NamedTuple):
 
     start_ns: int
     end_ns: int
+    tokens: int
     size: int
     handshake_ns: int
     streams: bool = False
 
 
 class Shipment:
-    """The KV of one request on its way: loads of bytes, one after another, each over the paths of all ranks.
+    """The KV of one request on its way: loads of bytes, one after another, each over the lanes of all ranks.
 
     Parameters
     ----------
@@ -132,10 +114,10 @@ class Shipment:
         The network.
     ends
         Numbers of the instances it goes from and to.
-    paths
-        A path per flow of a load.
+    route
+        The lanes from one to the other.
     token_bytes
-        Bytes of a token, all paths together.
+        Bytes of a token, all lanes together.
     on_done
         Called once all of it is there.
     """
@@ -151,7 +133,7 @@ class Shipment:
         "carrier",
         "ends",
         "on_done",
-        "paths",
+        "route",
         "token_bytes",
     )
 
@@ -159,11 +141,11 @@ class Shipment:
         self,
         carrier: KvCarrier,
         ends: tuple[int, int],
-        paths: tuple[Path, ...],
+        route: Route,
         token_bytes: int,
         on_done: Callable[[], None],
     ) -> None:
-        self.carrier, self.ends, self.paths = carrier, ends, paths
+        self.carrier, self.ends, self.route = carrier, ends, route
         self.token_bytes, self.on_done = token_bytes, on_done
         self._closed = self._dropped = False
         self._missing = self._size = 0
@@ -175,7 +157,7 @@ class Shipment:
         """Send the KV of ``tokens`` tokens now and nothing after it."""
         self._closed = True
         now = self.carrier.env.now
-        self._queue([_Load(now, now, tokens * self.token_bytes, self.carrier.handshake_ns)])
+        self._queue([_Load(now, now, tokens, tokens * self.token_bytes, self.carrier.handshake_ns)])
 
     def compute(self, tokens: int, duration_ns: int, *, last: bool) -> None:
         """Send the KV of ``tokens`` tokens as a step that begins now computes it, layer by layer.
@@ -195,9 +177,9 @@ class Shipment:
             The chunk completes the prompt.
         """
         self._closed = last
-        size, start = tokens * self.token_bytes, self.carrier.env.now
-        layers = self._groups if self.carrier.terms.mode == "grouped" else self._layers
-        self._queue(layers(size, start, start + duration_ns, last=last))
+        start = self.carrier.env.now
+        layers = self._groups if self.carrier.transfer.mode == "grouped" else self._layers
+        self._queue(layers(tokens, start, start + duration_ns, last=last))
 
     def computed(self) -> None:
         """Take note that the prompt is complete: what is still on its way may flow as fast as links allow."""
@@ -210,26 +192,28 @@ class Shipment:
         for flow in self._flows:
             self.carrier.network.drop(flow)
 
-    def _layers(self, size: int, start_ns: int, end_ns: int, *, last: bool) -> list[_Load]:
+    def _layers(self, tokens: int, start_ns: int, end_ns: int, *, last: bool) -> list[_Load]:
         """Return a chunk as a stream of its layers, and the last layer of the last chunk for itself."""
-        layers = self.carrier.layers
+        layers, size = self.carrier.layers, tokens * self.token_bytes
         layer_ns = (end_ns - start_ns) // layers
         if not last:
-            return [_Load(start_ns + layer_ns, end_ns + layer_ns, size, 0, streams=True)]
+            return [_Load(start_ns + layer_ns, end_ns + layer_ns, tokens, size, 0, streams=True)]
         rest = size // layers
-        final = _Load(end_ns, end_ns, rest, self.carrier.handshake_ns)
+        final = _Load(end_ns, end_ns, tokens, rest, self.carrier.handshake_ns)
         if layers == 1:
             return [final]
-        return [_Load(start_ns + layer_ns, end_ns, size - rest, 0, streams=True), final]
+        return [_Load(start_ns + layer_ns, end_ns, tokens, size - rest, 0, streams=True), final]
 
-    def _groups(self, size: int, start_ns: int, end_ns: int, *, last: bool) -> list[_Load]:  # noqa: ARG002
+    def _groups(self, tokens: int, start_ns: int, end_ns: int, *, last: bool) -> list[_Load]:  # noqa: ARG002
         """Return a chunk as groups of layers."""
-        layers, found, sent = self.carrier.layers, [], 0
-        group = self.carrier.terms.group_layers
+        layers, size, sent = self.carrier.layers, tokens * self.token_bytes, 0
+        found: list[_Load] = []
+        group = self.carrier.transfer.group_layers
         for through in (*range(group, layers, group), layers):
             ready_ns = start_ns + (end_ns - start_ns) * through // layers
-            found.append(_Load(ready_ns, ready_ns, size * through // layers - sent, self.carrier.handshake_ns))
-            sent += found[-1].size
+            part = size * through // layers - sent
+            found.append(_Load(ready_ns, ready_ns, tokens, part, self.carrier.handshake_ns))
+            sent += part
         return found
 
     def _queue(self, loads: Sequence[_Load]) -> None:
@@ -238,25 +222,29 @@ class Shipment:
             self._send_next()
 
     def _send_next(self) -> None:
-        """Send the next load, no faster than it becomes available, over all paths."""
-        carrier, paths, load = self.carrier, self.paths, self._loads.popleft()
+        """Send the next load, no faster than it becomes available, over all lanes."""
+        carrier, load = self.carrier, self._loads.popleft()
         now = carrier.env.now
         if self._started < 0:
             self._started = now
         begins = max(now, load.start_ns)
-        rate = load.size * 1e9 / (load.end_ns - begins) / len(paths) if load.end_ns > begins and load.size else inf
+        delay_ns, per_s = begins - now + load.handshake_ns, 0.0
+        if load.end_ns > begins and load.size:
+            per_s = 1e9 / (load.end_ns - begins)
         self._size += load.size
-        self._missing = len(paths)
+        parcels = self.route.parcels(load.tokens, load.size)
+        self._missing = len(parcels)
         self._flows = [
             carrier.network.send(
-                path.links,
-                # Every byte is sent once: the first flows take what does not divide.
-                load.size // len(paths) + (number < load.size % len(paths)),
-                latency_ns=begins - now + load.handshake_ns + (0 if load.streams else path.latency_ns),
-                cap_bytes_per_s=rate,
+                lane.links,
+                part,
+                latency_ns=delay_ns + (0 if load.streams else lane.latency_ns),
+                cap_bytes_per_s=part / lane.width * occupancy * per_s or inf,
+                occupancy=occupancy,
+                stripes=lane.width,
                 on_done=self._arrived,
             )
-            for number, path in enumerate(paths)
+            for lane, part, occupancy in parcels
         ]
 
     def _arrived(self) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from simulator.batch import Batch
+from simulator.clock import Clock, Urgent, soon
 from simulator.group import Group
 from simulator.hand_over import HandOver
-from simulator.instance import Clock, Instance, Urgent, soon
+from simulator.instance import Instance
 from simulator.network import KvTransfer
 from simulator.records import StepLog
 from simulator.request import Request
@@ -17,12 +19,12 @@ if TYPE_CHECKING:
     from simpy import Event
 
     from perfdb.step_prices import StepPrices
-    from simulator.hand_over import Carrier
+    from simulator.passage import Carrier
     from simulator.records import Ledger
     from simulator.router import Router
     from simulator.schedulers.state import Scheduler
 
-__all__ = ["Arrivals", "Cluster", "EngineParts"]
+__all__ = ["Arrivals", "Cluster", "EngineParts", "Identities"]
 
 
 class Arrivals(Protocol):
@@ -43,6 +45,14 @@ class Arrivals(Protocol):
         ...
 
 
+class Identities(Protocol):
+    """What tells requests apart but for their lengths."""
+
+    def identify(self, request: Request) -> None:
+        """Fill in the session and the prefix of a request."""
+        ...
+
+
 class EngineParts:
     """What the instances of one pool share.
 
@@ -60,8 +70,8 @@ class EngineParts:
         Instances.
     prefills, decodes
         Stages they serve.
-    kv_bytes_per_token
-        KV bytes of a token on all chips of an instance.
+    caching
+        Their blocks keep what they hold; see :mod:`simulator.prefix_cache`.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a pool, all named
@@ -75,13 +85,12 @@ class EngineParts:
         replicas: int,
         prefills: bool = True,
         decodes: bool = True,
-        kv_bytes_per_token: int = 0,
+        caching: bool = False,
     ) -> None:
         self.scheduler, self.prices = scheduler, prices
         self.blocks, self.block_tokens = blocks, block_tokens
         self.max_tokens, self.replicas = max_tokens, replicas
-        self.prefills, self.decodes = prefills, decodes
-        self.kv_bytes_per_token = kv_bytes_per_token
+        self.prefills, self.decodes, self.caching = prefills, decodes, caching
 
 
 class Cluster:
@@ -105,6 +114,8 @@ class Cluster:
         See :class:`simulator.group.Group`.
     fails_with_instance
         Requests fail with the instance that has their KV, instead of being computed once more.
+    identities
+        Fills in sessions and prefixes; None where nobody looks at them.
     macro_steps
         See :class:`simulator.instance.Instance`.
     on_progress
@@ -139,6 +150,7 @@ class Cluster:
         carrier: Callable[[Clock], Carrier] | None = None,
         helps_above: int = 0,
         fails_with_instance: bool = False,
+        identities: Identities | None = None,
         macro_steps: bool = True,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
@@ -156,12 +168,14 @@ class Cluster:
         self.logs: list[StepLog] = []
         self.owners: list[int] = []
         self.fails_with_instance, self.macro_steps = fails_with_instance, macro_steps
+        self.identities = identities
         self.on_progress = on_progress
         self.events = self.awaited = 0
         self.recomputed = self.lost_prompt_tokens = self.lost_output_tokens = 0
         self._hands_over = any(not parts.decodes for parts in pools)
         self._decode_limit = min((p.max_tokens for p in pools if p.decodes and self._hands_over), default=1 << 62)
         self._draining: dict[int, Callable[[], None]] = {}
+        self._drained = Batch(self.env)
         self._done = self._sent = 0
         self._stride = max(1, len(ledger) // 100)
         self._all_done = self.env.event()
@@ -194,6 +208,7 @@ class Cluster:
             log=log,
             watcher=self,
             decodes_here=parts.decodes,
+            caching=parts.caching,
             tells_chunks=self.terms.overlaps and not parts.decodes,
             macro_steps=self.macro_steps,
         )
@@ -202,7 +217,7 @@ class Cluster:
         self.owners.append(pool)
         self.loads.append(0)
         if self.carrier is not None and like is not None:
-            self.carrier.place(number, like, parts.kv_bytes_per_token)
+            self.carrier.place(number, like, pool)
         self._let_join(instance, parts)
         return instance
 
@@ -212,7 +227,7 @@ class Cluster:
         if self.loads[instance.number]:
             self._draining[instance.number] = then
         else:
-            soon(self.env, 1, then)
+            self._drained.add(instance.number, then)
 
     def stop_instance(self, instance: Instance) -> None:
         """Let an instance die now: what it had computed is lost, what it had not is done elsewhere."""
@@ -296,7 +311,7 @@ class Cluster:
         number = instance.number
         self.loads[number] -= 1
         if self._draining and number in self._draining and not self.loads[number]:
-            soon(self.env, 1, self._draining.pop(number))
+            self._drained.add(number, self._draining.pop(number))
 
     def park(self, group: Group, action: Callable[[], None], give_up: Callable[[], None]) -> None:
         """Do something once an instance joins a group, or something else if none ever will."""
@@ -310,7 +325,7 @@ class Cluster:
             return
         self.ledger.restarts[request.index] += 1
         self.recomputed += request.computed
-        request.computed = 0
+        request.forget_blocks()
         request.epoch += 1
         soon(self.env, 1, lambda: self._begin(request))
 
@@ -319,6 +334,7 @@ class Cluster:
         index, prompt = request.index, self.ledger.prompt_tokens[request.index]
         self.lost_prompt_tokens += prompt - (request.tokens - request.computed)
         self.lost_output_tokens += request.tokens - prompt
+        self.hand_over.stay(request)
         self._refuse(index)
 
     def _begin(self, request: Request) -> None:
@@ -342,7 +358,10 @@ class Cluster:
         if self.terms.early and prompt + ledger.output_tokens[index] > self._decode_limit:
             self._refuse(index)
         else:
-            self._begin(Request(index, prompt))
+            request = Request(index, prompt)
+            if self.identities is not None:
+                self.identities.identify(request)
+            self._begin(request)
 
     def _refuse(self, index: int) -> None:
         self.ledger.failed[index] = 1

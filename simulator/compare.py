@@ -9,7 +9,7 @@ from simulator.intervals import paired_interval
 from simulator.journal import Point, Summary
 from simulator.loads import workload_kind
 from simulator.made_by import versions
-from simulator.measures import MEASURES, means, point_row, slo_ms
+from simulator.measures import BUSIEST_LINK, MEASURES, means, point_row, slo_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -123,13 +123,14 @@ def _candidate(
     baseline: Sequence[Mapping[str, Any]],
     first: Case,
 ) -> dict[str, Any]:
-    mean = means(rows, _KEYS)
+    mean = means(rows, (*_KEYS, *BUSIEST_LINK))
     return {
         "name": case.name,
         "set": dict(case.changes),
         "model": summary["model_id"],
         "chips": summary["chips"],
         "meets_slo": (mean["slo_attainment"] or 0.0) >= case.scenario.slo.attainment,
+        "busiest_link": summary["busiest_link"],
         "mean": mean,
         "difference": None if case is first else {key: _difference(key, rows, baseline) for key in _KEYS},
     }

@@ -30,6 +30,12 @@ _SET = click.option(
     metavar="KEY=VALUE",
     help="Change a key, as in pool.0.replicas=4; repeatable.",
 )
+_WORKLOAD = click.option(
+    "--same-workload/--own-workloads",
+    "same_workload",
+    default=None,
+    help="If workloads differ: serve the first with all, or each its own.  [default: refuse]",
+)
 _OUT = click.option("--out", metavar="DIR", help="Result directory.  [default: results/NAME-COMMAND]")
 _JOBS = click.option("--jobs", type=click.IntRange(min=1), help="Processes.  [default: one per core]")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -40,12 +46,7 @@ _QUIET = click.option("--quiet", is_flag=True, help="Print no table and no progr
 @click.argument("scenarios", nargs=-1, required=True, metavar="SCENARIO...")
 @click.option("--seeds", type=click.IntRange(min=1), help="Seeds to average over.  [default: 5, for a trace 1]")
 @_SET
-@click.option(
-    "--same-workload/--own-workloads",
-    "same_workload",
-    default=None,
-    help="If workloads differ: serve the first with all, or each its own.  [default: refuse]",
-)
+@_WORKLOAD
 @_OUT
 @_JOBS
 @_JSON
@@ -64,7 +65,7 @@ def compare(  # noqa: PLR0913 - one parameter per option
     """Set SCENARIOs side by side on the same arrivals, or the [[candidate]] tables of one.
 
     Prints latency, goodput and cost of each, and the differences to the first with 95 % confidence intervals over
-    seeds. Writes compare.json, points.parquet, cdf.png and a result directory per candidate. Interrupted, the same
+    seeds. Writes compare.json, points.parquet, pictures and a result directory per candidate. Interrupted, the same
     command goes on where it stopped. Exit code 3 if no candidate meets the SLO.
     """
     from simulator.candidates import load_cases  # noqa: PLC0415 - --help stays light
@@ -87,19 +88,20 @@ def compare(  # noqa: PLR0913 - one parameter per option
 
 
 @click.command()
-@click.argument("scenario")
+@click.argument("scenarios", nargs=-1, required=True, metavar="SCENARIO...")
 @click.option("--rate", metavar="LOW:HIGH:STEP", help="Requests per second of an open loop.")
 @click.option("--concurrency", metavar="LOW:HIGH:STEP", help="Users of a closed loop.")
 @click.option("--refine/--no-refine", default=True, show_default=True, help="Bisect for the capacity, to 2 %.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Seeds to average over.")
 @click.option("--candidate", metavar="NAME", help="Which [[candidate]] of the file; --set changes it.")
 @_SET
+@_WORKLOAD
 @_OUT
 @_JOBS
 @_JSON
 @_QUIET
 def sweep(  # noqa: PLR0913 - one parameter per option
-    scenario: str,
+    scenarios: tuple[str, ...],
     rate: str | None,
     concurrency: str | None,
     seeds: int,
@@ -107,6 +109,7 @@ def sweep(  # noqa: PLR0913 - one parameter per option
     *,
     candidate: str | None,
     refine: bool,
+    same_workload: bool | None,
     out: str | None,
     jobs: int | None,
     as_json: bool,
@@ -114,30 +117,32 @@ def sweep(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Run a SCENARIO under one load after another, and find the highest that keeps the SLO.
 
-    Prints attainment, goodput and latency by load. Writes sweep.json, sweep.parquet and sweep.png. Interrupted, the
-    same command goes on where it stopped. Exit code 3 if no load meets the SLO.
+    Takes several SCENARIOs, or one with [[candidate]] tables, and sets their capacities side by side. Prints
+    attainment, goodput and latency by load. Writes sweep.json, sweep.parquet and sweep.png. Interrupted, the same
+    command goes on where it stopped. Exit code 3 if no load meets the SLO.
     """
-    from simulator.candidates import load_picked  # noqa: PLC0415 - --help stays light
+    from simulator.candidates import load_swept  # noqa: PLC0415 - --help stays light
     from simulator.loads import check_loads, parse_grid  # noqa: PLC0415 - --help stays light
     from simulator.result_folder import foreign_in_sweep  # noqa: PLC0415 - --help stays light
     from simulator.side_by_side import write_sweep  # noqa: PLC0415 - --help stays light
-    from simulator.sweep import sweep as sweep_loads  # noqa: PLC0415 - --help stays light
+    from simulator.sweep import sweep_all, sweeps_content  # noqa: PLC0415 - --help stays light
     from simulator.sweep_report import capacity_sentence, render_sweep  # noqa: PLC0415 - --help stays light
 
     if (rate is None) == (concurrency is None):
         raise click.UsageError("expected one of --rate LOW:HIGH:STEP and --concurrency LOW:HIGH:STEP")
     kind: LoadKind = "rate" if concurrency is None else "concurrency"
-    loaded = load_picked(scenario, candidate, changes)
+    title, cases = load_swept(scenarios, changes, candidate=candidate, same_workload=same_workload)
     grid = parse_grid(rate or concurrency or "", kind)
-    check_loads(loaded, kind, grid[-1])
-    target = _target(out, loaded.name, "sweep")
-    every = range(loaded.seed, loaded.seed + seeds)
+    swept = [case.scenario for case in cases]
+    for scenario in swept:
+        check_loads(scenario, kind, grid[-1])
+    target = _target(out, title, "sweep")
     with _runs(target, foreign_in_sweep, jobs, quiet=quiet or as_json) as (staging, run):
-        found = sweep_loads(loaded, grid, every, run, refine=refine)
-        write_sweep(found, staging)
-    content = found.content()
+        found = sweep_all(swept, grid, range(swept[0].seed, swept[0].seed + seeds), run, refine=refine)
+        content = found[0].content() if len(found) == 1 else sweeps_content(title, cases, found)
+        write_sweep(content, found, staging)
     _print(content, render_sweep(content), target, as_json=as_json, quiet=quiet)
-    if found.capacity.load is None:
+    if all(one.capacity.load is None for one in found):
         _exit_missed(capacity_sentence(content))
 
 

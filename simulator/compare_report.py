@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Group
 from rich.text import Text
 
-from simulator.measures import MEASURES, Measure
+from simulator.measures import BUSIEST_LINK, MEASURES, Measure
 from simulator.report import plain_table
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def render_comparison(content: Mapping[str, Any]) -> Group:
         _by_candidate(content, "Goodput and cost", _GOODPUT),
         _by_candidate(content, "What is provided, and what it draws", _POWER),
     ]
+    if any(candidate["busiest_link"] is not None for candidate in content["candidates"]):
+        parts.append(_links(content))
     others = [candidate for candidate in content["candidates"] if candidate["difference"] is not None]
     parts += [
         _differences(content, others[start : start + _SIDE_BY_SIDE]) for start in range(0, len(others), _SIDE_BY_SIDE)
@@ -105,6 +107,14 @@ def _by_candidate(content: Mapping[str, Any], title: str, columns: Sequence[tupl
     for candidate in content["candidates"]:
         cells = (_shown(candidate["mean"][measure.key], measure) for _, measure in columns)
         table.add_row(Text(candidate["name"]), *cells)
+    return table
+
+
+def _links(content: Mapping[str, Any]) -> Table:
+    table = _unclipped(f"Busiest link{_mean(content)}", "link", "in use, %", "peak, %")
+    for candidate in content["candidates"]:
+        cells = (_shown(candidate["mean"][key], Measure(key, "", 2, 100.0)) for key in BUSIEST_LINK)
+        table.add_row(Text(candidate["name"]), Text(candidate["busiest_link"] or "none"), *cells)
     return table
 
 

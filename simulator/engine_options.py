@@ -75,6 +75,11 @@ class EngineOptions(Strict):
             raise ValueError(f"max_model_len is {self.max_model_len}, expected a positive integer or 'auto'")
         return self
 
+    @property
+    def caches_prefixes(self) -> bool:
+        """Whether blocks keep what they hold for requests that begin alike."""
+        return False
+
     @abstractmethod
     def filled(self, chip: Chip, longest: int) -> Self:
         """Return the options with the defaults that depend on the chip and on the longest sequence filled in."""
@@ -103,21 +108,24 @@ class VllmOptions(EngineOptions):
     scheduler_reserve_full_isl
         Admit a request only if its whole prompt fits in the free blocks.
     enable_prefix_caching
-        Reuse of KV blocks between requests. Only ``false`` is simulated.
+        Keep what blocks hold until they are taken again, for requests that begin alike.
     """
 
     max_num_batched_tokens: int | None = Field(default=None, gt=0)
     max_num_seqs: int | None = Field(default=None, gt=0)
     enable_chunked_prefill: bool = True
     scheduler_reserve_full_isl: bool = True
-    enable_prefix_caching: bool = False
+    enable_prefix_caching: bool = True
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.enable_prefix_caching:
-            raise ValueError("enable_prefix_caching = true is not simulated yet; set it to false")
         _holds_every_sequence(self.max_num_batched_tokens, self.max_num_seqs)
         return self
+
+    @property
+    def caches_prefixes(self) -> bool:
+        """Whether blocks keep what they hold for requests that begin alike."""
+        return self.enable_prefix_caching
 
     def filled(self, chip: Chip, longest: int) -> VllmOptions:
         """Return the options with the defaults that depend on the chip filled in."""

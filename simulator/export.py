@@ -13,6 +13,7 @@ from hardware.errors import OutputError
 from simulator.made_by import versions
 from simulator.measures import slo_ms
 from simulator.plots import plot_cdf
+from simulator.plots_timeline import Caption, plot_timeline
 from simulator.result_folder import foreign_file
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ __all__ = ["check_target", "manifest", "put_in_place", "slo_bounds", "unwritable
 def write_result(
     result: Result, directory: Path, *, csv: bool = False, origin: Mapping[str, Any] | None = None
 ) -> None:
-    """Write ``summary.json``, ``requests.parquet``, ``manifest.json`` and ``cdf.png``.
+    """Write ``summary.json``, ``requests.parquet``, ``timeline.parquet``, ``manifest.json`` and two pictures.
 
     The files appear together: they are written beside the target and moved there in one step, so that whatever
     fails leaves the target as it was. An earlier result is replaced; a folder with anything else in it is refused.
@@ -153,8 +154,11 @@ def _fill(result: Result, folder: Path, made_by: Mapping[str, Any], *, csv: bool
         result.requests.to_csv(folder / "requests.csv", index=False)
     else:
         result.requests.to_parquet(folder / "requests.parquet", index=False)
+    result.timeline.to_parquet(folder / "timeline.parquet", index=False)
     title = f"{result.scenario.name}: {result.scenario.model.name}, {result.summary['chips']} chips"
     plot_cdf(result.requests, result.run.gaps, slo_bounds(result), title, folder / "cdf.png")
+    caption = Caption(title, slo_bounds(result), result.run.incidents, result.scenario.workload.warmup_s)
+    plot_timeline(result.timeline, caption, folder / "timeline.png")
 
 
 def _json(value: Mapping[str, Any]) -> str:

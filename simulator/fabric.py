@@ -6,20 +6,23 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hardware.catalogue import default_node, load_node
 from hardware.errors import ScenarioError, suggest
 from hardware.topology import build_cluster
-from simulator.carrier import Endpoint, KvCarrier
+from simulator.carrier import KvCarrier
+from simulator.lanes import Endpoint, Lanes
 from simulator.placement import Demand, place
 from simulator.transfer import Network
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from hardware.node import Node
     from hardware.topology import Topology
     from simulator.build import BuiltPool
-    from simulator.instance import Clock
+    from simulator.clock import Clock
     from simulator.network import NetworkTable
 
 __all__ = ["Fabric", "build_fabric"]
@@ -33,57 +36,101 @@ class Fabric:
     ----------
     topology
         Nodes and links.
-    endpoints
-        Where each instance is, by number.
-    table
-        The ``[network]`` table.
+    lanes
+        Every instance, and the ways from one to another.
+    places
+        Number of the endpoint of an instance of a pool on the chips of an instance of the beginning, both by number.
+    changing
+        Links whose capacity changes during the run, by the pattern that names them.
     layers
         Layers of the model.
+    table
+        The ``[network]`` table.
     """
 
     topology: Topology
-    endpoints: tuple[Endpoint, ...]
-    table: NetworkTable
+    lanes: Lanes
+    places: Mapping[tuple[int, int], int]
+    changing: Mapping[str, tuple[int, ...]]
     layers: int
+    table: NetworkTable
 
     def carrier(self, env: Clock) -> KvCarrier:
         """Return what carries KV on this network in one simulation."""
-        terms = self.table.kv_transfer
-        network = Network(env, self.topology.capacity_bytes_per_s * terms.efficiency)
-        return KvCarrier(env, network, self.topology, self.endpoints, terms=terms, layers=self.layers)
-
-    def links_named(self, pattern: str) -> list[int]:
-        """Return the ids of the links that a pattern names, as ``n0/nic*>leaf*``.
-
-        Raises
-        ------
-        ScenarioError
-            If there is none.
-        """
-        names = {f"{link.source}>{link.target}": link.id for link in self.topology.links}
-        found = [names[name] for name in names if fnmatchcase(name, pattern)]
-        if not found:
-            raise ScenarioError(f"operations.incident: no link is named {pattern!r}; {suggest(pattern, names)}")
-        return found
+        network = Network(env, self.lanes.channels.capacity_bytes_per_s)
+        return KvCarrier(
+            env, network, self.lanes, places=self.places, transfer=self.table.kv_transfer, layers=self.layers
+        )
 
 
-def build_fabric(table: NetworkTable, pools: Sequence[BuiltPool]) -> Fabric:
+def build_fabric(
+    table: NetworkTable,
+    pools: Sequence[BuiltPool],
+    *,
+    switching: Sequence[tuple[str, str]] = (),
+    changing: Sequence[str] = (),
+) -> Fabric:
     """Return the network that joins the instances of some pools.
+
+    Parameters
+    ----------
+    table
+        ``[network]``.
+    pools
+        Whose instances it joins.
+    switching
+        Names of pools between which instances may change.
+    changing
+        Patterns of the names of links whose rate will change during the run (``n0/nic*>leaf*``).
 
     Raises
     ------
     UserError
-        If a node is unknown or holds other chips than a pool asks for, or there are too few nodes.
+        If a node is unknown or holds other chips than a pool asks for, there are too few nodes, or no such link.
     """
     demands = [Demand(p.name, _node(table, p), p.layout.chips, p.parts.replicas) for p in pools]
     placement = place(demands, table.nodes)
     topology = build_cluster(placement.nodes, table.oversubscription)
-    owners = [pool for pool in pools for _ in range(pool.parts.replicas)]
+    links = {pattern: _links_named(topology, pattern) for pattern in changing}
+    owners = [number for number, pool in enumerate(pools) for _ in range(pool.parts.replicas)]
+    roles = [(slot, owner) for slot, owner in enumerate(owners)]
+    numbers = {pool.name: number for number, pool in enumerate(pools)}
+    for pair in switching:
+        one, other = (numbers[name] for name in pair)
+        roles += [(slot, other if owner == one else one) for slot, owner in enumerate(owners) if owner in (one, other)]
+    places = {role: number for number, role in enumerate(dict.fromkeys(roles))}
     endpoints = tuple(
-        Endpoint(tuple(topology.chips[chip] for chip in chips), pool.parts.kv_bytes_per_token)
-        for chips, pool in zip(placement.chips, owners, strict=True)
+        _endpoint(pools[pool], tuple(topology.chips[chip] for chip in placement.chips[slot])) for slot, pool in places
     )
-    return Fabric(topology, endpoints, table, pools[0].model.layers)
+    routes = [
+        (places[a], places[b])
+        for a in places
+        if not pools[a[1]].parts.decodes
+        for b in places
+        if pools[b[1]].parts.decodes and a[0] != b[0]
+    ]
+    terms = table.kv_transfer.terms
+    efficiency = np.array([terms.efficiency(link.kind) for link in topology.links])
+    lanes = Lanes(
+        topology,
+        endpoints,
+        routes,
+        capacity_bytes_per_s=topology.capacity_bytes_per_s * efficiency,
+        rails=table.rails,
+        messages_per_s=terms.messages_per_s,
+        whole_runs=terms.message == "run",
+        apart=[link for found in links.values() for link in found],
+    )
+    return Fabric(topology, lanes, places, links, pools[0].model.layers, table)
+
+
+def _links_named(topology: Topology, pattern: str) -> tuple[int, ...]:
+    """Return the ids of the links that a pattern names."""
+    names = {f"{link.source}>{link.target}": link.id for link in topology.links}
+    found = tuple(names[name] for name in names if fnmatchcase(name, pattern))
+    if not found:
+        raise ScenarioError(f"operations.incident: no link is named {pattern!r}; {suggest(pattern, names)}")
+    return found
 
 
 def _node(table: NetworkTable, pool: BuiltPool) -> Node:
@@ -96,3 +143,13 @@ def _node(table: NetworkTable, pool: BuiltPool) -> Node:
             "name another node, or leave network.topology out"
         )
     return node
+
+
+def _endpoint(pool: BuiltPool, chips: tuple[str, ...]) -> Endpoint:
+    """Return an instance's place; all ranks store KV heads, and heads fewer than ranks are stored more than once."""
+    model, layout = pool.model, pool.layout
+    stored = model.kv_bytes_per_token * max(1, layout.tensor // model.kv_heads)
+    # K and V of a layer are two arrays of blocks on each rank.
+    piece = stored / layout.tensor / model.layers / 2
+    layers = (model.layers // layout.pipeline,) * layout.pipeline
+    return Endpoint(chips, stored, layers, piece_bytes_per_token=piece, block_tokens=pool.parts.block_tokens)

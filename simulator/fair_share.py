@@ -17,12 +17,15 @@ the same nanoseconds on any machine: bytes in units of 2^-128, rates in such uni
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush, heapreplace
-from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+
+from hardware.errors import ScenarioError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["BYTE", "Bundle", "Filling", "Link", "rate_of"]
+__all__ = ["BYTE", "Bundle", "Filling", "Link", "capacity_of", "rate_of"]
 
 BYTE: Final = 1 << 128
 
@@ -55,8 +58,10 @@ class Link(Generic[B]):
         Those that pass it, in the order they came.
     held
         Those whose bottleneck it is.
-    carried
-        Units of the flows that have left it.
+    lone
+        The flow that has it to itself and is not among the bundles, if any.
+    carried, occupied
+        Units of the flows that have left it: bytes that passed, and bytes that could have passed in their time.
     flows, peak_flows
         Flows on it, now and at most.
     taken, room, rising, members
@@ -70,9 +75,11 @@ class Link(Generic[B]):
         "carried",
         "flows",
         "held",
+        "lone",
         "members",
         "nominal",
         "number",
+        "occupied",
         "peak_flows",
         "rising",
         "room",
@@ -82,9 +89,10 @@ class Link(Generic[B]):
 
     def __init__(self, number: int, capacity: int) -> None:
         self.number, self.capacity, self.nominal = number, capacity, capacity
-        self.used = self.carried = self.flows = self.peak_flows = 0
+        self.used = self.carried = self.occupied = self.flows = self.peak_flows = 0
         self.bundles: dict[B, None] = {}
         self.held: dict[B, None] = {}
+        self.lone: Any = None
         self.taken = False
         self.room = self.rising = 0
         self.members: list[B] = []
@@ -96,28 +104,30 @@ class Bundle:
     Parameters
     ----------
     links
-        The path; no link twice.
+        The path. A link that is there twice is passed twice: by each half of a flow that stands for two.
     cap
         What one flow can use at most, units/ns; None for no limit.
 
     Attributes
     ----------
+    path
+        Its links, each once, and how many times they are passed.
     flows
         How many there are now.
     rate
         What each of them gets, units/ns.
     load
-        What all of them took of each link when rates were last set, units/ns.
+        What all of them took of a link passed once when rates were last set, units/ns.
     bottleneck
         The full link that limits them; None where the cap does, or nothing.
     taken, next_rate, next_bottleneck
         While shares are filled: whether a new rate is sought; that rate, -1 while it rises; what limits it.
     """
 
-    __slots__ = ("bottleneck", "cap", "flows", "links", "load", "next_bottleneck", "next_rate", "rate", "taken")
+    __slots__ = ("bottleneck", "cap", "flows", "load", "next_bottleneck", "next_rate", "path", "rate", "taken")
 
     def __init__(self, links: tuple[Link[Self], ...], cap: int | None) -> None:
-        self.links, self.cap = links, cap
+        self.path, self.cap = tuple((link, links.count(link)) for link in dict.fromkeys(links)), cap
         self.flows = self.rate = self.load = 0
         self.bottleneck: Link[Self] | None = None
         self.taken = False
@@ -127,17 +137,42 @@ class Bundle:
     def join(self: Self) -> None:
         """Count a flow that starts."""
         self.flows += 1
-        for link in self.links:
+        for link, times in self.path:
             link.bundles[self] = None
-            link.flows += 1
-            link.peak_flows = max(link.peak_flows, link.flows)
+            link.flows = flows = link.flows + times
+            if flows > link.peak_flows:  # noqa: PLR1730 - a call of max costs more than the rest of the loop
+                link.peak_flows = flows
 
-    def leave(self, carried: int) -> None:
-        """Count a flow that ends, of which so many units were carried."""
+    def leave(self, carried: int, occupied: int) -> None:
+        """Count a flow that ends, of which so many units were carried in the time of so many."""
         self.flows -= 1
-        for link in self.links:
-            link.flows -= 1
-            link.carried += carried
+        for link, times in self.path:
+            link.flows -= times
+            link.carried += carried * times
+            link.occupied += occupied * times
+
+    def settle_alone(self: Self) -> bool:
+        """Set the rate as :class:`Filling` would, if no other bundle is on any of its links; else tell so."""
+        for link, _ in self.path:
+            if len(link.bundles) != 1:
+                return False
+        flows, bottleneck = self.flows, None
+        if flows:
+            rate, number = (1 << 256, 0) if self.cap is None else (self.cap, -1)
+            for link, times in self.path:
+                share = link.capacity // (flows * times)
+                if share < rate or (share == rate and link.number < number):
+                    rate, number, bottleneck = share, link.number, link
+            self.rate, self.load = rate, rate * flows
+        else:
+            self.rate = self.load = 0
+        for link, times in self.path:
+            link.used = self.load * times
+            if not flows:
+                del link.bundles[self]
+        if bottleneck is not self.bottleneck:
+            _hold(self, bottleneck)
+        return True
 
 
 class Filling(Generic[B]):
@@ -196,7 +231,7 @@ class Filling(Generic[B]):
         for bundle in self.bundles:
             bundle.rate, bundle.load = bundle.next_rate, bundle.next_rate * bundle.flows
             if bundle.next_bottleneck is not bundle.bottleneck:
-                _hold(bundle)
+                _hold(bundle, bundle.next_bottleneck)
             if not bundle.flows:
                 _forget(bundle)
             bundle.next_rate, bundle.next_bottleneck, bundle.taken = -1, None, False
@@ -212,13 +247,13 @@ class Filling(Generic[B]):
                 continue
             bundle.taken = True
             flows, load = bundle.flows, bundle.load
-            for link in bundle.links:
+            for link, times in bundle.path:
                 if not link.taken:
                     link.taken, link.rising, link.room, link.members = True, 0, link.capacity - link.used, []
                     links.append(link)
                     reached += link.held
-                link.room += load
-                link.rising += flows
+                link.room += load * times
+                link.rising += flows * times
                 link.members.append(bundle)
             self._raise(bundle)
             bundles.append(bundle)
@@ -240,7 +275,7 @@ class Filling(Generic[B]):
         known = len(self.bundles)
         self._take(faster)
         for bundle in self.bundles[known:]:
-            for link in bundle.links:
+            for link, _ in bundle.path:
                 # A faster one lets a link be full at a higher level, but one held by it at a lower.
                 heappush(self._levels, (link.room // link.rising, link.number))
         return bool(faster)
@@ -252,22 +287,37 @@ class Filling(Generic[B]):
                 flows = bundle.flows
                 load = level * flows
                 bundle.next_rate, bundle.next_bottleneck = level, bottleneck
-                for link in bundle.links:
-                    link.room -= load
-                    link.rising -= flows
+                for link, times in bundle.path:
+                    link.room -= load * times
+                    link.rising -= flows * times
                 self._rising -= 1
 
 
-def _hold(bundle: B) -> None:
+def _hold(bundle: B, bottleneck: Link[B] | None) -> None:
     """Move a bundle to the link that is now its bottleneck."""
     if bundle.bottleneck is not None:
         del bundle.bottleneck.held[bundle]
-    if bundle.next_bottleneck is not None:
-        bundle.next_bottleneck.held[bundle] = None
-    bundle.bottleneck = bundle.next_bottleneck
+    if bottleneck is not None:
+        bottleneck.held[bundle] = None
+    bundle.bottleneck = bottleneck
 
 
 def _forget(bundle: B) -> None:
     """Let the links know a bundle no more."""
-    for link in bundle.links:
+    for link, _ in bundle.path:
         del link.bundles[bundle]
+
+
+def capacity_of(link: int, bytes_per_s: float) -> int:
+    """Return what a link can carry, units/ns.
+
+    Raises
+    ------
+    ScenarioError
+        It is not a finite number of at least 0 bytes/s.
+    """
+    if not (isfinite(bytes_per_s) and bytes_per_s >= 0):
+        raise ScenarioError(
+            f"link {link} has a capacity of {bytes_per_s} bytes/s; expected a finite number, at least 0"
+        )
+    return rate_of(bytes_per_s)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from simulator.windows import window_edges
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -31,6 +33,8 @@ class Finished:
         What was run, and what happened meanwhile; no fabric where nothing is handed over.
     times, gaps
         What came of it.
+    incidents
+        What happened to instances and links on the way: (time in ns, words), in order of time.
     """
 
     scenario: Scenario
@@ -41,6 +45,7 @@ class Finished:
     operations: Operations
     times: RequestTimes
     gaps: TokenGaps
+    incidents: tuple[tuple[int, str], ...] = ()
 
     @property
     def warmup_ns(self) -> int:
@@ -60,3 +65,7 @@ class Finished:
         found = self.cluster.instances[instance]
         end_ns = found.ended_ns if found.ended_ns >= 0 else self.end_ns()
         return max(0, min(end_ns, self.end_ns()) - found.started_ns)
+
+    def window_edges(self) -> NDArray[np.int64]:
+        """Return the edges of the windows that the run is shown in, ns, shape (windows + 1,)."""
+        return window_edges(self.cluster.env.now)

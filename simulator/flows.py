@@ -18,23 +18,22 @@ if TYPE_CHECKING:
 
     from simulator.fair_share import Link
 
-__all__ = ["NEVER", "Agenda", "Flow", "Key", "Stream", "units"]
+__all__ = ["NEVER", "Agenda", "Flow", "Key", "Stream"]
 
 NEVER: Final = 1 << 80
 _FEW: Final = 64
 
 
-def units(size_bytes: int) -> int:
-    """Return what must be served, in units of 2^-128 bytes, until a flow of more than no bytes is over.
+# Rates are rounded down by some 2^-128 bytes/ns. The last 2^-64 of a byte is not waited for, so that this moves no
+# end from the nanosecond it falls on to the next.
+_NOT_WAITED_FOR: Final = BYTE >> 64
 
-    Rates are rounded down by some 2^-128 bytes/ns. The last 2^-64 of a byte is not waited for, so that this
-    moves no end from the nanosecond it falls on to the next.
-    """
-    return size_bytes * BYTE - (BYTE >> 64)
+# What streams have served at their beginning: more than any flow can have been served elsewhere before it joins one.
+_SERVED_BEFORE: Final = 1 << 200
 
 
 class Key(NamedTuple):
-    """Path and cap: flows with the same have the same rate.
+    """What flows have in common that have the same rate.
 
     Attributes
     ----------
@@ -59,45 +58,59 @@ class Flow:
         The flows it moves with.
     size_bytes, latency_ns
         As sent.
+    carried, work
+        Units that pass each link of its path, and that each could pass in the time it spends on them.
     sent_ns, finished_ns
         When it was sent, and when all of it was there; -1 until then.
     began
-        What its stream had served when it started; None before.
+        What its stream had served when it started; -1 before.
     alone
-        Rate when nothing else moves and every link is as at the beginning, units/ns.
-    dropped
-        Whether it was given up.
+        Its rate when nothing else moves and every link is as at the beginning, units/ns.
+    dropped, lone
+        Whether it was given up; whether it has all its links to itself until it ends.
     """
 
     __slots__ = (
         "alone",
         "began",
+        "carried",
         "dropped",
         "finished_ns",
         "latency_ns",
+        "lone",
         "number",
         "on_done",
         "sent_ns",
         "size_bytes",
         "stream",
+        "work",
     )
 
-    def __init__(  # noqa: PLR0913 - what a flow is, all named
+    def __init__(  # noqa: PLR0913, PLR0917 - what a flow is; made once per transfer, and names would cost
         self,
         number: int,
         stream: Stream,
-        *,
         size_bytes: int,
+        stripes: int,
+        occupancy: float,
         sent_ns: int,
         latency_ns: int,
         on_done: Callable[[], None],
     ) -> None:
         self.number, self.stream, self.size_bytes = number, stream, size_bytes
+        self.carried = self.work = size_bytes * BYTE // stripes
+        if occupancy != 1:
+            top, bottom = occupancy.as_integer_ratio()
+            self.work = self.carried * top // bottom
         self.sent_ns, self.latency_ns, self.finished_ns = sent_ns, latency_ns, -1
         self.on_done = on_done
-        self.began: int | None = None
-        self.alone = stream.alone
-        self.dropped = False
+        self.began, self.alone = -1, stream.alone
+        self.dropped = self.lone = False
+
+    @property
+    def alone_ns(self) -> int:
+        """How long it moves when nothing else does, and every link is as at the beginning."""
+        return -((_NOT_WAITED_FOR - self.work) // self.alone)
 
 
 class Stream(Bundle):
@@ -124,72 +137,134 @@ class Stream(Bundle):
         Time and number of its entry in the agenda; those with other numbers are stale.
     """
 
-    __slots__ = ("_begun", "_ends", "alone", "booked_ns", "ends_ns", "key", "served", "since_ns", "ticket")
+    __slots__ = (
+        "_begun",
+        "_ends",
+        "alone",
+        "booked_ns",
+        "ends_ns",
+        "key",
+        "served",
+        "since_ns",
+        "ticket",
+    )
 
     def __init__(self, key: Key, links: tuple[Link[Self], ...], now_ns: int) -> None:
         super().__init__(links, None if key.cap_bytes_per_s == inf else rate_of(key.cap_bytes_per_s))
         self.key, self.since_ns = key, now_ns
-        self.served = self._begun = 0
-        self.alone = min([link.nominal for link in links] + ([] if self.cap is None else [self.cap]), default=0)
+        self.served, self._begun = _SERVED_BEFORE, 0
+        self.alone = min(
+            [link.nominal // times for link, times in self.path] + ([] if self.cap is None else [self.cap]), default=0
+        )
         self._ends: list[tuple[int, int, Flow]] = []
         self.ends_ns = self.booked_ns = NEVER
         self.ticket = 0
+
+    def lone_rate(self) -> int:
+        """Return the rate of a flow that has the links to itself, units/ns."""
+        rate = self.cap
+        for link, times in self.path:
+            most = link.capacity // times
+            if rate is None or most < rate:
+                rate = most
+        return rate or 0
+
+    def lone_ns(self, flow: Flow) -> int:
+        """Return how long a flow moves if it has the links to itself; -1 if another is there, or nothing moves."""
+        for link, _ in self.path:
+            if link.flows or link.lone is not None:
+                return -1
+        rate = self.lone_rate()
+        return -((_NOT_WAITED_FOR - flow.work) // rate) if rate and self.path and flow.work else -1
+
+    def take_links(self, flow: Flow | None) -> None:
+        """Let a lone flow have the links to itself, or none any more."""
+        for link, _ in self.path:
+            link.lone = flow
+
+    def end_lone(self, flow: Flow) -> None:
+        """Count a lone flow that ends as :meth:`add` and :meth:`remove` would."""
+        carried, occupied = flow.carried, flow.work
+        flow.began = 0
+        for link, times in self.path:
+            link.lone = None
+            link.carried += carried * times
+            link.occupied += occupied * times
+            if times > link.peak_flows:  # noqa: PLR1730 - a call of max costs more
+                link.peak_flows = times
 
     def advance(self, now_ns: int) -> None:
         """Serve until now."""
         self.served += self.rate * (now_ns - self.since_ns)
         self.since_ns = now_ns
 
-    def add(self, flow: Flow, moved: int = 0) -> None:
-        """Let a flow start at ``since_ns``, or go on that has moved some units."""
-        flow.began = self.served - moved
-        self._begun += flow.began
-        heappush(self._ends, (flow.began + units(flow.size_bytes), flow.number, flow))
+    def add(self, flow: Flow, served: int = 0) -> None:
+        """Let a flow start at ``since_ns``, or go on that was served some units elsewhere."""
+        flow.began = began = self.served - served
+        self._begun += began
+        heappush(self._ends, (began + flow.work - _NOT_WAITED_FOR, flow.number, flow))
         self.join()
-
-    def remove(self, flow: Flow) -> None:
-        """Let a flow leave at ``since_ns``."""
-        moved = self._take_out(flow)
-        self.leave(min(moved, flow.size_bytes * BYTE) if flow.dropped else flow.size_bytes * BYTE)
 
     def pass_on(self, flow: Flow, other: Stream) -> None:
         """Let a flow go on in another stream of the same path from ``since_ns`` of both."""
-        moved = self._take_out(flow)
-        self.leave(0)
+        served = self.served - flow.began
+        self._begun -= flow.began
+        self.leave(0, 0)
         flow.stream = other
-        other.add(flow, moved)
+        other.add(flow, served)
 
-    def _take_out(self, flow: Flow) -> int:
-        """Forget a flow and return the units it was served."""
-        began = flow.began or 0
-        self._begun -= began
-        return self.served - began
+    def remove(self, flow: Flow) -> None:
+        """Let a flow leave at ``since_ns``."""
+        self._begun -= flow.began
+        if flow.dropped:
+            served = min(self.served - flow.began, flow.work)
+            self.leave(served * flow.carried // flow.work, served)
+        else:
+            self.leave(flow.carried, flow.work)
 
     def pop_ended(self) -> list[Flow]:
         """Let the flows leave that have ended by ``since_ns``."""
-        ended = []
-        while (first := self._first()) is not None and first[0] <= self.served:
-            ended.append(heappop(self._ends)[2])
-            self.remove(ended[-1])
+        ended, ends = [], self._ends
+        while ends:
+            end, _, flow = ends[0]
+            if flow.dropped or flow.stream is not self:
+                heappop(ends)
+            elif end <= self.served:
+                ended.append(flow)
+                heappop(ends)
+                self.remove(flow)
+            else:
+                break
         self.foresee()
         return ended
 
     def foresee(self) -> None:
         """Find ``ends_ns`` from the rate that holds from ``since_ns`` on."""
-        first = self._first()
-        self.ends_ns = NEVER
-        if first is not None and self.rate:
-            self.ends_ns = self.since_ns - (self.served - first[0]) // self.rate
-
-    def moved(self) -> int:
-        """Return the units its present flows have been served up to ``since_ns``."""
-        return self.flows * self.served - self._begun
-
-    def _first(self) -> tuple[int, int, Flow] | None:
         ends = self._ends
         while ends and (ends[0][2].dropped or ends[0][2].stream is not self):
             heappop(ends)
-        return ends[0] if ends else None
+        self.ends_ns = NEVER
+        if ends and self.rate:
+            self.ends_ns = self.since_ns - (self.served - ends[0][0]) // self.rate
+
+    def moved(self, time_ns: int) -> tuple[int, int]:
+        """Return the units carried for its present flows up to an instant at which its rate still holds.
+
+        And those of the links' time that took.
+        """
+        at, carried = self.served + self.rate * (time_ns - self.since_ns), 0
+        for _, _, flow in self._ends:
+            if not flow.dropped and flow.stream is self:
+                carried += (at - flow.began) * flow.carried // flow.work
+        return carried, self.flows * at - self._begun
+
+    def lone_moved(self, flow: Flow, time_ns: int) -> tuple[int, int]:
+        """Return the same for a lone flow."""
+        moving_ns = time_ns - flow.sent_ns - flow.latency_ns
+        if moving_ns <= 0:
+            return 0, 0
+        served = min(self.lone_rate() * moving_ns, flow.work)
+        return served * flow.carried // flow.work, served
 
 
 class Agenda:

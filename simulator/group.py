@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from simulator.lookout import Lookout
+from simulator.router import ObservingRouter
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -53,6 +56,8 @@ class Group:
         """Add an instance."""
         self._instances[instance.number] = instance
         (self.helpers if helps else self.members).append(instance.number)
+        if isinstance(self.router, ObservingRouter):
+            self.router.observe(instance.number, Lookout(instance))
 
     def leave(self, number: int) -> None:
         """Take an instance out, if it is in."""

@@ -5,121 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from hardware.errors import LawError
-from simulator.instance import soon
-from simulator.request import Request
+from simulator.batch import Batch
+from simulator.clock import soon
+from simulator.passage import Passage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from simulator.clock import Clock
     from simulator.group import Group
-    from simulator.instance import Clock, Instance
+    from simulator.instance import Instance
     from simulator.network import KvTransfer
-    from simulator.records import Ledger, TransferLog
-    from simulator.transfer import LinkUse
+    from simulator.passage import Carrier, Shipment
+    from simulator.records import Ledger
+    from simulator.request import Request
 
-__all__ = ["Carrier", "HandOver", "Passage", "Shipment"]
-
-
-class Shipment(Protocol):
-    """The KV of one request on its way."""
-
-    def send(self, tokens: int) -> None:
-        """Send the KV of ``tokens`` tokens now, and nothing after it."""
-        ...
-
-    def compute(self, tokens: int, duration_ns: int, *, last: bool) -> None:
-        """Send the KV of a chunk while a step of ``duration_ns`` computes it; nothing after the last chunk."""
-        ...
-
-    def computed(self) -> None:
-        """Take note that the prompt is complete."""
-        ...
-
-    def drop(self) -> None:
-        """Give up what is under way."""
-        ...
-
-
-class Carrier(Protocol):
-    """What brings KV from one instance to another.
-
-    Attributes
-    ----------
-    log
-        Every transfer that is over.
-    """
-
-    log: TransferLog
-
-    def open(self, source: int, target: int, on_done: Callable[[], None]) -> Shipment:
-        """Return a transfer that has not begun; ``on_done`` is called once all of it is there."""
-        ...
-
-    def place(self, instance: int, like: int, kv_bytes_per_token: int) -> None:
-        """Put a new instance on the chips of an earlier one."""
-        ...
-
-    def set_capacity(self, link: int, share: float) -> None:
-        """Give a link a share of the capacity it had at the beginning."""
-        ...
-
-    def link_use(self) -> LinkUse:
-        """Return what each link has carried so far."""
-        ...
-
-    def bytes_under_way(self) -> int:
-        """Return the bytes that were sent and have neither arrived nor been given up."""
-        ...
-
-
-class Passage:
-    """One request on its way.
-
-    Attributes
-    ----------
-    prompt
-        The request as the prefill side knows it.
-    entered
-        It went to the prefill side, or need not wait for room to do so.
-    source
-        Where its prompt was computed, once it is.
-    target
-        Where it will decode, once that is chosen.
-    wanted
-        The request as the target knows it, once it queues there.
-    reserved
-        The target has blocks for it.
-    sender, shipment
-        Its KV and the instance it comes from, once some of it was sent.
-    sent_tokens
-        Tokens whose KV was sent while they were computed.
-    token_ns
-        When its last token appeared; -1 before.
-    """
-
-    __slots__ = (
-        "entered",
-        "prompt",
-        "reserved",
-        "sender",
-        "sent_tokens",
-        "shipment",
-        "source",
-        "target",
-        "token_ns",
-        "wanted",
-    )
-
-    def __init__(self, prompt: Request) -> None:
-        self.prompt = prompt
-        self.source: Instance | None = None
-        self.target: Instance | None = None
-        self.wanted: Request | None = None
-        self.entered = self.reserved = False
-        self.sender: Instance | None = None
-        self.shipment: Shipment | None = None
-        self.sent_tokens = 0
-        self.token_ns = -1
+__all__ = ["HandOver", "Owner"]
 
 
 class Owner(Protocol):
@@ -193,6 +94,7 @@ class HandOver:
         self._carrier = carrier
         self.joins = self.recomputed = self.given_up = self.timed_out = 0
         self._passages: dict[int, Passage] = {}
+        self._entering = Batch(env)
         self._timeout_ns = None if terms.timeout_s is None else round(terms.timeout_s * 1e9)
 
     # --- the way there ---------------------------------------------------------------------------------
@@ -213,7 +115,7 @@ class HandOver:
         return len(self._passages)
 
     def stay(self, request: Request) -> None:
-        """Let a request decode where its prompt will be computed, whatever was chosen before."""
+        """Give up the way of a request that will decode where its prompt is computed, or nowhere."""
         self._leave_target(request.index)
 
     def has_room(self, request: Request) -> bool:
@@ -223,7 +125,9 @@ class HandOver:
     def computing(self, source: Instance, request: Request, tokens: int, duration_ns: int) -> None:
         """Let KV leave while a step computes it."""
         passage = self._passages.get(request.index)
-        if passage is None or not passage.reserved or (request.computed and passage.shipment is None):
+        if passage is None or not passage.reserved:
+            return
+        if passage.shipment is None and request.computed > request.found:
             return
         if passage.shipment is None:
             passage.shipment = self._open(passage, source)
@@ -254,12 +158,12 @@ class HandOver:
         passage = self._passages[request.index]
         if passage.target is not instance:
             raise LawError(f"instance {instance.number} has room for request {request.index}, which it never got")
-        passage.reserved = True
+        passage.reserved, passage.sent_tokens = True, request.found
         if passage.source is not None:
             self._send(passage)
         elif not passage.entered:
             passage.entered = True
-            soon(self.env, 1, lambda: self.owner.enter(passage.prompt))
+            self._entering.add(request.index, lambda: self.owner.enter(passage.prompt))
 
     def finished(self, index: int) -> None:
         """Free what was reserved for a request that needs no decoding elsewhere."""
@@ -324,7 +228,7 @@ class HandOver:
             self.given_up += 1
             passage.shipment.drop()
             passage.shipment = passage.sender = None
-            passage.sent_tokens = 0
+            passage.sent_tokens = passage.wanted.found if passage.wanted is not None else 0
 
     def _give_up(self, passage: Passage) -> None:
         """Let a request fail that no instance will ever decode."""
@@ -375,8 +279,7 @@ class HandOver:
         if target is None:
             self.owner.park(self.decoding, lambda: self._seek(passage), lambda: self._give_up(passage))
             return
-        wanted = Request(prompt.index, prompt.tokens + 1)
-        wanted.remote = True
+        wanted = prompt.going_on()
         wanted.stalled_ns = passage.token_ns
         passage.target, passage.wanted = target, wanted
         target.submit(wanted)
@@ -386,7 +289,7 @@ class HandOver:
         if passage.source is None:
             raise LawError(f"the KV of request {passage.prompt.index} is sent before it is computed")
         passage.shipment = self._open(passage, passage.source)
-        passage.shipment.send(passage.prompt.tokens)
+        passage.shipment.send(passage.prompt.tokens if passage.wanted is None else passage.wanted.missing)
         self._watch(passage, passage.shipment)
 
     def _open(self, passage: Passage, source: Instance) -> Shipment:

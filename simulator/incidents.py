@@ -122,12 +122,19 @@ class OperationsTable(Strict):
 
     @model_validator(mode="after")
     def _different_pools(self) -> Self:
-        pairs = [(one.pool, one.to) for one in self.incident if isinstance(one, RoleSwitch)]
-        pairs += [self.switching.between] if self.switching else []
-        for pool, other in pairs:
+        for pool, other in self.switches():
             if pool == other:
                 raise ValueError(f"an instance of pool {pool!r} would switch to its own pool; name another")
         return self
+
+    def switches(self) -> tuple[tuple[str, str], ...]:
+        """Return the pairs of pools between which instances change."""
+        pairs = [(one.pool, one.to) for one in self.incident if isinstance(one, RoleSwitch)]
+        return (*pairs, *([self.switching.between] if self.switching else []))
+
+    def link_patterns(self) -> tuple[str, ...]:
+        """Return the patterns of links whose capacity changes, each once."""
+        return tuple(dict.fromkeys(one.link for one in self.incident if isinstance(one, LinkChange)))
 
     def pools(self) -> tuple[str, ...]:
         """Return every pool that is named."""

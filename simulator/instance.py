@@ -5,15 +5,16 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from simpy.core import Environment
-from simpy.events import URGENT, Event
-
 from hardware.errors import LawError
+from simulator.clock import Clock, Urgent, soon
 from simulator.schedulers.state import EngineState
 from simulator.standstill import Standstill
+from simulator.wake_up import WakeUp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Generator, Sequence
+
+    from simpy.events import Event
 
     from perfdb.step_prices import StepPrices
     from simulator.records import Ledger, StepLog
@@ -22,36 +23,6 @@ if TYPE_CHECKING:
     from simulator.watcher import Watcher
 
 __all__ = ["Clock", "Instance", "Urgent", "soon"]
-
-
-class Clock(Environment):
-    """The simulation, whose time is integer nanoseconds: float seconds would make ties accidental."""
-
-    if TYPE_CHECKING:
-
-        @property
-        def now(self) -> int:
-            """Nanoseconds since the run began."""
-            ...
-
-
-class Urgent(Event):
-    """An event before all engine events of its instant: a plan sees what has happened by its time."""
-
-    def __init__(self, env: Clock, delay_ns: int) -> None:
-        super().__init__(env)
-        self._ok = True
-        self._value = None
-        env.schedule(self, URGENT, delay_ns)
-
-
-def soon(env: Clock, delay_ns: int, action: Callable[[], None]) -> None:
-    """Do something at least a nanosecond from now, before the engines of that instant.
-
-    An effect is never at the instant of its cause, so that no order of events at one instant, which
-    macro-steps may change, decides anything (``docs/decisions/002-order-of-events.md``).
-    """
-    Urgent(env, delay_ns).callbacks.append(lambda _: action())
 
 
 class Instance:
@@ -75,6 +46,8 @@ class Instance:
         Told when a request is done, and when KV must leave or come.
     decodes_here
         Requests stay after their prompt; off, their KV is handed over to another instance.
+    caching
+        Blocks keep what they hold; see :mod:`simulator.prefix_cache`.
     tells_chunks
         The watcher is told of every chunk of a prompt when its step begins.
     macro_steps
@@ -99,22 +72,23 @@ class Instance:
         log: StepLog,
         watcher: Watcher,
         decodes_here: bool = True,
+        caching: bool = False,
         tells_chunks: bool = False,
         macro_steps: bool = True,
     ) -> None:
         self.env, self.number = env, number
         self.scheduler, self.prices = scheduler, prices
-        self.state = EngineState(blocks, block_tokens)
+        self.state = EngineState(blocks, block_tokens, caching=caching)
         self.ledger, self.log, self.watcher = ledger, log, watcher
         self.decodes_here, self.tells_chunks = decodes_here, tells_chunks
         self.longest_run = 1 << 40 if macro_steps else 1
         self._finishes: list[tuple[int, int, int, Request]] = []
-        self._alarm: Event | None = None
+        self._wake_up = WakeUp(env)
         self._run_steps = 0
         self._run_start_ns = 0
         self._mixed: Sequence[int] = ()
         self._plan: Plan | None = None
-        self._asleep = False
+        self._joined: Sequence[Request] = ()
         self._standstill = Standstill(ledger.pauses)
         self.held = 0
         self.started_ns, self.ended_ns = env.now, -1
@@ -133,7 +107,9 @@ class Instance:
         request.computed = request.tokens - 1
         state.loading -= 1
         state.ready.append(request)
-        self._notice(changed=len(state.ready) == 1)
+        # Whoever waits may find the blocks that came, and then needs fewer.
+        found = state.register(request, request.computed) and bool(state.waiting)
+        self._notice(changed=found or len(state.ready) == 1)
 
     def release(self, request: Request) -> None:
         """Give back the blocks of a request whose KV has left for another instance."""
@@ -147,8 +123,8 @@ class Instance:
         state = self.state
         if request.loading:
             state.loading -= 1
+            state.abandon(request)
             request.computed = request.tokens
-            state.release(request)
         else:
             state.waiting.remove(request)
         self._notice(changed=True)
@@ -159,8 +135,8 @@ class Instance:
         state = self.state
         state.loading -= 1
         request.loading = request.remote = False
-        request.computed = request.tokens
-        state.release(request)
+        request.epoch += 1
+        state.abandon(request)
         request.computed = 0
         state.waiting.appendleft(request)
         self._notice(changed=True)
@@ -175,11 +151,10 @@ class Instance:
             ``tokens`` are those to compute before the next appears, ``computed`` those computed so far (all, for
             one that was decoding), ``stalled_ns`` when the last token appeared.
         """
-        state, last_ns = self.state, self._settle()
+        state, last_ns = self.state, self._settle(ends=True)
         self._run_steps = 0
         self.ended_ns = self.env.now
-        if self._alarm is not None and self._alarm.callbacks is not None:
-            self._alarm.callbacks = []
+        self._wake_up.silence()
         computing = {request.index for request, _ in self._plan.chunks} if self._plan is not None else set()
         if state.prefilling is not None:
             computing.add(state.prefilling.index)
@@ -187,18 +162,24 @@ class Instance:
             if request.index not in computing:
                 state.leave_decode(request)
                 request.computed = request.tokens = request.computed + 1
-                request.stalled_ns = self._standstill.last_token_ns(request.index, last_ns)
+                if request.stalled_ns < 0:
+                    request.stalled_ns = self._standstill.last_token_ns(request.index, last_ns)
+        for request in state.ready:
+            request.computed = request.tokens
         left = [*state.running.values(), *state.ready, *state.waiting]
         state.running.clear()
         state.ready.clear()
         state.waiting.clear()
         state.loading = self.held = 0
         state.prefilling = None
-        state.pool.give(state.pool.blocks - state.pool.free)
+        state.lose_all()
         return left
 
-    def _settle(self) -> int:
-        """Apply the decode steps of a run that are over before now; return when the last step ended, ns."""
+    def _settle(self, *, ends: bool = False) -> int:
+        """Apply the decode steps of a run that are over before now; return when the last step ended, ns.
+
+        The step under way has its blocks already, though a run takes them only when it is over.
+        """
         if self._run_steps > 1:
             state, start = self.state, self._run_start_ns
             sequences, context = state.decodes, state.context_sum // state.decodes
@@ -208,7 +189,21 @@ class Instance:
                 self._advance(over, end_ns, takes_blocks=True)
                 self._run_start_ns = end_ns
                 self._run_steps -= over
+        if self._run_steps and self._plan is not None and self._plan.steps > 1:
+            pool, step = self.state.pool, self.state.step
+            if ends:
+                pool.take(pool.needed(step, 1))
+            else:
+                pool.note_taken_soon(step)
         return self._run_start_ns
+
+    def take_begun(self) -> None:
+        """Take the blocks of those steps of a run that have begun, before somebody looks at them."""
+        state, elapsed = self.state, self.env.now - self._run_start_ns
+        if self._run_steps and elapsed and self._plan is not None and self._plan.steps > 1:
+            context = state.context_sum // state.decodes
+            begun, _ = self.prices.steps_covering(state.decodes, context, elapsed, self._run_steps)
+            state.pool.take_until(state.step, state.step + begun)
 
     def serve(self) -> Generator[Event, None, None]:
         """Run the engine for ever."""
@@ -221,6 +216,9 @@ class Instance:
                 state.loading += 1
                 request.loading = True
                 self.watcher.reserved(self.number, request)
+            self._joined = plan.joined
+            for request in plan.joined:
+                self._schedule_finish(request, request.tokens - self.ledger.prompt_tokens[request.index])
             if plan.chunks:
                 yield self._compute_mixed(plan)
                 self._apply_chunks(plan)
@@ -234,9 +232,8 @@ class Instance:
 
     def _notice(self, *, changed: bool) -> None:
         """Wake a sleeping engine; cut a run of steps if what changed may change the plan."""
-        if self._asleep:
-            self._asleep = False
-            self._ring(0)
+        if self._wake_up.asleep:
+            self._wake_up.move(0)
         elif changed and self._run_steps > 1:
             self._cut()
 
@@ -244,20 +241,7 @@ class Instance:
         state = self.state
         if state.waiting and not (state.loading or self.held):
             raise LawError(f"instance {self.number} has {len(state.waiting)} waiting requests and no plan")
-        self._asleep = True
-        self._alarm = self.env.event()
-        return self._alarm
-
-    def _wait(self, duration_ns: int) -> Event:
-        self._alarm = self.env.timeout(duration_ns)
-        return self._alarm
-
-    def _ring(self, delay_ns: int) -> None:
-        """Move the wake-up call of the engine loop to ``delay_ns`` from now."""
-        moved, old = self.env.timeout(delay_ns), self._alarm
-        if old is not None and old.callbacks is not None:
-            moved.callbacks, old.callbacks = old.callbacks, []
-        self._alarm = moved
+        return self._wake_up.when_rung()
 
     def _cut(self) -> None:
         elapsed = self.env.now - self._run_start_ns
@@ -265,7 +249,7 @@ class Instance:
         steps, duration = self.prices.steps_covering(sequences, context, elapsed, self._run_steps)
         if steps < self._run_steps:
             self._run_steps = steps
-            self._ring(duration - elapsed)
+            self._wake_up.move(duration - elapsed)
 
     # --- steps ---------------------------------------------------------------------------------------
 
@@ -283,7 +267,7 @@ class Instance:
         context = self.state.context_sum // plan.decodes
         steps = min(plan.steps, self._steps_to_first_finish())
         self._run_steps, self._run_start_ns = steps, self.env.now
-        return self._wait(self.prices.decode_ns(plan.decodes, context, steps))
+        return self._wake_up.after(self.prices.decode_ns(plan.decodes, context, steps))
 
     def _apply_decodes(self, plan: Plan) -> None:
         steps, self._run_steps = self._run_steps, 0
@@ -293,15 +277,29 @@ class Instance:
     def _advance(self, steps: int, end_ns: int, *, takes_blocks: bool) -> None:
         """Let decode steps be over; the first block of each sequence was taken by a plan of one step."""
         state, start = self.state, self._run_start_ns
-        decodes = state.decodes
+        decodes, context, joined = state.decodes, state.context_sum // state.decodes, self._joined
         if self._standstill.since_ns >= 0:
-            step_ns = self.prices.decode_ns(decodes, state.context_sum // decodes)
-            self._standstill.end(decodes, state.running, start + step_ns, step_ns)
-        self.log.add((start, end_ns - start, steps, decodes, state.context_sum // decodes, 0, 0, 0, 0, 0))
+            step_ns = self.prices.decode_ns(decodes, context)
+            self._standstill.end(decodes - len(joined), state.running, start + step_ns, step_ns)
+        first = 0
+        if joined:
+            first = end_ns - start if steps == 1 else self.prices.decode_ns(decodes, context)
+            self.log.add((start, first, 1, decodes, context, 0, 0, 0, 0, 0, len(joined)))
+            self._end_stalls(start + first)
+        if steps > 1 or not joined:
+            row = (start + first, end_ns - start - first, steps - bool(joined), decodes, context + bool(joined))
+            self.log.add((*row, 0, 0, 0, 0, 0, 0))
         if takes_blocks:
-            state.pool.take(state.pool.needed(state.step, steps))
+            state.pool.take_until(state.step, state.step + steps)
         state.step += steps
         state.context_sum += decodes * steps
+
+    def _end_stalls(self, now_ns: int) -> None:
+        """Let the first token appear here of sequences that came from another instance."""
+        for request in self._joined:
+            self.ledger.note_gap(request.stalled_ns, now_ns)
+            request.stalled_ns = -1
+        self._joined = ()
 
     def _compute_mixed(self, plan: Plan) -> Event:
         state, now, ledger = self.state, self.env.now, self.ledger
@@ -315,6 +313,7 @@ class Instance:
             completed += end == request.tokens
             if ledger.admitted_ns[request.index] < 0:
                 ledger.admitted_ns[request.index] = now
+                ledger.cached_tokens[request.index] = past
         prompts, decodes = len(plan.chunks), plan.decodes
         context = state.context_sum // decodes if decodes else 0
         duration = self.prices.mixed_ns(
@@ -329,20 +328,21 @@ class Instance:
         if decodes == 0 < state.decodes and self._standstill.since_ns < 0:
             self._standstill.since_ns = now
         self._run_start_ns = now
-        self._mixed = (now, duration, 1, decodes, context, tokens, prompts, completed, pairs, reach)
+        self._mixed = (now, duration, 1, decodes, context, tokens, prompts, completed, pairs, reach, len(self._joined))
         if self.tells_chunks:
             for request, new in plan.chunks:
                 self.watcher.computing(self.number, request, new, duration)
-        return self._wait(duration)
+        return self._wake_up.after(duration)
 
     def _apply_chunks(self, plan: Plan) -> None:
         state = self.state
         self.log.add(self._mixed)
         if plan.decodes:
             if self._standstill.since_ns >= 0:
-                self._standstill.end(plan.decodes, state.running, self.env.now, self.env.now - self._run_start_ns)
+                self._standstill.end(plan.decodes - len(self._joined), state.running, self.env.now, self._mixed[1])
             state.step += 1
             state.context_sum += plan.decodes
+        self._end_stalls(self.env.now)
         state.prefilling = None
         for request, new in plan.chunks:
             request.computed += new
@@ -360,24 +360,25 @@ class Instance:
         if ledger.first_token_ns[index] < 0:
             ledger.first_token_ns[index] = now
         if request.stalled_ns >= 0:
-            ledger.stalls.append(now - request.stalled_ns)
-            ledger.stall_ends.append(now)
+            ledger.note_gap(request.stalled_ns, now)
             request.stalled_ns = -1
         produced = request.tokens - ledger.prompt_tokens[index] + 1
         if not self.decodes_here and produced < ledger.output_tokens[index]:
-            self._hand_over(request)
+            # Its blocks stay until its KV has left.
+            del self.state.running[index]
+            self.held += 1
+            self.watcher.prompt_computed(self.number, request)
             return
         if self._standstill.since_ns >= 0:
             self._standstill.join(index, now)
-        last_step = self.state.step + ledger.output_tokens[index] - produced
         self.state.join_decode(request)
-        heappush(self._finishes, (last_step, index, request.epoch, request))
+        self._schedule_finish(request, produced)
 
-    def _hand_over(self, request: Request) -> None:
-        """Let a request go once its prompt is computed; its blocks stay until its KV has left."""
-        del self.state.running[request.index]
-        self.held += 1
-        self.watcher.prompt_computed(self.number, request)
+    def _schedule_finish(self, request: Request, produced: int) -> None:
+        """Note the step in which a decoding request will have all its tokens."""
+        index = request.index
+        last_step = self.state.step + self.ledger.output_tokens[index] - produced
+        heappush(self._finishes, (last_step, index, request.epoch, request))
 
     def _finish_due(self) -> None:
         state, finishes = self.state, self._finishes
@@ -392,9 +393,8 @@ class Instance:
             self.watcher.finished(self.number, index)
 
     def _note_preempted(self, plan: Plan) -> None:
-        ledger = self.ledger
         for request in plan.preempted:
-            ledger.preemptions[request.index] += 1
-            produced = request.tokens > ledger.prompt_tokens[request.index]
+            self.ledger.preemptions[request.index] += 1
+            produced = request.tokens > self.ledger.prompt_tokens[request.index]
             if produced and request.stalled_ns < 0:
                 request.stalled_ns = self._standstill.last_token_ns(request.index, self.env.now)

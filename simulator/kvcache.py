@@ -21,7 +21,17 @@ class BlockPool:
         Tokens of one block.
     """
 
-    __slots__ = ("allocated", "block_tokens", "blocks", "free", "freed", "growth", "least_free", "sequences")
+    __slots__ = (
+        "allocated",
+        "block_tokens",
+        "blocks",
+        "free",
+        "freed",
+        "growth",
+        "least_free",
+        "sequences",
+        "taken_until",
+    )
 
     def __init__(self, blocks: int, block_tokens: int) -> None:
         self.blocks = self.free = self.least_free = blocks
@@ -29,6 +39,7 @@ class BlockPool:
         self.growth = [0] * block_tokens
         self.sequences = 0
         self.allocated = self.freed = 0
+        self.taken_until = 0
 
     def blocks_for(self, tokens: int) -> int:
         """Return the blocks that hold ``tokens`` tokens."""
@@ -39,6 +50,10 @@ class BlockPool:
         self.free -= blocks
         self.allocated += blocks
         self.least_free = min(self.least_free, self.free)
+
+    def note_taken_soon(self, step: int) -> None:
+        """Count the blocks of the step under way as taken, which a run of steps takes only when it is over."""
+        self.least_free = min(self.least_free, self.free - self.needed(step, 1))
 
     def give(self, blocks: int) -> None:
         """Return ``blocks`` blocks to the free ones."""
@@ -65,6 +80,13 @@ class BlockPool:
         if end > self.block_tokens:
             part += sum(growth[: end - self.block_tokens])
         return rounds * self.sequences + part
+
+    def take_until(self, step: int, end: int) -> None:
+        """Take the blocks of the steps from step counter ``step`` to ``end``, but for those taken this way before."""
+        start = max(step, self.taken_until)
+        if end > start:
+            self.take(self.needed(start, end - start))
+            self.taken_until = end
 
     def lasting(self, step: int, spare: int = 0) -> int:
         """Return a number of steps from step counter ``step`` for which the free blocks surely suffice.

@@ -52,6 +52,8 @@ def _blocks(cluster: Cluster) -> None:
         _equal(f"blocks allocated = freed on instance {instance.number}", pool.allocated, pool.freed)
         _equal(f"blocks free at the end of instance {instance.number}", pool.free, pool.blocks)
         _equal(f"free blocks never negative on instance {instance.number}", min(pool.least_free, 0), 0)
+        if instance.state.cache is not None:
+            instance.state.cache.check()
 
 
 def _tokens(cluster: Cluster) -> None:
@@ -63,11 +65,13 @@ def _tokens(cluster: Cluster) -> None:
     wanted = int(ledger.column("output_tokens")[finished].sum()) + cluster.lost_output_tokens
     _equal("tokens produced = output tokens + those of requests lost later", produced, wanted)
     computed = sum(int(t["tokens"].sum()) for t in tables)
-    # A request whose KV was handed over computes one token, its last produced one, where it goes on.
-    prompts = int(ledger.column("prompt_tokens")[finished].sum()) + cluster.hand_over.joins
-    again = sum(instance.state.recomputed for instance in cluster.instances)
+    prompts = int(ledger.column("prompt_tokens")[finished].sum())
+    states = [instance.state for instance in cluster.instances]
+    again = sum(state.recomputed for state in states)
     again += cluster.recomputed + cluster.hand_over.recomputed + cluster.lost_prompt_tokens
-    _equal("prompt tokens computed = prompt tokens + those recomputed or lost", computed, prompts + again)
+    cached = sum(state.reused for state in states)
+    law = "prompt tokens computed = prompt tokens - those cached + those recomputed or lost"
+    _equal(law, computed, prompts - cached + again)
 
 
 def _order_of_times(cluster: Cluster) -> None:

@@ -98,7 +98,7 @@ def check_loads(scenario: Scenario, kind: LoadKind, highest: Decimal) -> None:
 def loader(scenario: Scenario) -> Callable[[Decimal], Scenario]:
     """Return what puts a scenario under a load, of the kind its workload has.
 
-    Arrivals with a ``rate_per_s`` of their own get that rate. All others (a trace, a ramp, an ``mmpp``) are
+    Arrivals with a ``rate_per_s`` of their own get that rate. All others (a trace, sessions, a ramp, an ``mmpp``) are
     stretched by ``workload.rate_scale``: their mean rate, requests after the first over the time from the first
     to the last, becomes the one asked for under every seed.
 
@@ -112,7 +112,7 @@ def loader(scenario: Scenario) -> Callable[[Decimal], Scenario]:
     if scenario.workload.closed_loop is not None:
         return lambda load: _with_concurrency(scenario, int(load))
     synthetic = scenario.workload.synthetic
-    if synthetic is not None and "rate_per_s" in type(synthetic.arrivals).model_fields:
+    if synthetic is not None and synthetic.sessions is None and "rate_per_s" in type(synthetic.arrivals).model_fields:
         return lambda load: _with_rate(scenario, float(load))
     mean_rate_per_s = _mean_rate_per_s(scenario)
     return lambda load: _with_workload(scenario, rate_scale=float(load) / mean_rate_per_s)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from simulator.scenario import Slo
 
-__all__ = ["MEASURES", "Measure", "means", "point_row", "slo_ms"]
+__all__ = ["BUSIEST_LINK", "MEASURES", "Measure", "means", "point_row", "slo_ms"]
 
 
 class Measure(NamedTuple):
@@ -57,6 +57,10 @@ MEASURES: Final[tuple[Measure, ...]] = (
 """What candidates are compared by, in the order shown."""
 
 
+BUSIEST_LINK: Final = ("busiest_link_utilisation", "busiest_link_peak_utilisation")
+"""How busy the busiest link was, on average and in its busiest window; None where nothing is handed over."""
+
+
 def point_row(summary: Mapping[str, Any]) -> dict[str, float | int | None]:
     """Return a run as one row: every plain number of its summary, and what follows from them.
 
@@ -69,6 +73,7 @@ def point_row(summary: Mapping[str, Any]) -> dict[str, float | int | None]:
     row |= {key: summary[key] for key in ("cost_per_hour", "cost_per_million_output_tokens")}
     row["cost_per_slo_met_request"] = _cost_per_good_request(summary)
     row["utilisation"] = _utilisation(summary)
+    row |= {key: summary[key] for key in BUSIEST_LINK}
     return row | {f"utilisation_{name}": pool["utilisation"] for name, pool in summary["pools"].items()}
 
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from hardware.errors import suggest
 from hardware.strict import Strict
+from simulator.connectors import CONNECTORS, Connector, Message, Rails
 
 __all__ = ["KvTransfer", "NetworkTable"]
+
+
+def _known_connector(name: str) -> str:
+    if name not in CONNECTORS:
+        raise ValueError(f"unknown name; {suggest(name, CONNECTORS)}")
+    return name
 
 
 class KvTransfer(Strict):
@@ -29,12 +38,16 @@ class KvTransfer(Strict):
         is pulled; where it is pushed, at arrival, which is the only choice.
     group_layers
         Layers of a group.
+    connector
+        Preset of :data:`simulator.connectors.CONNECTORS`; the keys below override it.
     handshake_us
-        Set-up of a transfer before its first byte. Default: the constant of Mooncake's transfers between
-        H800 nodes over eight NICs (vLLM disaggregation benchmark, fitted).
+        Set-up of a transfer before its first byte.
     efficiency
-        Share of a link's nominal rate that transfers reach together. Default: 171 of 200 GB/s between H20
-        nodes (Mooncake's SGLang benchmark); NVLink between two H100 reaches 380 of 450 GB/s.
+        Share of a link's nominal rate that transfers reach together, on every kind of link.
+    message
+        What is sent at once: a ``block`` of a layer, or the ``run`` of all blocks of a layer.
+    messages_per_s
+        Most messages one NIC handles.
     timeout_s
         A transfer that takes longer is given up; None for no limit.
     on_timeout
@@ -45,8 +58,12 @@ class KvTransfer(Strict):
     direction: Literal["pull", "push"] | None = None
     decode_chosen: Literal["hand_over", "arrival"] | None = None
     group_layers: Annotated[int, Field(gt=0, strict=True)] = 1
-    handshake_us: Annotated[float, Field(ge=0, le=1e9)] = 380.0
-    efficiency: Annotated[float, Field(gt=0, le=1)] = 0.85
+    connector: Annotated[str, AfterValidator(_known_connector)] = "typical"
+    handshake_us: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    efficiency: Annotated[float, Field(gt=0, le=1)] | None = None
+    message: Message | None = None
+    messages_per_s: Annotated[float, Field(gt=0, le=1e12)] | None = None
+
     timeout_s: Annotated[float, Field(gt=0, le=1e9, strict=True)] | None = None
     on_timeout: Literal["recompute", "fail"] = "recompute"
 
@@ -76,6 +93,19 @@ class KvTransfer(Strict):
         """Whether the decoding instance makes room before the prompt is begun."""
         return self.overlaps or self.direction == "push"
 
+    @property
+    def terms(self) -> Connector:
+        """The connector, with what the scenario overrides."""
+        preset = CONNECTORS[self.connector]
+        return replace(
+            preset,
+            handshake_us=preset.handshake_us if self.handshake_us is None else self.handshake_us,
+            network_efficiency=self.efficiency or preset.network_efficiency,
+            local_efficiency=self.efficiency or preset.local_efficiency,
+            message=self.message or preset.message,
+            messages_per_s=self.messages_per_s or preset.messages_per_s,
+        )
+
 
 class NetworkTable(Strict):
     """Nodes and the fabric between them.
@@ -86,6 +116,8 @@ class NetworkTable(Strict):
         Node description of the catalogue, or a path; None takes the node each chip usually comes in.
     nodes
         Nodes there are; None takes as many as the pools need.
+    rails
+        ``own``: a chip sends over the NIC nearest to it; ``all``: over all NICs of its node at once.
     oversubscription
         How many times the leaf switches take in more than they pass on to the spines.
     kv_transfer
@@ -94,5 +126,6 @@ class NetworkTable(Strict):
 
     topology: str | None = None
     nodes: Annotated[int, Field(gt=0, strict=True)] | None = None
+    rails: Rails = "own"
     oversubscription: Annotated[float, Field(ge=1)] = 1.0
     kv_transfer: KvTransfer = KvTransfer()

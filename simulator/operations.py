@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from simulator.clock import soon
 from simulator.incidents import InstanceDown, LinkChange
-from simulator.instance import soon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -89,7 +89,14 @@ class Operations:
     def _restart(self, pool: int, place: int, like: int) -> None:
         cluster = self.cluster
         cluster.awaited -= 1
-        self._slots[pool][place] = cluster.start_instance(pool, like).number
+        slots, number = self._slots[pool], cluster.start_instance(pool, like).number
+        # Places move up where an instance has switched to another pool meanwhile.
+        while place >= len(slots) or slots[place] is not None:
+            if not place:
+                slots.insert(0, None)
+                break
+            place -= 1
+        slots[place] = number
         self._note(f"{self._names[pool]} {place} up")
 
     # --- roles ---------------------------------------------------------------------------------------
@@ -102,7 +109,7 @@ class Operations:
         cluster, loads = self.cluster, self.cluster.loads
         leaving = min(reversed(live), key=lambda instance: loads[instance.number])
         slots = self._slots[pool]
-        del slots[slots.index(leaving.number)]
+        slots[slots.index(leaving.number)] = None
         cluster.awaited += 1
         self.switches += 1
         self._note(f"{self._names[pool]} to {self._names[to]}")

@@ -1,9 +1,9 @@
-"""Pictures of a run; the only importer of matplotlib."""
+"""Pictures of the latencies of a run, and what all pictures share."""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import matplotlib as mpl
 import numpy as np
@@ -11,8 +11,10 @@ import numpy as np
 mpl.use("Agg")
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -21,7 +23,15 @@ if TYPE_CHECKING:
 
     from simulator.token_gaps import TokenGaps
 
-__all__ = ["plot_cdf", "save_picture", "short"]
+__all__ = ["BOUND", "COLOURS", "STYLES", "log_scale", "plot_cdf", "save_picture", "short"]
+
+#: Okabe and Ito's colours, which people who see few colours can tell apart (https://jfly.uni-koeln.de/color/),
+#: without the yellow that is too light for a thin line.
+COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+#: For more lines than there are colours.
+STYLES: Final = ("-", "--", ":", "-.")
+#: The look of a bound or target.
+BOUND: Final[Mapping[str, Any]] = {"color": "#b3372f", "linestyle": (0, (4, 3)), "linewidth": 1.2}
 
 _MARKS = {50: "o", 90: "s", 99: "^"}
 _COLOUR = "#1f5fa8"
@@ -82,6 +92,22 @@ def _curve(axes: Axes, values: NDArray[np.float64], share: NDArray[np.float64]) 
     positive = values[values > 0]
     if len(positive) and positive[-1] / positive[0] > 20:
         axes.set_xscale("log")
+
+
+def log_scale(axes: Axes, values: NDArray[np.float64]) -> bool:
+    """Make the vertical axis logarithmic, with plain numbers, if values lie far apart; tell whether they do.
+
+    A tail far above the rest hides the rest on a linear axis.
+    """
+    positive = values[values > 0]
+    if not len(positive) or positive.max() <= 20 * positive.min():
+        return False
+    axes.set_yscale("log")
+    few_decades = positive.max() < 100 * positive.min()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    return True
 
 
 def short(value: float) -> str:

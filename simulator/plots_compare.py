@@ -1,14 +1,13 @@
-"""Pictures of many runs: latency CDFs of candidates, and a load curve."""
+"""Latencies of candidates in one picture."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
-from simulator.plots import save_picture, short
+from simulator.plots import BOUND, COLOURS, STYLES, save_picture, short
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,14 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-__all__ = ["plot_candidates", "plot_sweep"]
+__all__ = ["plot_candidates"]
 
-#: Okabe and Ito's colours, which people who see few colours can tell apart (https://jfly.uni-koeln.de/color/),
-#: without the yellow that is too light for a thin line.
-_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_STYLES: Final = ("-", "--", ":", "-.")
-_BOUND: Final[Mapping[str, Any]] = {"color": "#b3372f", "linestyle": (0, (4, 3)), "linewidth": 1.2}
-_MAIN, _SECOND = _COLOURS[0], "#8a8a8a"
 _LATENCIES: Final = (("TTFT", "ttft_ms", "ttft"), ("TPOT", "tpot_ms", "tpot"), ("E2E", "e2e_ms", "e2el"))
 
 
@@ -67,7 +60,7 @@ def _columns(names: Mapping[str, object]) -> int:
 
 def _curve(axes: Axes, values: NDArray[np.float64], number: int) -> None:
     share = np.arange(1, len(values) + 1) / max(len(values), 1)
-    colour, style = _COLOURS[number % len(_COLOURS)], _STYLES[number // len(_COLOURS) % len(_STYLES)]
+    colour, style = COLOURS[number % len(COLOURS)], STYLES[number // len(COLOURS) % len(STYLES)]
     axes.step(values, share, where="post", color=colour, linestyle=style, linewidth=1.7, label=f"{number}")
 
 
@@ -85,7 +78,7 @@ def _dress_cdf(axes: Axes, label: str, values: Sequence[NDArray[np.float64]], bo
     axes.set(xlabel=f"{label}, ms", ylim=(0, 1.02))
     axes.grid(visible=True, alpha=0.25, which="both")
     if bound is not None:
-        axes.axvline(bound, **_BOUND)
+        axes.axvline(bound, **BOUND)
         _note_at(axes, bound, f"SLO {short(bound)} ms")
 
 
@@ -101,7 +94,7 @@ def _note_at(axes: Axes, value: float, text: str) -> None:
         va="bottom",
         rotation=90,
         fontsize=8,
-        color=_BOUND["color"],
+        color=BOUND["color"],
         # A bound beyond the picture is not written beside it.
         annotation_clip=True,
     )
@@ -113,85 +106,3 @@ def _legend(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
     legend = figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
-
-
-def plot_sweep(content: Mapping[str, Any], path: Path) -> None:
-    """Draw attainment, goodput, p99 TTFT and p99 TPOT against the load, with the capacity.
-
-    Parameters
-    ----------
-    content
-        The content of ``sweep.json``.
-    path
-        PNG file to write.
-    """
-    figure = Figure(figsize=(12, 7.5), layout="constrained")
-    figure.suptitle(f"{content['name']}: {content['model']}, {content['chips']} chips", parse_math=False)
-    loads = np.array([load[content["kind"]] for load in content["loads"]], float)
-    panels = figure.subplots(2, 2, sharex=True).ravel()
-    _attainment(panels[0], content, loads)
-    _goodput(panels[1], content, loads)
-    for axes, label, key in ((panels[2], "TTFT", "ttft"), (panels[3], "TPOT", "tpot")):
-        _latency(axes, loads, _means(content, f"p99_{key}_ms"), label, content["slo_ms"][key])
-    for axes in panels:
-        axes.grid(visible=True, alpha=0.25, which="both")
-        if content["capacity"] is not None:
-            axes.axvline(content["capacity"], color=_COLOURS[2], linewidth=1.2)
-    unit = "offered load, requests/s" if content["kind"] == "rate" else "concurrent users"
-    for axes in panels[2:]:
-        axes.set_xlabel(unit)
-    save_picture(figure, path)
-
-
-def _means(content: Mapping[str, Any], key: str) -> NDArray[np.float64]:
-    return np.array([load["mean"][key] for load in content["loads"]], float)
-
-
-def _attainment(axes: Axes, content: Mapping[str, Any], loads: NDArray[np.float64]) -> None:
-    low, high = (
-        np.array([load[f"{end}_attainment"] for load in content["loads"]], float) for end in ("lowest", "highest")
-    )
-    axes.fill_between(loads, low, high, color=_MAIN, alpha=0.18, linewidth=0)
-    _line(axes, loads, _means(content, "slo_attainment"))
-    axes.axhline(content["attainment"], **_BOUND, label=f"target {content['attainment']:.4g}")
-    if content["capacity"] is not None:
-        unit = "requests/s" if content["kind"] == "rate" else "users"
-        least = "at least " if content["missed_at"] is None else ""
-        axes.plot(
-            [content["capacity"]],
-            [content["attainment"]],
-            marker="D",
-            color=_COLOURS[2],
-            linestyle="none",
-            label=f"capacity {least}{content['capacity']:g} {unit}",
-        )
-    axes.set(ylabel="SLO attainment", ylim=(-0.02, 1.04))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.legend(loc="best", fontsize=9)
-
-
-def _goodput(axes: Axes, content: Mapping[str, Any], loads: NDArray[np.float64]) -> None:
-    axes.plot(loads, _means(content, "request_throughput"), color=_SECOND, linewidth=1.4, label="all requests done")
-    _line(axes, loads, _means(content, "request_goodput"), label="goodput")
-    axes.set(ylabel="requests/s")
-    axes.set_ylim(bottom=0)
-    axes.legend(loc="best", fontsize=9)
-
-
-def _latency(
-    axes: Axes, loads: NDArray[np.float64], values: NDArray[np.float64], label: str, bound: float | None
-) -> None:
-    _line(axes, loads, values)
-    if bound is not None:
-        axes.axhline(bound, **_BOUND, label=f"SLO {short(bound)} ms")
-        axes.legend(loc="best", fontsize=9)
-    positive = values[values > 0]
-    if len(positive) and positive.max() / positive.min() > 20:
-        axes.set_yscale("log")
-    else:
-        axes.set_ylim(bottom=0)
-    axes.set(ylabel=f"p99 {label}, ms")
-
-
-def _line(axes: Axes, loads: NDArray[np.float64], values: NDArray[np.float64], label: str | None = None) -> None:
-    axes.plot(loads, values, marker="o", markersize=3.5, color=_MAIN, linewidth=1.7, label=label)

@@ -122,12 +122,6 @@ class Pool(Strict):
         return value
 
     @model_validator(mode="after")
-    def _one_stage(self) -> Self:
-        if ENGINES[self.engine].one_stage and self.serves_both:
-            raise ValueError(f"engine {self.engine!r} serves one stage; expected ['prefill'] or ['decode'] as stages")
-        return self
-
-    @model_validator(mode="after")
     def _one_price(self) -> Self:
         if self.step_profile is not None and self.cost_sources != DEFAULT_SOURCES:
             raise ValueError("found step_profile and cost_sources, expected one: a profile prices whole steps")

@@ -38,6 +38,8 @@ class Ledger:
         KV was handed over.
     kv_ready_ns
         When its KV had arrived on the decode instance, if it was handed over.
+    cached_tokens
+        Prompt tokens that were in the cache when it was first admitted.
     preemptions
         Times it lost its KV.
     restarts
@@ -61,6 +63,7 @@ class Ledger:
         self.kv_ready_ns = _filled(rows, NEVER)
         self.instance = _filled(rows, NEVER)
         self.decode_instance = _filled(rows, NEVER)
+        self.cached_tokens = _filled(rows, 0)
         self.preemptions = _filled(rows, 0)
         self.restarts = _filled(rows, 0)
         self.failed = _filled(rows, 0)
@@ -70,6 +73,11 @@ class Ledger:
 
     def __len__(self) -> int:
         return len(self.prompt_tokens)
+
+    def note_gap(self, since_ns: int, now_ns: int) -> None:
+        """Write down a time between two tokens that was more than a step."""
+        self.stalls.append(now_ns - since_ns)
+        self.stall_ends.append(now_ns)
 
     def column(self, name: str) -> NDArray[np.int64]:
         """Return a column as int64, shape (requests,)."""
@@ -122,6 +130,8 @@ class StepLog(_Log):
         Chunks, and how many of them completed their prompt.
     pairs, reach
         See :meth:`perfdb.step_prices.StepPrices.mixed_ns`.
+    joined
+        Sequences among ``decodes`` whose earlier token came from another instance: their gap is no step.
     duration_ns
         All steps of the row together.
     """
@@ -137,6 +147,7 @@ class StepLog(_Log):
         "completed",
         "pairs",
         "reach",
+        "joined",
     )
 
 

@@ -114,6 +114,7 @@ def _pools(summary: Mapping[str, Any]) -> Table:
         ("KV blocks per instance", lambda pool: f"{pool['kv_blocks']:,}"),
         ("peak KV use", lambda pool: f"{pool['kv_peak']:.1%}"),
         ("preemptions", lambda pool: f"{pool['preemptions']:,}"),
+        ("prefix cache hits, of prompt tokens", lambda pool: f"{pool['prefix_cache_hit_rate']:.1%}"),
         ("power cap, share of TDP", lambda pool: f"{pool['power_cap']:.0%}"),
         ("mean, peak, provided kW", _kilowatts),
     )
@@ -136,11 +137,11 @@ def _effort(summary: Mapping[str, Any]) -> str:
 
 
 def _transfers(summary: Mapping[str, Any]) -> Text:
-    found, links = summary["transfers"], summary["links"]
-    busiest = max(links, key=lambda name: links[name]["utilisation"])
+    found = summary["transfers"]
     return Text(
         f"KV hand-overs: {found['count']:,}, {found['bytes'] / 1e9:,.1f} GB; mean {found['mean_ms']:,.2f} ms, "
-        f"p99 {found['p99_ms']:,.2f} ms. Busiest link: {busiest}, {links[busiest]['utilisation']:.1%} of the time."
+        f"p99 {found['p99_ms']:,.2f} ms. Busiest link: {summary['busiest_link']}, "
+        f"{summary['busiest_link_utilisation']:.1%} in use, {summary['busiest_link_peak_utilisation']:.1%} at its peak."
     )
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from simulator.pieces import Piece
+
 __all__ = ["Request"]
 
 
@@ -34,9 +39,39 @@ class Request:
         Its KV is on another instance and must be fetched before it can decode here.
     loading
         It holds blocks here into which its KV is being fetched.
+    session
+        Number of its conversation; -1 where it belongs to none, or nobody looks.
+    prefix
+        What its prompt begins with: identities of consecutive spans of tokens, each of which stands for its
+        tokens and everything before them, so that equal identities are equal prefixes. Empty where they are
+        unknown, or nobody looks.
+    prefix_ends
+        Tokens from the start of the prompt to the end of each span.
+    named
+        Another prompt goes on from its answer, so that it may be looked for after the request is gone.
+    found
+        Tokens whose KV was here already when it was admitted.
+    pieces, held
+        Blocks it holds that can be found by others, and how many; see :mod:`simulator.prefix_cache`.
     """
 
-    __slots__ = ("anchor", "computed", "epoch", "index", "loading", "remote", "stalled_ns", "tokens")
+    __slots__ = (
+        "anchor",
+        "computed",
+        "epoch",
+        "found",
+        "held",
+        "index",
+        "loading",
+        "named",
+        "pieces",
+        "prefix",
+        "prefix_ends",
+        "remote",
+        "session",
+        "stalled_ns",
+        "tokens",
+    )
 
     def __init__(self, index: int, prompt_tokens: int) -> None:
         self.index = index
@@ -46,6 +81,34 @@ class Request:
         self.epoch = 0
         self.stalled_ns = -1
         self.remote = self.loading = False
+        self.session = -1
+        self.prefix: tuple[int, ...] = ()
+        self.prefix_ends: tuple[int, ...] = ()
+        self.named = False
+        self.pieces: list[Piece] = []
+        self.held = self.found = 0
+
+    @property
+    def own_content(self) -> int:
+        """Name of what follows its prefix, the rest of the prompt and the answer: below zero, as no span of a trace."""
+        return -1 - self.index
+
+    @property
+    def missing(self) -> int:
+        """Tokens whose KV must be fetched from where the prompt was computed: those that were not here already."""
+        return self.tokens - 1 - self.found
+
+    def going_on(self) -> Request:
+        """Return the request as an instance knows it that decodes what this one had computed."""
+        request = Request(self.index, self.tokens + 1)
+        request.remote, request.session, request.named = True, self.session, self.named
+        request.prefix, request.prefix_ends = self.prefix, self.prefix_ends
+        return request
+
+    def forget_blocks(self) -> None:
+        """Hold nothing any more: the instance is gone."""
+        self.computed = self.found = self.held = 0
+        self.pieces = []
 
     def __repr__(self) -> str:
         return f"Request({self.index}, tokens={self.tokens}, computed={self.computed})"

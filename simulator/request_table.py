@@ -31,7 +31,7 @@ def request_table(run: Finished) -> pd.DataFrame:
             "prompt_tokens": ledger.column("prompt_tokens").copy(),
             "output_tokens": ledger.column("output_tokens").copy(),
             "images": np.zeros(rows, np.int64) if run.requests.images is None else run.requests.images,
-            "cached_tokens": np.zeros(rows, np.int64),
+            "cached_tokens": ledger.column("cached_tokens").copy(),
             "queue_ms": times.queue_ms,
             "encode_ms": np.zeros(rows),
             "prefill_ms": times.prefill_ms,

@@ -29,6 +29,8 @@ RESULT_FILES: Final = (
     "requests.parquet",
     "summary.json",
     "timeline.json",
+    "timeline.parquet",
+    "timeline.png",
 )
 """Every file a run may leave; a folder with any other is not ours to replace."""
 
@@ -66,7 +68,8 @@ def foreign_file(directory: Path) -> str | None:
 
 def foreign_in_comparison(directory: Path) -> str | None:
     """Return the name of something in a folder that is no part of a comparison; None if all of it is."""
-    strange = _foreign(directory, "compare", ("candidates", "cdf.png", "compare.json", "points.parquet"))
+    ours = ("candidates", "cdf.png", "compare.json", "links.png", "points.parquet")
+    strange = _foreign(directory, "compare", ours)
     candidates = directory / "candidates"
     if strange is not None or not candidates.exists():
         return strange

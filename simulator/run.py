@@ -12,13 +12,13 @@ from simulator.build import build_decode_router, build_pools, build_requests, bu
 from simulator.cluster import Cluster
 from simulator.fabric import build_fabric
 from simulator.finished import Finished
-from simulator.incidents import LinkChange
 from simulator.laws import check_laws
 from simulator.metrics import Bounds, request_times
 from simulator.operations import Operations
 from simulator.records import Ledger
 from simulator.request_table import request_table
 from simulator.summary import summarise
+from simulator.timeline import timeline_table
 from simulator.token_gaps import token_gaps
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from simulator.build import BuiltPool, Requests
+    from simulator.clock import Clock
     from simulator.fabric import Fabric
-    from simulator.hand_over import Carrier
-    from simulator.instance import Clock
+    from simulator.passage import Carrier
     from simulator.scenario import Scenario
 
 __all__ = ["Result", "run_scenario"]
@@ -59,6 +59,11 @@ class Result:
     def requests(self) -> pd.DataFrame:
         """One row per request, the columns of ``requests.parquet``."""
         return request_table(self.run)
+
+    @cached_property
+    def timeline(self) -> pd.DataFrame:
+        """One row per window of time, the columns of ``timeline.parquet``."""
+        return timeline_table(self.run)
 
 
 def run_scenario(
@@ -116,6 +121,7 @@ def _cluster(  # noqa: PLR0913 - the parts of a run, all named
         terms=scenario.network.kv_transfer,
         carrier=carrier,
         helps_above=scenario.helps_above,
+        identities=requests.identities,
         fails_with_instance=scenario.operations.lost_requests == "fail",
         macro_steps=macro_steps,
         on_progress=None if on_progress is None else lambda done: on_progress(done, total),
@@ -124,22 +130,23 @@ def _cluster(  # noqa: PLR0913 - the parts of a run, all named
 
 def _fabric(scenario: Scenario, pools: Sequence[BuiltPool]) -> Fabric | None:
     """Return the network between the pools; None where nothing is handed over."""
-    return build_fabric(scenario.network, pools) if scenario.hands_over else None
+    if not scenario.hands_over:
+        return None
+    table = scenario.operations
+    return build_fabric(scenario.network, pools, switching=table.switches(), changing=table.link_patterns())
 
 
 def _operations(scenario: Scenario, pools: Sequence[BuiltPool], fabric: Fabric | None, cluster: Cluster) -> Operations:
     """Return what lets the incidents of a scenario happen to its cluster."""
-    table, carrier = scenario.operations, cluster.carrier
-    changes: dict[str, list[int]] = {one.link: [] for one in table.incident if isinstance(one, LinkChange)}
-    if fabric is not None:
-        changes = {pattern: fabric.links_named(pattern) for pattern in changes}
+    carrier = cluster.carrier
 
     def set_capacity(pattern: str, share: float) -> None:
-        for link in changes[pattern]:
-            if carrier is not None:
+        if fabric is not None and carrier is not None:
+            for link in fabric.changing[pattern]:
                 carrier.set_capacity(link, share)
 
-    return Operations(cluster, table, {pool.name: number for number, pool in enumerate(pools)}, set_capacity)
+    numbers = {pool.name: number for number, pool in enumerate(pools)}
+    return Operations(cluster, scenario.operations, numbers, set_capacity)
 
 
 def _finish(  # noqa: PLR0913 - the parts of a run
@@ -160,4 +167,4 @@ def _finish(  # noqa: PLR0913 - the parts of a run
         )
     prices = [instance.prices for instance in cluster.instances]
     gaps = token_gaps(cluster.logs, prices, cluster.ledger, after_ns=warmup_ns)
-    return Finished(scenario, requests, pools, fabric, cluster, operations, times, gaps)
+    return Finished(scenario, requests, pools, fabric, cluster, operations, times, gaps, tuple(operations.happened))

@@ -194,7 +194,8 @@ def load_scenario(path: str | Path, overrides: Mapping[str, Any] | None = None) 
     file, table = open_scenario(path, overrides)
     if "candidate" in table:
         raise ScenarioError(
-            f"{path}: has [[candidate]] tables; pick one with --candidate NAME, or run 'servesim compare {path}'"
+            f"{path}: has [[candidate]] tables: 'servesim compare {path}' and 'servesim sweep {path}' read them all, "
+            "--candidate NAME picks one"
         )
     return resolve_scenario(table, file, f"{path} with --set" if overrides else str(path))
 

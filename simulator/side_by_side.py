@@ -6,15 +6,21 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from simulator.compare import case_points
 from simulator.journal import point_key
-from simulator.plots_compare import plot_candidates, plot_sweep
+from simulator.plots_compare import plot_candidates
+from simulator.plots_sweep import plot_capacities, plot_sweep
+from simulator.plots_timeline import plot_links
+from simulator.timeline import LINK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from simulator.candidates import Case
     from simulator.compare import Comparison
@@ -27,7 +33,7 @@ _CDF_COLUMNS = ["measured", "completed", "ttft_ms", "tpot_ms", "e2e_ms"]
 
 
 def write_comparison(found: Comparison, cases: Sequence[Case], staging: Staging) -> None:
-    """Write ``compare.json``, ``points.parquet``, ``cdf.png``, and a result folder per candidate in ``candidates/``.
+    """Write ``compare.json``, ``points.parquet``, the pictures, and a result folder per candidate in ``candidates/``.
 
     Parameters
     ----------
@@ -50,13 +56,15 @@ def write_comparison(found: Comparison, cases: Sequence[Case], staging: Staging)
     staging.place(lambda folder: _fill_comparison(folder, found, results))
 
 
-def write_sweep(found: Sweep, staging: Staging) -> None:
+def write_sweep(content: Mapping[str, Any], found: Sequence[Sweep], staging: Staging) -> None:
     """Write ``sweep.json``, ``sweep.parquet`` and ``sweep.png``.
 
     Parameters
     ----------
+    content
+        The content of ``sweep.json``.
     found
-        What came of the loads.
+        What came of the loads, of one scenario or of several candidates.
     staging
         The result directory in the making.
 
@@ -65,7 +73,7 @@ def write_sweep(found: Sweep, staging: Staging) -> None:
     OutputError
         If the directory holds something else or cannot be written.
     """
-    staging.place(lambda folder: _fill_sweep(folder, found))
+    staging.place(lambda folder: _fill_sweep(folder, content, found))
 
 
 def _fill_comparison(folder: Path, found: Comparison, results: Mapping[str, Path]) -> None:
@@ -78,13 +86,29 @@ def _fill_comparison(folder: Path, found: Comparison, results: Mapping[str, Path
     }
     title = f"{found.content['name']}: {len(results)} candidates, seed {found.content['seeds'][0]}"
     plot_candidates(requests, found.content["slo_ms"], title, folder / "cdf.png")
+    links = {name: curve for name, result in results.items() if (curve := _busiest_link(result)) is not None}
+    if links:
+        plot_links(links, title, folder / "links.png")
 
 
-def _fill_sweep(folder: Path, found: Sweep) -> None:
-    content = found.content()
+def _busiest_link(result: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return the edges of a run's windows, s, and the use of its busiest link in each; None if it has no link."""
+    table = pd.read_parquet(result / "timeline.parquet")
+    name = next((name for name in table.columns if name.startswith(LINK)), None)
+    if name is None:
+        return None
+    return np.append(table["start_s"], table["end_s"].iloc[-1]), table[name].to_numpy()
+
+
+def _fill_sweep(folder: Path, content: Mapping[str, Any], found: Sequence[Sweep]) -> None:
     _write_json(content, folder / "sweep.json")
-    pd.DataFrame(found.rows()).to_parquet(folder / "sweep.parquet", index=False)
-    plot_sweep(content, folder / "sweep.png")
+    if "candidates" not in content:
+        pd.DataFrame(found[0].rows()).to_parquet(folder / "sweep.parquet", index=False)
+        plot_sweep(content, folder / "sweep.png")
+        return
+    rows = [{"candidate": sweep.scenario.name} | row for sweep in found for row in sweep.rows()]
+    pd.DataFrame(rows).to_parquet(folder / "sweep.parquet", index=False)
+    plot_capacities(content, folder / "sweep.png")
 
 
 def _write_json(value: Mapping[str, Any], path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from perfdb.shares import time_by_origin
+from simulator.link_windows import link_windows
 from simulator.metrics import latency_summary, throughput_summary
 from simulator.power import HOST_LOAD, Stay, add_up, pool_power
 from simulator.records import TransferLog
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from simulator.build import BuiltPool
     from simulator.finished import Finished
     from simulator.power import PoolPower
+    from simulator.schedulers import EngineState
 
 __all__ = ["summarise"]
 
@@ -30,6 +32,7 @@ def summarise(run: Finished) -> dict[str, Any]:
         A finished run whose laws were checked.
     """
     cluster, ledger = run.cluster, run.cluster.ledger
+    links = _links(run)
     summary: dict[str, Any] = {"scenario": run.scenario.name, "model_id": run.scenario.model.name}
     summary |= throughput_summary(ledger, run.times, run.gaps, run.warmup_ns)
     summary |= latency_summary(run.times, run.gaps)
@@ -44,11 +47,12 @@ def summarise(run: Finished) -> dict[str, Any]:
         "cost_per_million_output_tokens": _cost(per_hour, summary["output_throughput"]),
         **_energy(run, whole),
         "preemptions": int(ledger.column("preemptions").sum()),
-        "prefix_cache_hit_rate": 0.0,
+        "prefix_cache_hit_rate": _hit_rate(_prompt_states(run)),
         "pools": _pools(run, power),
         "operations": _operations(run),
         "transfers": _transfers(run),
-        "links": _links(run),
+        "links": links,
+        **_busiest(run, links),
         "skipped_rows": dict(sorted(run.requests.skipped.items())),
         "requests_with_images": 0 if run.requests.images is None else int((run.requests.images > 0).sum()),
         "events": cluster.events,
@@ -138,12 +142,25 @@ def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, A
         "kv_blocks": pool.parts.blocks,
         "kv_peak": max(1 - state.pool.least_free / state.pool.blocks for state in states),
         "preemptions": sum(state.preemptions for state in states),
+        "prefix_cache_hit_rate": _hit_rate(states),
         "time_ms": {name: ns / 1e6 for name, ns in time_ns.items()},
     }
 
 
 def _pool_power(pool: BuiltPool, power: PoolPower) -> dict[str, Any]:
     return {"power_cap": pool.power_cap, **_watts(power), "host_power_w": HOST_LOAD * pool.host_w * pool.chips}
+
+
+def _prompt_states(run: Finished) -> list[EngineState]:
+    """Return the states of all instances that compute prompts."""
+    owner, instances = run.instance_pools().tolist(), run.cluster.instances
+    return [i.state for i, pool in zip(instances, owner, strict=True) if run.pools[pool].parts.prefills]
+
+
+def _hit_rate(states: Sequence[EngineState]) -> float:
+    """Return the tokens found in the cache over those looked up when requests were first admitted, as vLLM does."""
+    queried = sum(state.queried for state in states)
+    return sum(state.hits for state in states) / queried if queried else 0.0
 
 
 def _operations(run: Finished) -> dict[str, int]:
@@ -186,6 +203,16 @@ def _links(run: Finished) -> dict[str, dict[str, float]]:
         for link in run.fabric.topology.links
         if use.carried_bytes[link.id] > 0
     }
+
+
+def _busiest(run: Finished, links: dict[str, dict[str, float]]) -> dict[str, str | float | None]:
+    """Return the link with the highest utilisation, that, and the highest of a window; None where there is none."""
+    name = max(links, key=lambda name: links[name]["utilisation"], default=None)
+    mean, peak = None, None
+    if name is not None:
+        found = link_windows(run)
+        mean, peak = links[name]["utilisation"], float(found.utilisation[:, found.names.index(name)].max())
+    return {"busiest_link": name, "busiest_link_utilisation": mean, "busiest_link_peak_utilisation": peak}
 
 
 def _total(parts: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -7,25 +7,29 @@ from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
 from hashlib import sha256
 from itertools import pairwise
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
+from simulator.candidates import same_traffic
 from simulator.journal import Point, Summary
 from simulator.loads import LoadKind, load_kind, loader
 from simulator.made_by import versions
-from simulator.measures import means, point_row, slo_ms
+from simulator.measures import BUSIEST_LINK, means, point_row, slo_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from simulator.candidates import Case
     from simulator.scenario import Scenario
 
-__all__ = ["Capacity", "Load", "Sweep", "find_capacity", "sweep"]
+__all__ = ["Capacity", "Load", "Sweep", "find_capacity", "sweep", "sweep_all", "sweeps_content"]
 
 #: How close below the first load that misses the SLO the capacity is found.
 _TOLERANCE: Final = Decimal("0.02")
 _SHOWN: Final = (
-    *("slo_attainment", "request_goodput", "p50_ttft_ms", "p99_ttft_ms", "p50_tpot_ms", "p99_tpot_ms"),
+    *("slo_attainment", "request_goodput", "p50_ttft_ms", "p99_ttft_ms", "p50_tpot_ms", "p99_tpot_ms", "p99_e2el_ms"),
     *("request_throughput", "output_throughput", "utilisation", "goodput_per_chip", "cost_per_million_output_tokens"),
+    *BUSIEST_LINK,
 )
 
 
@@ -126,6 +130,23 @@ class Sweep:
         ]
 
 
+def sweeps_content(title: str, cases: Sequence[Case], sweeps: Sequence[Sweep]) -> dict[str, Any]:
+    """Return the content of the ``sweep.json`` of several candidates: that of each alone, and what they share."""
+    first = sweeps[0].content()
+    shared = {key: first[key] for key in ("kind", "slo_ms", "attainment", "seeds")}
+    return {
+        "servesim": "sweep",
+        "name": title,
+        **shared,
+        "same_workload": same_traffic(cases),
+        "candidates": [
+            sweep.content() | {"name": case.name, "set": dict(case.changes)}
+            for case, sweep in zip(cases, sweeps, strict=True)
+        ],
+        "versions": versions(),
+    }
+
+
 def _load_content(load: Load, target: float) -> dict[str, Any]:
     attained = [row["slo_attainment"] for row in load.rows]
     return {
@@ -167,19 +188,48 @@ def sweep(
     UserError
         If the scenario asks for something impossible.
     """
-    kind = load_kind(scenario)
-    put = [loader(scenario.model_copy(update={"seed": seed})) for seed in seeds]
+    return sweep_all([scenario], grid, seeds, run, refine=refine)[0]
 
-    def measure(loads: Sequence[Decimal], *, refined: bool) -> list[Load]:
-        points = [Point(under(load), f"{kind} {load}") for load in loads for under in put]
-        rows = [point_row(summary) for summary in run(points)]
-        size = len(seeds)
-        return [Load(load, refined, rows[i * size : (i + 1) * size]) for i, load in enumerate(loads)]
 
-    found = measure(grid, refined=False)
-    while refine and (middle := _between(find_capacity(found, scenario.slo.attainment), kind)) is not None:
-        found = sorted([*found, *measure([middle], refined=True)], key=lambda load: load.load)
-    return Sweep(scenario, tuple(seeds), tuple(found))
+def sweep_all(
+    scenarios: Sequence[Scenario],
+    grid: Sequence[Decimal],
+    seeds: Sequence[int],
+    run: Callable[[Sequence[Point]], list[Summary]],
+    *,
+    refine: bool = True,
+) -> tuple[Sweep, ...]:
+    """As :func:`sweep`, for several scenarios of one kind of load side by side: all that can run at once does."""
+    curves = [_Curve(scenario, seeds, among_others=len(scenarios) > 1) for scenario in scenarios]
+    wanted = [(curve, load) for curve in curves for load in grid]
+    refined = False
+    while wanted:
+        rows = iter([point_row(summary) for summary in run([p for curve, load in wanted for p in curve.points(load)])])
+        for curve, load in wanted:
+            curve.loads.append(Load(load, refined, [next(rows) for _ in seeds]))
+        for curve in curves:
+            curve.loads.sort(key=attrgetter("load"))
+        wanted = [(curve, middle) for curve in curves if refine and (middle := curve.next_load()) is not None]
+        refined = True
+    return tuple(Sweep(curve.scenario, tuple(seeds), tuple(curve.loads)) for curve in curves)
+
+
+class _Curve:
+    """A load curve in the making."""
+
+    def __init__(self, scenario: Scenario, seeds: Sequence[int], *, among_others: bool) -> None:
+        self.scenario, self.kind = scenario, load_kind(scenario)
+        self.loads: list[Load] = []
+        self._label = f"candidate {scenario.name!r}, {self.kind}" if among_others else self.kind
+        self._put = [loader(scenario.model_copy(update={"seed": seed})) for seed in seeds]
+
+    def points(self, load: Decimal) -> list[Point]:
+        """Return the runs of a load, one per seed."""
+        return [Point(under(load), f"{self._label} {load}") for under in self._put]
+
+    def next_load(self) -> Decimal | None:
+        """Return the load to try next, None when the capacity is known well enough."""
+        return _between(find_capacity(self.loads, self.scenario.slo.attainment), self.kind)
 
 
 def find_capacity(loads: Sequence[Load], target: float) -> Capacity:

@@ -87,6 +87,7 @@ def token_gaps(
     seconds_found = [_counted(first[first >= 0] // 10**9), _counted(stall_ends // 10**9)]
     gaps_found += _over_pauses(ledger.pauses.table(), after_ns)
     for price, table in _by_price(logs, prices):
+        _note_joins(table, after_ns, gaps_found)
         for ends, gaps, sequences in _runs(table, price):
             kept = gaps if after_ns == 0 else gaps[ends >= after_ns]
             gaps_found.append(_counted(kept, sequences))
@@ -95,6 +96,15 @@ def token_gaps(
 
 
 _Counted: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.int64]]"
+
+
+def _note_joins(table: Mapping[str, NDArray[np.int64]], after_ns: int, found: list[_Counted]) -> None:
+    """Take out the gaps of sequences that came from another instance: theirs are among the stalls."""
+    rows = (table["joined"] > 0) & (table["start_ns"] + table["duration_ns"] >= after_ns)
+    found += [
+        (np.array([gap]), np.array([-joined]))
+        for gap, joined in zip(table["duration_ns"][rows], table["joined"][rows], strict=True)
+    ]
 
 
 def _counted(values: NDArray[np.int64], times: int = 1) -> _Counted:

@@ -24,6 +24,7 @@ TraceForm: TypeAlias = Literal["csv", "mooncake"]
 _MOONCAKE_BLOCK_TOKENS: Final = 512
 _OPTIONAL: Final = (
     ("blocks", "block hashes"),
+    ("prefixes", "shared prefixes"),
     ("session", "sessions"),
     ("images", "images"),
     ("image_tokens", "image tokens"),

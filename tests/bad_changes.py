@@ -38,6 +38,8 @@ MISSPELT_NAMES = [
     case("workload.on_error='ignore'", "workload.on_error", "'ignore'", "'raise' or 'skip'"),
     case("pool.0.stages=['prefil', 'decode']", "pool.0.stages", "'prefil'", "did you mean 'prefill'?"),
     case("workload.synthetic.arrivals.kind='poison'", "workload.synthetic.arrivals", "'poison'", "'poisson'"),
+    case("network.kv_transfer.connector='mooncake'", "kv_transfer.connector", "'mooncake'", "did you mean 'mooncake_"),
+    case("network.rails='both'", "network.rails", "'both'", "'own' or 'all'"),
     case("cost.chip_hour.h100=2", "cost.chip_hour.h100", "no such chip", "did you mean 'h100_sxm'?"),
 ]
 
@@ -111,7 +113,17 @@ IMPOSSIBLE = [
         "max_num_batched_tokens 1024",
         "at least max_model_len 40960",
     ),
-    case("pool.0.engine_options.enable_prefix_caching=true", "engine_options", "enable_prefix_caching = true", "false"),
+    case("pool.0.engine_options.enable_prefix_caching=1", "enable_prefix_caching", "is 1", "boolean"),
+    case("workload.synthetic.shared_prefix_tokens=-1", "shared_prefix_tokens", "is -1", "greater than or equal to 0"),
+    case("workload.synthetic.shared_prefix_tokens=2.5", "shared_prefix_tokens", "is 2.5", "integer"),
+    case("workload.synthetic.sessions={turns=0, think_time_s={kind='fixed', value=1}}", "sessions.turns", "is 0", "1"),
+    case(
+        "workload.synthetic.sessions={turns=true, think_time_s={kind='fixed', value=1}}",
+        "sessions.turns",
+        "is True",
+        "a table",
+    ),
+    case("workload.synthetic.sessions={turns=4}", "sessions.think_time_s", "is missing", ""),
     case(
         "pool=[{chip='h200_sxm',stages=['prefill']}]",
         "s.toml",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from simulator.clock import Clock, Urgent
 from simulator.fair_share import BYTE
-from simulator.instance import Clock, Urgent
 from simulator.transfer import Network
 
 if TYPE_CHECKING:
@@ -25,17 +25,17 @@ ROUNDING = BYTE >> 90
 class Checked(Network):
     """A network that proves its shares max-min fair whenever they are set."""
 
-    def _share(self) -> None:
-        super()._share()
+    def _share(self, now_ns: int) -> None:
+        super()._share(now_ns)
         streams = [stream for stream in self._streams.values() if stream.flows]
         for link in self._links:
-            on_it = [stream for stream in streams if link in stream.links]
+            on_it = [stream for stream in streams if link in dict(stream.path)]
             assert sum(stream.rate * stream.flows for stream in on_it) <= link.capacity
             assert list(link.bundles) == [stream for stream in link.bundles if stream in on_it]
             assert len(link.bundles) == len(on_it)
             assert sum(stream.flows for stream in on_it) == link.flows
         for stream in streams:
-            assert stream.rate == stream.cap or any(is_bottleneck(link, stream) for link in stream.links)
+            assert stream.rate == stream.cap or any(is_bottleneck(link, stream) for link, _ in stream.path)
 
 
 def is_bottleneck(link, stream):

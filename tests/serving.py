@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, StepPrices
+from simulator.clock import Clock, Urgent
 from simulator.cluster import Cluster, EngineParts
 from simulator.incidents import OperationsTable
-from simulator.instance import Clock, Urgent
 from simulator.laws import check_laws
 from simulator.network import KvTransfer
 from simulator.operations import Operations
@@ -21,6 +21,7 @@ from simulator.schedulers import SCHEDULERS, Limits
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from simulator.cluster import Identities
     from simulator.router import Router
 
 LONGEST = 1 << 17
@@ -94,6 +95,7 @@ class PrivateLinks:
     ns_per_token: int
     log: TransferLog = field(default_factory=TransferLog)
     opened: int = 0
+    fetched: list[int] = field(default_factory=list)
 
     def bytes_under_way(self) -> int:
         return 0
@@ -120,6 +122,7 @@ class PrivateShipment:
     dropped: bool = False
 
     def send(self, tokens: int) -> None:
+        self.links.fetched.append(tokens)
         self._at(self.links.env.now + 1 + tokens * self.links.ns_per_token)
 
     def compute(self, tokens: int, duration_ns: int, *, last: bool) -> None:
@@ -162,6 +165,8 @@ class Deployment:
     helps_above: int = 0
     terms: KvTransfer = field(default_factory=KvTransfer)
     operations: OperationsTable = field(default_factory=OperationsTable)
+    caching: bool = False
+    identities: Identities | None = None
 
     def _pool(self, common: dict, blocks: int, replicas: int, **stages: bool) -> EngineParts:
         longest = min(self.longest, blocks * self.block_tokens)
@@ -172,6 +177,7 @@ class Deployment:
         limits = Limits(self.max_tokens, self.max_sequences, self.chunked, self.reserve_full_prompt)
         scheduler = SCHEDULERS[self.policy](limits)
         common = {"scheduler": scheduler, "prices": self.prices, "block_tokens": self.block_tokens}
+        common["caching"] = self.caching
         split = self.decode_replicas > 0
         pools = [self._pool(common, self.blocks, self.replicas, decodes=not split)]
         if split:
@@ -188,6 +194,7 @@ class Deployment:
             terms=self.terms,
             carrier=lambda env: PrivateLinks(env, self.transfer_ns_per_token),
             helps_above=self.helps_above,
+            identities=self.identities,
             fails_with_instance=self.operations.lost_requests == "fail",
             macro_steps=macro_steps,
         )
@@ -209,6 +216,7 @@ COLUMNS = (
     "preemptions",
     "restarts",
     "failed",
+    "cached_tokens",
 )
 
 

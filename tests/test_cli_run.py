@@ -24,7 +24,7 @@ from simulator import load_scenario, simulate
 from simulator.report import render
 from simulator.scenario import load_changed
 
-FILES = ["cdf.png", "manifest.json", "requests.parquet", "summary.json"]
+FILES = ["cdf.png", "manifest.json", "requests.parquet", "summary.json", "timeline.parquet", "timeline.png"]
 
 #: The keys of ``vllm bench serve --save-result`` that a simulation has, and those of the outside contract.
 VLLM_KEYS = [
@@ -48,13 +48,14 @@ COLUMNS = [
 ]
 
 
-DRAW = simulator.export.plot_cdf
+DRAW = {name: getattr(simulator.export, name) for name in ("plot_cdf", "plot_timeline")}
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in a folder with nothing but a good scenario; pictures, which take half a run's time, are not drawn."""
-    monkeypatch.setattr(simulator.export, "plot_cdf", lambda *arguments: arguments[-1].write_bytes(b""))
+    for name in DRAW:
+        monkeypatch.setattr(simulator.export, name, lambda *arguments: arguments[-1].write_bytes(b""))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "s.toml").write_text(SCENARIO)
     return tmp_path
@@ -63,7 +64,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def pictures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Draw the pictures after all."""
-    monkeypatch.setattr(simulator.export, "plot_cdf", DRAW)
+    for name, draw in DRAW.items():
+        monkeypatch.setattr(simulator.export, name, draw)
     return folder
 
 
@@ -93,7 +95,8 @@ def test_a_result_is_complete_and_lies_under_its_name() -> None:
     assert [key for key in (*VLLM_KEYS, *OUR_KEYS) if key not in summary] == []
     assert list(summary["pools"]) == ["left", "right"]
     assert [pool["chips"] for pool in summary["pools"].values()] == [1, 2]
-    assert Path("results/small/cdf.png").read_bytes().startswith(b"\x89PNG\r\n")
+    for name in ("cdf", "timeline"):
+        assert Path(f"results/small/{name}.png").read_bytes().startswith(b"\x89PNG\r\n")
 
 
 def test_requests_and_summary_tell_the_same_story() -> None:
@@ -306,6 +309,7 @@ def test_an_earlier_result_is_replaced_as_a_whole() -> None:
     [
         ("manifest", ValueError("bug")),
         ("plot_cdf", OSError(28, "No space left on device")),
+        ("plot_timeline", OSError(28, "No space left on device")),
         ("put_in_place", KeyboardInterrupt()),
     ],
 )

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import simulator.export
 import simulator.side_by_side
 from hardware.errors import ScenarioError
-from simulator.candidates import load_candidate, load_cases
+from simulator.candidates import load_candidate, load_cases, load_swept
 from simulator.compare import default_seeds
 from simulator.intervals import paired_interval, student_t
 from simulator.measures import MEASURES
@@ -30,13 +30,24 @@ set = { "pool.right.replicas" = 4 }
 """
 KEYS = [measure.key for measure in MEASURES]
 DRAW = simulator.side_by_side.plot_candidates
-RESULT = ["cdf.png", "manifest.json", "requests.parquet", "summary.json"]
+DRAW_LINKS = simulator.side_by_side.plot_links
+APART = """
+[[candidate]]
+name = "apart"
+set = { "pool.left.stages" = ["prefill"], "pool.right.stages" = ["decode"], "network.kv_transfer.efficiency" = 1e-3 }
+"""
+RESULT = ["cdf.png", "manifest.json", "requests.parquet", "summary.json", "timeline.parquet", "timeline.png"]
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in a folder with two scenarios and a file of candidates; draw no pictures, which are slow."""
-    for module, name in ((simulator.export, "plot_cdf"), (simulator.side_by_side, "plot_candidates")):
+    for module, name in (
+        (simulator.export, "plot_cdf"),
+        (simulator.export, "plot_timeline"),
+        (simulator.side_by_side, "plot_links"),
+        (simulator.side_by_side, "plot_candidates"),
+    ):
         monkeypatch.setattr(module, name, lambda *arguments: arguments[-1].write_bytes(b""))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.toml").write_text(SCENARIO)
@@ -235,6 +246,24 @@ def test_an_earlier_comparison_is_replaced() -> None:
     assert [name for name in tree(Path()) if "partial" in name] == []
 
 
+def test_links_of_candidates_that_hand_over_are_compared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulator.side_by_side, "plot_links", DRAW_LINKS)
+    (folder / "c.toml").write_text(SCENARIO + CANDIDATES + APART)
+    result = servesim("compare", "c.toml", "--jobs", "1", "--seeds", "2", "--out", "out")
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = {one["name"]: one for one in json.loads(Path("out/compare.json").read_text())["candidates"]}
+    assert found["as is"]["busiest_link"] is None
+    assert found["as is"]["mean"]["busiest_link_utilisation"] is None
+    mean, peak = (found["apart"]["mean"][f"busiest_link_{kind}utilisation"] for kind in ("", "peak_"))
+    assert 0 < mean < peak <= 1
+    assert "Busiest link, mean over seeds" in result.stdout
+    assert found["apart"]["busiest_link"] in result.stdout.replace("\n", "")
+    assert Path("out/links.png").read_bytes().startswith(b"\x89PNG\r\n")
+    # Such a folder is one of ours, and a comparison without links leaves no picture of them.
+    assert "Busiest link" not in servesim("compare", "a.toml", "b.toml", "--jobs", "1", "--out", "out").stdout
+    assert not Path("out/links.png").exists()
+
+
 # --- candidates --------------------------------------------------------------------------------------
 
 
@@ -266,6 +295,8 @@ def test_one_candidate_is_picked_and_changed() -> None:
         load_candidate("c.toml", "bigg")
     with pytest.raises(ScenarioError, match="there is no candidate 'big'; it has no"):
         load_candidate("a.toml", "big")
+    with pytest.raises(ScenarioError, match="found 2 scenarios, expected the one to pick it from"):
+        load_swept(["c.toml", "a.toml"], candidate="big")
     with pytest.raises(ScenarioError, match=r"--set pool\.rite\.replicas: there is no pool 'rite'"):
         load_candidate("c.toml", "big", {"pool.rite.replicas": 1})
 
@@ -375,14 +406,16 @@ def test_help_is_light_and_names_every_option(folder: Path, command: str) -> Non
     assert "click" in imported
 
 
-def test_a_file_with_candidates_is_compared_or_one_of_them_picked() -> None:
-    for command in (("run", "c.toml"), ("sweep", "c.toml", "--rate", "1:2:1"), ("compare", "a.toml", "c.toml")):
+def test_a_file_with_candidates_stands_alone() -> None:
+    both = ("a.toml", "c.toml")
+    for command in (("run", "c.toml"), ("sweep", *both, "--rate", "1:2:1"), ("compare", *both)):
         result = servesim(*command)
         sentence = error_sentence(result.exit_code, result.stdout, result.stderr)
-        assert (
-            "c.toml: has [[candidate]] tables; pick one with --candidate NAME, or run 'servesim compare c.toml'"
-            in sentence
+        expected = (
+            "c.toml: has [[candidate]] tables: 'servesim compare c.toml' and 'servesim sweep c.toml' read them all, "
+            "--candidate NAME picks one"
         )
+        assert expected in sentence
 
 
 def test_one_scenario_alone_is_nothing_to_compare() -> None:

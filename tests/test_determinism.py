@@ -38,7 +38,7 @@ def digests(folder: Path) -> dict[str, str]:
         "its rows": digest(rows.encode()),
         "summary.json": digest(json.dumps(summary).encode()),
         "manifest.json": digest((folder / "manifest.json").read_bytes()),
-        "cdf.png": digest((folder / "cdf.png").read_bytes()),
+        **{name: digest((folder / name).read_bytes()) for name in ("cdf.png", "timeline.png", "timeline.parquet")},
     }
 
 

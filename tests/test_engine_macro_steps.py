@@ -6,11 +6,23 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prompts import tree_of_prompts
 from serving import Deployment, OpenLoop, Users, linear_prices, times
 
+from simulator.network import KvTransfer
 from simulator.router import ROUTERS
 from simulator.schedulers import SCHEDULERS
 from simulator.token_gaps import token_gaps
+
+#: Ways of handing KV over.
+TERMS = [
+    {},
+    {"direction": "push"},
+    {"mode": "layerwise"},
+    {"decode_chosen": "arrival"},
+    {"timeout_s": 0.02},
+    {"timeout_s": 0.02, "on_timeout": "fail"},
+]
 
 requests = st.lists(
     st.tuples(st.integers(0, 40_000_000), st.integers(1, 400), st.integers(1, 80)), min_size=1, max_size=40
@@ -44,10 +56,23 @@ def split_deployments(draw) -> dict:
     }
 
 
+@st.composite
+def caching_deployments(draw) -> dict:
+    found = draw(st.one_of(deployments(), split_deployments()))
+    # The longest of these sequences are a little longer.
+    longer = -(-600 // found["block_tokens"])
+    found["blocks"] += longer
+    if "decode_blocks" in found:
+        found["decode_blocks"] += longer
+        found["terms"] = KvTransfer(**draw(st.sampled_from(TERMS)))
+    return found | {"caching": True}
+
+
 def serve_both(settings_, arrivals, prompts, outputs, router="round_robin"):
     found = []
     for macro_steps in (True, False):
-        deployment = Deployment(**settings_, router=ROUTERS[router](np.random.default_rng(5)))
+        routers = (ROUTERS[router](np.random.default_rng(seed)) for seed in (5, 6))
+        deployment = Deployment(**settings_, router=next(routers), decode_router=next(routers))
         found.append(deployment.serve(arrivals, prompts, outputs, macro_steps=macro_steps))
     return found
 
@@ -64,8 +89,12 @@ def assert_same(macro, single):
         assert sums[0] == sums[1], column
     for one, other in zip(macro.instances, single.instances, strict=True):
         assert one.state.pool.least_free == other.state.pool.least_free
-        assert one.state.pool.allocated == other.state.pool.allocated
-    assert macro.events <= single.events
+        for count in ("allocated", "blank"):
+            assert getattr(one.state.pool, count, 0) == getattr(other.state.pool, count, 0)
+        for count in ("queried", "hits", "reused"):
+            assert getattr(one.state, count) == getattr(other.state, count)
+    # What cuts a run leaves the wake-up behind that it had: no more than one for an arrival, or for KV that arrives.
+    assert macro.events <= single.events + 2 * len(macro.ledger)
 
 
 @settings(max_examples=250, deadline=None)
@@ -95,6 +124,22 @@ def test_prompts_and_decoding_on_different_instances(rows, deployment, router):
     assert_same(macro, single)
     handed = macro.ledger.column("kv_ready_ns") >= 0
     assert (handed == (macro.ledger.column("output_tokens") > 1)).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 40),
+    st.sampled_from([300_000, 2_000_000, 20_000_000]),
+    caching_deployments(),
+    st.sampled_from(sorted(ROUTERS)),
+)
+def test_shared_prefixes(seed, size, gap_ns, deployment, router):
+    rng = np.random.default_rng(seed)
+    identities, prompts, outputs = tree_of_prompts(rng, size)
+    arrivals = OpenLoop(np.cumsum(rng.exponential(gap_ns, size)).astype(int).tolist())
+    macro, single = serve_both(deployment | {"identities": identities}, arrivals, prompts, outputs, router)
+    assert_same(macro, single)
 
 
 @pytest.mark.parametrize("policy", SCHEDULERS)

@@ -131,9 +131,9 @@ def test_default_node_holds_the_chip(name: str) -> None:
     assert node == load_node(node.name)
 
 
-def test_every_node_is_the_default_of_a_chip_or_an_alias() -> None:
+def test_every_node_is_the_default_of_a_chip_an_alias_or_a_variant() -> None:
     defaults = {default_node(name).name for name in chip_names()}
-    assert set(node_names()) - defaults == {"hgx_h100"}
+    assert set(node_names()) - defaults == {"hgx_h100", "hgx_h800_200g"}
     alias, original = load_node("hgx_h100"), load_node("dgx_h100")
     assert alias.model_copy(update={"name": "dgx_h100"}) == original
 
@@ -255,7 +255,7 @@ def test_a_wrong_chip_file_is_one_sentence(old: str, new: str, sentence: str, tm
         (
             '"nvswitch"',
             '"nvswich"',
-            "key 'fabric' is 'nvswich': expected 'nvswitch', 'nvlink_pairs' or 'pcie'",
+            "key 'fabric' is 'nvswich': expected 'nvswitch', 'nvlink_pairs', 'full_mesh' or 'pcie'",
         ),
         ("chips = 8", "chips = 16", "'nvswitch' joins 16 chips but NVLink of h200_sxm joins at most 8"),
         ('"h200_sxm"', '"l4"', "fabric is 'nvswitch' but l4 has no NVLink; use 'pcie'"),

@@ -12,7 +12,12 @@ from hardware.catalogue import load_chip, load_node, source_of
 
 FACTS = Path(__file__).parents[1].parent / "shared" / "reference" / "hardware_facts.yaml"
 OURS_ALONE = {"rtx_4090"}
-FABRICS = {"nvswitch_any_to_any": "nvswitch", "nvlink_pairs_else_pcie": "nvlink_pairs", "pcie": "pcie"}
+FABRICS = {
+    "nvswitch_any_to_any": "nvswitch",
+    "nvlink_pairs_else_pcie": "nvlink_pairs",
+    "full_mesh": "full_mesh",
+    "pcie": "pcie",
+}
 KEYS = {
     "sm": "sm",
     "mem_bytes": "memory_bytes",

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from itertools import combinations
+from typing import TYPE_CHECKING
 
+import networkx as nx
 import pytest
 
 from hardware.catalogue import load_node
 from hardware.errors import CatalogueError, ScenarioError
 from hardware.topology import Topology, build_cluster, build_topology, shares_link
 from hardware.wiring import Cable, LinkKind, Vertex, VertexKind, Wiring
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LINK_KINDS = ("c2c", "leaf", "nic", "nvlink", "nvswitch", "pcie", "spine")
 
@@ -216,3 +222,91 @@ def test_only_chips_and_hosts_are_ends_of_a_path() -> None:
 def test_hosts_of_two_trays_are_not_joined_inside_a_rack() -> None:
     with pytest.raises(ScenarioError, match="nothing joins 'n0/cpu0' and 'n0/cpu1'"):
         cluster("gb200_nvl72").path("n0/cpu0", "n0/cpu1")
+
+
+# --- a full mesh, and NICs by choice -----------------------------------------------------------------------
+
+MESH = """
+like = "hgx_h200"
+fabric = "full_mesh"
+"""
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Topology:
+    """Two nodes of eight chips whose ports, 450 GB/s together, go to seven peers."""
+    node = tmp_path / "mesh.toml"
+    node.write_text(MESH, encoding="utf-8")
+    return build_topology(load_node(node), 2)
+
+
+def test_in_a_full_mesh_any_two_chips_have_a_cable_of_their_own(mesh: Topology) -> None:
+    inside = [pair for pair in combinations(mesh.chips, 2) if pair[0][:3] == pair[1][:3]]
+    paths = [mesh.path(*pair) for pair in inside]
+    assert len(paths) == 2 * 28
+    assert {path.bottleneck_bytes_per_s for path in paths} == {450e9 / 7}
+    assert {path.vertices for path in paths} == set(inside)
+    assert not any(shares_link(one, other) for one, other in combinations(paths, 2))
+
+
+def test_all_cables_of_a_chip_of_a_full_mesh_are_its_ports(mesh: Topology) -> None:
+    out = [link for link in mesh.links if link.kind == "nvlink" and link.source == "n0/gpu5"]
+    assert len(out) == 7
+    assert sum(link.capacity_bytes_per_s for link in out) == pytest.approx(450e9)
+
+
+def test_nodes_with_a_full_mesh_are_joined_by_their_nics(mesh: Topology) -> None:
+    assert mesh.path("n0/gpu5", "n1/gpu5").vertices == cluster("hgx_h200", 2).path("n0/gpu5", "n1/gpu5").vertices
+
+
+def test_a_mesh_of_fewer_chips_leaves_ports_unused(tmp_path: Path) -> None:
+    node = tmp_path / "half.toml"
+    node.write_text(MESH + "chips = 4\nnics = 4\nrails = 4\n", encoding="utf-8")
+    assert build_topology(load_node(node)).bottleneck("n0/gpu0", "n0/gpu3") == 450e9 / 7
+
+
+def test_a_path_by_other_nics_crosses_the_host_and_stays_on_their_rail() -> None:
+    topology = cluster("hgx_h200", 2)
+    path = topology.path_by("n0/gpu0", "n1/gpu0", ("n0/nic7", "n1/nic7"))
+    there = "n0/gpu0 n0/pcie0 n0/cpu0 n0/pcie3 n0/nic7 leaf7 n1/nic7 n1/pcie3 n1/cpu0 n1/pcie0 n1/gpu0"
+    assert path.vertices == tuple(there.split())
+    back = topology.path_by("n1/gpu0", "n0/gpu0", ("n1/nic7", "n0/nic7"))
+    assert back.vertices == path.vertices[::-1]
+    own = topology.path_by("n0/gpu3", "n1/gpu3", ("n0/nic3", "n1/nic3"))
+    assert own == topology.path("n0/gpu3", "n1/gpu3")
+
+
+def test_a_rack_reaches_the_nics_of_its_own_tray_by_pcie() -> None:
+    assert cluster("gb200_nvl72", 2).nics("n0/gpu6") == ("n0/nic4", "n0/nic5", "n0/nic6", "n0/nic7")
+    assert cluster("hgx_h200", 1).nics("n0/gpu6") == ()
+
+
+def test_a_link_is_found_by_its_ends() -> None:
+    topology = cluster("hgx_h200", 2)
+    link = topology.link_between("n0/nic3", "leaf3")
+    assert (link.source, link.target, link.capacity_bytes_per_s) == ("n0/nic3", "leaf3", 50e9)
+    with pytest.raises(ScenarioError, match=r"no link goes from 'n0/nic3' to 'leaf4'; 'n0/nic3' is joined to n0/pcie1"):
+        topology.link_between("n0/nic3", "leaf4")
+    with pytest.raises(ScenarioError, match="did you mean 'n0/nic3'"):
+        topology.link_between("n0/nick3", "leaf3")
+
+
+def test_a_nic_of_another_node_is_refused() -> None:
+    topology = cluster("hgx_h200", 2)
+    with pytest.raises(ScenarioError, match="'n1/nic0' is no NIC that 'n0/gpu0' reaches"):
+        topology.path_by("n0/gpu0", "n1/gpu0", ("n1/nic0", "n1/nic0"))
+    with pytest.raises(ScenarioError, match="no network joins"):
+        topology.path_by("n0/gpu0", "n0/gpu1", ("n0/nic0", "n0/nic1"))
+
+
+@pytest.mark.parametrize("name", ["hgx_h200", "hgx_h20", "gb200_nvl72", "l4_pcie"])
+def test_the_way_by_a_leaf_is_the_one_that_a_search_of_the_graph_finds(name: str) -> None:
+    topology = build_topology(load_node(name), 3, spines=3)
+    chips = topology.chips[:: max(1, len(topology.chips) // 12)]
+    for source, target in combinations(chips, 2):
+        path = topology.path(source, target)
+        allowed = {n for n, data in topology.graph.nodes(data=True) if data["kind"] not in ("chip", "nvswitch", "nic")}
+        ways = topology.graph.subgraph([*allowed, *path.vertices])
+        if not any(name.endswith("nvswitch") for name in path.vertices):
+            found = nx.shortest_path_length(ways, source, target)
+            assert len(path.links) == found

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prompts import tree_of_prompts
 from serving import Deployment, OpenLoop
-from test_engine_macro_steps import assert_same, requests
+from test_engine_macro_steps import assert_same, requests, serve_both
 
 from simulator.incidents import OperationsTable
 from simulator.network import KvTransfer
+from simulator.router import ROUTERS
 from simulator.schedulers import SCHEDULERS
 from simulator.token_gaps import token_gaps
 
@@ -70,7 +72,7 @@ def deployments(draw) -> dict:
     }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(requests, deployments())
 def test_nothing_is_lost_and_macro_steps_change_nothing(rows, deployment):
     """``serve`` checks every law: requests, tokens, blocks and loads are conserved whatever dies."""
@@ -83,6 +85,25 @@ def test_nothing_is_lost_and_macro_steps_change_nothing(rows, deployment):
     assert_same(*runs)
     failed = runs[0].ledger.column("failed").astype(bool)
     assert (failed == (runs[0].ledger.column("finish_ns") < 0)).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 40),
+    st.sampled_from([300_000, 2_000_000]),
+    deployments(),
+    st.sampled_from(sorted(ROUTERS)),
+)
+def test_nothing_is_lost_where_prefixes_are_cached(seed, size, gap_ns, deployment, router):
+    """Blocks that others hold, or that are found where KV is handed over, are neither lost nor counted twice."""
+    rng = np.random.default_rng(seed)
+    identities, prompts, outputs = tree_of_prompts(rng, size)
+    longer = -(-600 // deployment["block_tokens"])
+    deployment |= {"caching": True, "identities": identities}
+    deployment |= {name: deployment[name] + longer for name in ("blocks", "decode_blocks")}
+    arrivals = OpenLoop(np.cumsum(rng.exponential(gap_ns, size)).astype(int).tolist())
+    assert_same(*serve_both(deployment, arrivals, prompts, outputs, router))
 
 
 @pytest.mark.parametrize("policy", SCHEDULERS)

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from hardware.catalogue import load_node
 from hardware.topology import build_topology
-from simulator.carrier import Endpoint, KvCarrier
-from simulator.instance import Clock, soon
+from simulator.carrier import KvCarrier
+from simulator.clock import Clock, soon
+from simulator.lanes import Endpoint, Lanes
 from simulator.network import KvTransfer
 from simulator.transfer import Network
 
@@ -23,8 +24,9 @@ def moved(chunks, layers, kv_bytes, *, rival_bytes=0, **terms):
     topology = build_topology(load_node("hgx_h200"))
     env, ends = Clock(), {}
     endpoints = [Endpoint((chip,), kv_bytes) for chip in topology.chips]
-    network = Network(env, topology.capacity_bytes_per_s)
-    carrier = KvCarrier(env, network, topology, endpoints, terms=KvTransfer(**terms), layers=layers)
+    lanes = Lanes(topology, endpoints, merged=False)
+    network = Network(env, lanes.channels.capacity_bytes_per_s)
+    carrier = KvCarrier(env, network, lanes, transfer=KvTransfer(**terms), layers=layers)
     shipment = carrier.open(0, 1, lambda: ends.__setitem__("done", env.now))
     if rival_bytes:
         links = topology.path("n0/gpu0", "n0/gpu2").links

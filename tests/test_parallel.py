@@ -54,6 +54,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in a folder with two scenarios; pictures drawn in this process are empty, for they are slow."""
     for module, name in (
         (simulator.export, "plot_cdf"),
+        (simulator.export, "plot_timeline"),
         (simulator.side_by_side, "plot_candidates"),
         (simulator.side_by_side, "plot_sweep"),
     ):
@@ -122,7 +123,7 @@ def test_the_number_of_processes_changes_no_byte(command: tuple[str, ...]) -> No
         assert (done.returncode, done.stderr) == (0, "")
         found.append((done.stdout, contents("out")))
     assert found[0] == found[1]
-    assert len(found[0][1]) == (11 if command is COMPARE else 3)
+    assert len(found[0][1]) == (15 if command is COMPARE else 3)
 
 
 def test_summaries_come_in_the_order_of_their_points(tmp_path: Path) -> None:
@@ -149,8 +150,8 @@ def test_a_killed_command_goes_on_where_it_stopped(command: tuple[str, ...], mon
     assert len(made) == (1 if command is COMPARE else 3)
     resumed = contents("again")
     # The pictures of candidates were drawn before the kill, in a process that draws.
-    assert {name: data for name, data in resumed.items() if not name.endswith("cdf.png")} == {
-        name: data for name, data in whole.items() if not name.endswith("cdf.png")
+    assert {name: data for name, data in resumed.items() if not name.endswith(".png")} == {
+        name: data for name, data in whole.items() if not name.endswith(".png")
     }
     assert [name for name in tree(Path()) if "partial" in name] == []
 

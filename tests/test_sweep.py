@@ -28,14 +28,15 @@ LOOP = (
     "workload={closed_loop={concurrency=2, requests=40, prompt_tokens={kind='uniform', low=100, high=900}, "
     "output_tokens={kind='uniform', low=5, high=40}}}"
 )
-DRAW = simulator.side_by_side.plot_sweep
+DRAW = {name: getattr(simulator.side_by_side, name) for name in ("plot_sweep", "plot_capacities")}
 FILES = ["sweep.json", "sweep.parquet", "sweep.png"]
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in a folder with a scenario that saturates, and draw no picture, which is slow."""
-    monkeypatch.setattr(simulator.side_by_side, "plot_sweep", lambda *arguments: arguments[-1].write_bytes(b""))
+    for name in DRAW:
+        monkeypatch.setattr(simulator.side_by_side, name, lambda *arguments: arguments[-1].write_bytes(b""))
     monkeypatch.chdir(tmp_path)
     busy = SCENARIO.replace("requests = 30", "requests = 120").replace("ttft_ms = 1000", "ttft_ms = 150")
     (tmp_path / "s.toml").write_text(busy.replace("mean = 300", "mean = 1500").replace("max = 2000", "max = 9000"))
@@ -201,6 +202,7 @@ def pretend(attainment: object) -> tuple[list[float], object]:
                 ("p50_ttft_ms", "p99_ttft_ms", "p50_tpot_ms", "p99_tpot_ms", "request_throughput", "goodput_per_chip"),
                 1.0,
             )
+            shown |= {"p99_e2el_ms": 1.0, "busiest_link_utilisation": None, "busiest_link_peak_utilisation": None}
             found.append({"slo_attainment": attainment(rate), "pools": pools, "chips": 1} | known | shown)
         return found
 
@@ -280,7 +282,7 @@ def test_more_replicas_never_lower_the_capacity_of_the_quickstart(folder: Path) 
 
 
 def test_a_sweep_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simulator.side_by_side, "plot_sweep", DRAW)
+    monkeypatch.setattr(simulator.side_by_side, "plot_sweep", DRAW["plot_sweep"])
     result = servesim("sweep", "s.toml", "--rate", "20:100:40", "--seeds", "2", "--jobs", "1")
     assert (result.exit_code, result.stderr) == (0, "")
     assert tree(Path("results")) == ["small-sweep", *(f"small-sweep/{name}" for name in FILES)]
@@ -320,3 +322,111 @@ def test_an_earlier_sweep_is_replaced_and_nothing_else() -> None:
     Path("out/sweep.json").write_text("{}")
     result = servesim("sweep", "s.toml", "--rate", "10:20:10", "--out", "out")
     assert "holds 'sweep.json'" in error_sentence(result.exit_code, result.stdout, result.stderr)
+
+
+# --- several candidates ------------------------------------------------------------------------------
+
+CANDIDATES = """
+[[candidate]]
+name = "as is"
+[[candidate]]
+name = "big $x_"
+set = { "pool.right.replicas" = 4 }
+"""
+SLOW_LINKS = """
+[[candidate]]
+name = "apart"
+set = { "pool.left.stages" = ["prefill"], "pool.right.stages" = ["decode"], "network.kv_transfer.efficiency" = 1e-4 }
+"""
+
+
+def alone(content: dict) -> dict:
+    """Return what a sweep says, but for the name of its scenario."""
+    said = {key: value for key, value in content.items() if key not in {"name", "set", "scenario", "scenario_sha256"}}
+    return said | {"pools": content["scenario"]["pool"]}
+
+
+def test_candidates_are_swept_as_each_would_be_alone(folder: Path) -> None:
+    (folder / "c.toml").write_text(Path("s.toml").read_text() + CANDIDATES)
+    result = servesim("sweep", "c.toml", "--rate", "20:80:30", "--jobs", "1", "--json", "--out", "all")
+    content = json.loads(result.stdout)
+    assert [candidate["name"] for candidate in content["candidates"]] == ["as is", "big $x_"]
+    assert [candidate["set"] for candidate in content["candidates"]] == [{}, {"pool.right.replicas": 4}]
+    for candidate, change in zip(content["candidates"], ([], ["--set", "pool.right.replicas=4"]), strict=True):
+        assert alone(candidate) == alone(run_sweep("--rate", "20:80:30", *change))
+    points = pd.read_parquet("all/sweep.parquet")
+    loads = [len(candidate["loads"]) for candidate in content["candidates"]]
+    assert list(points["candidate"]) == ["as is"] * loads[0] + ["big $x_"] * loads[1]
+    # The first two instances are there in both.
+    assert content["candidates"][1]["capacity"] > content["candidates"][0]["capacity"]
+
+
+def test_a_sweep_of_candidates_is_complete(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, draw in DRAW.items():
+        monkeypatch.setattr(simulator.side_by_side, name, draw)
+    (folder / "b.toml").write_text(Path("s.toml").read_text().replace('"small"', '"[b]"'))
+    options = ("--rate", "30:90:30", "--no-refine", "--jobs", "1")
+    result = servesim("sweep", "s.toml", "b.toml", *options)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert tree(Path("results")) == ["small-sweep", *(f"small-sweep/{name}" for name in FILES)]
+    assert Path("results/small-sweep/sweep.png").read_bytes().startswith(b"\x89PNG\r\n")
+    for part in ("small: 2 candidates under load", "Capacity, requests/s", "[b]", "1.00 x", "Most per chip: small, "):
+        assert part in result.stdout
+    shown = servesim("show", "results/small-sweep")
+    assert (shown.exit_code, shown.stdout) == (0, result.stdout)
+    # A sweep of one scenario may take the place of one of several, and the other way round.
+    assert servesim("sweep", "s.toml", *options, "--quiet").exit_code == 0
+    assert "candidates" not in json.loads(Path("results/small-sweep/sweep.json").read_text())
+
+
+def test_rates_of_their_own_do_not_keep_scenarios_apart(folder: Path) -> None:
+    other = Path("s.toml").read_text().replace('"small"', '"b"').replace("rate_per_s = 20.0", "rate_per_s = 3.0")
+    (folder / "b.toml").write_text(other)
+    options = ("--rate", "30:30:1", "--jobs", "1", "--json", "--out", "out")
+    content = json.loads(servesim("sweep", "s.toml", "b.toml", *options).stdout)
+    first, second = content["candidates"]
+    assert first["loads"] == second["loads"]
+    assert content["same_workload"]
+    result = servesim("compare", "s.toml", "b.toml", "--jobs", "1")
+    assert "rate_per_s is 3.0 for 'b'" in error_sentence(result.exit_code, result.stdout, result.stderr)
+
+
+def test_candidates_that_all_miss_the_slo_exit_3(folder: Path) -> None:
+    (folder / "c.toml").write_text(Path("s.toml").read_text() + CANDIDATES)
+    result = servesim("sweep", "c.toml", "--rate", "500:900:400", "--jobs", "1", "--out", "out")
+    assert result.exit_code == 3
+    assert "No candidate has an SLO attainment of 0.9; try lower loads than 500 requests/s." in result.stderr
+    assert "none" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "options", "found"),
+    [
+        pytest.param("ttft_ms = 150", "ttft_ms = 99", (), "slo.ttft_ms is 99.0 for 'b'", id="slo"),
+        pytest.param("requests = 120", "requests = 99", (), "workload.synthetic.requests is 99 for 'b'", id="workload"),
+        pytest.param(
+            "[[pool]]", "[[pool]]", ("--set", "workload.warmup_s=100"), "candidate 'small', rate 20: workload", id="run"
+        ),
+    ],
+)
+def test_candidates_that_cannot_be_swept_are_refused(
+    folder: Path, old: str, new: str, options: tuple[str, ...], found: str
+) -> None:
+    (folder / "b.toml").write_text(Path("s.toml").read_text().replace('"small"', '"b"').replace(old, new, 1))
+    result = servesim("sweep", "s.toml", "b.toml", "--rate", "20:40:20", "--jobs", "1", *options)
+    assert found in error_sentence(result.exit_code, result.stdout, result.stderr)
+    assert not Path("results").exists() or tree(Path("results")) == []
+
+
+def test_the_busiest_link_is_shown_where_something_is_handed_over(folder: Path) -> None:
+    (folder / "c.toml").write_text(Path("s.toml").read_text() + CANDIDATES + SLOW_LINKS)
+    run = ("--rate", "5:25:10", "--no-refine", "--jobs", "1", "--set", "slo={}")
+    servesim("sweep", "c.toml", *run, "--out", "out")
+    colocated, _, apart = json.loads(Path("out/sweep.json").read_text())["candidates"]
+    assert {load["mean"]["busiest_link_utilisation"] for load in colocated["loads"]} == {None}
+    busy = [load["mean"]["busiest_link_utilisation"] for load in apart["loads"]]
+    assert busy == sorted(busy)
+    assert 0.01 < busy[0] < busy[-1] <= 1
+    pools = ("--set", "pool.left.stages=['prefill']", "--set", "pool.right.stages=['decode']")
+    assert " link" in servesim("sweep", "s.toml", *run, *pools, "--out", "one").stdout
+    assert " link" not in servesim("sweep", "s.toml", *run, "--out", "two").stdout

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardware.errors import LawError, ScenarioError
+from simulator.clock import Clock
 from simulator.fair_share import BYTE, rate_of
-from simulator.instance import Clock
 from simulator.transfer import Network
 
 GB = 1e9
@@ -289,7 +289,8 @@ class Watched(Run):
         {"latency_ns": -1},
         {"cap_bytes_per_s": 0.0},
         {"cap_bytes_per_s": float("nan")},
-        {"links": [0, 0]},
+        {"stripes": 0},
+        {"occupancy": 0.5},
         {"links": [2]},
         {"links": [-1]},
     ],

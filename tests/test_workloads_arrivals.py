@@ -25,6 +25,7 @@ EXAMPLES = {
     "weibull": {"rate_per_s": RATE_PER_S, "shape": 0.7},
     "mmpp": {"states": [{"rate_per_s": 7.0, "mean_s": 2.0}, {"rate_per_s": 2.0, "mean_s": 3.0}]},
     "ramp": {"start_per_s": 2.0, "end_per_s": 8.0},
+    "listed": {"rate_per_s": RATE_PER_S, "times": [i * i for i in range(600)]},
 }
 ANY = TypeAdapter(ArrivalProcess)
 
@@ -56,7 +57,7 @@ def test_every_process_gives_ordered_times_and_the_same_for_the_same_seed(kind: 
     assert first[0] >= 0
     assert (np.diff(first) >= 0).all()
     assert (first == again).all()
-    assert (first == other).all() == (kind in {"burst", "constant"})
+    assert (first == other).all() == (kind in {"burst", "constant", "listed"})
 
 
 @pytest.mark.parametrize("kind", ARRIVAL_PROCESSES)
@@ -223,3 +224,21 @@ def test_an_unknown_kind_names_the_known_ones() -> None:
 def test_arrivals_beyond_the_clock_are_a_scenario_error() -> None:
     with pytest.raises(ScenarioError, match="146 years"):
         process("constant", rate_per_s=1e-9).times_ns(stream(0, "arrivals"), 100)
+
+
+def test_listed_times_keep_their_pattern_at_any_rate_and_number() -> None:
+    times = process("listed", times=[0, 1, 3, 8], rate_per_s=2.0)
+    assert times.times_ns(stream(0, "arrivals"), 4).tolist() == [0, 250_000_000, 750_000_000, 2_000_000_000]
+    assert times.times_ns(stream(9, "arrivals"), 3).tolist() == [0, 500_000_000, 1_500_000_000]
+
+
+@pytest.mark.parametrize(("times", "size"), [([0, 1], 3), ([0, 0, 1], 2)])
+def test_too_few_listed_times_are_refused(times: list[int], size: int) -> None:
+    with pytest.raises(ScenarioError, match=f"{len(times)} listed times for {size} requests"):
+        process("listed", times=times).times_ns(stream(0, "arrivals"), size)
+
+
+@pytest.mark.parametrize("times", [[], [1, 0], [-1, 2]])
+def test_impossible_listed_times_are_refused(times: list[int]) -> None:
+    with pytest.raises(ValidationError):
+        process("listed", times=times)

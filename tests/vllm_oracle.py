@@ -39,9 +39,11 @@ class Oracle:
     reserve_full_prompt: bool = True
 
     def run(self, arrivals, prompts, outputs) -> list[Sequence]:
-        free = deque(range(self.blocks))
-        coming = deque(Sequence(i, p, o) for i, (p, o) in enumerate(zip(prompts, outputs, strict=True)))
-        everything = list(coming)
+        everything = [Sequence(i, p, o) for i, (p, o) in enumerate(zip(prompts, outputs, strict=True))]
+        return self.serve(everything, arrivals, deque(range(self.blocks)))
+
+    def serve(self, everything, arrivals, free):
+        coming = deque(everything)
         waiting: deque[Sequence] = deque()
         running: list[Sequence] = []
         now = 0
@@ -72,8 +74,8 @@ class Oracle:
             alive = True
             while not self._grow(sequence, sequence.computed + new, free):
                 victim = running.pop()
-                free.extend(victim.blocks)
-                victim.blocks, victim.computed, victim.decoding = [], 0, False
+                self._free(victim, free)
+                victim.computed, victim.decoding = 0, False
                 victim.preemptions += 1
                 waiting.appendleft(victim)
                 preempted = True
@@ -87,11 +89,8 @@ class Oracle:
             place += 1
         while waiting and not preempted and budget > 0 and len(running) < self.max_sequences:
             sequence = waiting[0]
-            new = min(sequence.tokens, budget)
-            whole = -(-sequence.tokens // self.block_tokens)
-            if self.reserve_full_prompt and whole > len(free):
-                break
-            if not self._grow(sequence, new, free):
+            new = self._admit_first(sequence, budget, free)
+            if new is None:
                 break
             waiting.popleft()
             running.append(sequence)
@@ -100,6 +99,18 @@ class Oracle:
             scheduled[sequence.index] = (sequence, new)
             budget -= new
         return list(scheduled.values())
+
+    def _admit_first(self, sequence, budget, free):
+        """Return the tokens the first of the queue computes, or None if it cannot be admitted."""
+        new = min(sequence.tokens, budget)
+        whole = -(-sequence.tokens // self.block_tokens)
+        if self.reserve_full_prompt and whole > len(free):
+            return None
+        return new if self._grow(sequence, new, free) else None
+
+    def _free(self, sequence, free) -> None:
+        free.extend(sequence.blocks)
+        sequence.blocks = []
 
     def _price(self, scheduled) -> int:
         decodes = [s for s, _ in scheduled if s.decoding]
@@ -129,6 +140,5 @@ class Oracle:
                 sequence.first_ns = now
             if sequence.produced == sequence.output:
                 sequence.finish_ns = now
-                free.extend(sequence.blocks)
-                sequence.blocks = []
+                self._free(sequence, free)
                 running.remove(sequence)

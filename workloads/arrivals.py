@@ -7,6 +7,7 @@ arrives after ``1 / rate`` and the last of N at ``N / rate``.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Self, TypeAlias
 
@@ -32,6 +33,7 @@ __all__ = [
     "Burst",
     "Constant",
     "Gamma",
+    "Listed",
     "MarkovModulated",
     "MarkovState",
     "Poisson",
@@ -128,6 +130,46 @@ class Weibull(Strict):
         # The mean of a Weibull variable of scale 1 is gamma(1 + 1 / shape).
         scale_s = 1 / (self.rate_per_s * math.gamma(1 + 1 / self.shape))
         return _to_ns(np.cumsum(scale_s * rng.weibull(self.shape, size)))
+
+
+class Listed(Strict):
+    """Given times, stretched so that the last of N requests lands at ``N / rate_per_s``: the seed changes nothing.
+
+    One pattern of arrivals at any rate, as a benchmark sends it that draws its gaps once.
+
+    Attributes
+    ----------
+    times
+        Of each request in any unit, never falling; of more than are needed, the first count.
+    """
+
+    kind: Literal["listed"] = "listed"
+    rate_per_s: Rate
+    times: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        late = next((i for i, (a, b) in enumerate(pairwise(self.times), 1) if b < a), None)
+        if late is not None:
+            raise ValueError(f"times fall from {self.times[late - 1]:g} to {self.times[late]:g}, expected them to rise")
+        return self
+
+    def times_ns(self, rng: Generator, size: int) -> IntColumn:
+        """Return int64[size] arrival times; the generator is not touched.
+
+        Raises
+        ------
+        ScenarioError
+            If there are fewer times than requests, or no time passes.
+        """
+        del rng
+        if size > len(self.times) or not self.times[size - 1]:
+            raise ScenarioError(
+                f"workload arrivals: found {len(self.times)} listed times for {size} requests, expected one for each, "
+                "and a last one above 0"
+            )
+        times_s = np.array(self.times[:size])
+        return _to_ns(times_s * (size / self.rate_per_s / times_s[-1]))
 
 
 class Ramp(Strict):
@@ -237,7 +279,7 @@ class MarkovModulated(Strict):
 
 
 ArrivalProcess: TypeAlias = Annotated[
-    Burst | Constant | Poisson | Gamma | Weibull | MarkovModulated | Ramp,
+    Burst | Constant | Poisson | Gamma | Weibull | Listed | MarkovModulated | Ramp,
     Field(discriminator="kind"),
 ]
 """The type of a scenario key that takes any arrival process."""
@@ -247,6 +289,7 @@ ARRIVAL_PROCESSES: Final[Mapping[str, type[ArrivalProcess]]] = MappingProxyType(
         "burst": Burst,
         "constant": Constant,
         "gamma": Gamma,
+        "listed": Listed,
         "mmpp": MarkovModulated,
         "poisson": Poisson,
         "ramp": Ramp,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -110,7 +110,7 @@ class GrowingTable:
         """
         if not len(self):
             raise TraceError(f"{rejects.path}:1: {_nothing_read(rejects)}, expected at least one good row")
-        columns = {name: _column(values) for name, values in self._columns.items()}
+        columns: dict[str, Any] = {name: _column(values) for name, values in self._columns.items()}
         times_ns = columns.pop("time_ns")
         times_ns = times_ns - times_ns[0]
         if spread and self._layout.coarse_clock:

@@ -10,6 +10,8 @@ from hardware.errors import ScenarioError
 from hardware.strict import Strict
 from workloads.arrivals import ArrivalProcess
 from workloads.lengths import LengthDistribution
+from workloads.limits import MAX_TOKENS
+from workloads.sessions import Sessions, one_prefix, sizes_of, turns_of
 from workloads.streams import stream
 from workloads.table import Arrivals
 
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from workloads.table import IntColumn
 
 __all__ = ["Synthetic", "synthesize"]
-
 
 _MOST_DRAWS: Final = 1000
 
@@ -27,10 +28,16 @@ class Synthetic(Strict):
 
     Attributes
     ----------
-    requests, arrivals
-        How many, and when.
+    requests
+        Requests in all.
+    arrivals
+        When requests arrive; with ``sessions``, when conversations begin.
     prompt_tokens, output_tokens
-        Lengths, drawn independently.
+        Lengths; with ``sessions``, ``prompt_tokens`` are what a turn says that is new.
+    shared_prefix_tokens
+        Tokens that every prompt begins with, the same ones, before its own ``prompt_tokens``.
+    sessions
+        Conversations of several turns.
     total_tokens_max
         Longest prompt and output together: a longer pair is drawn again, as data sets are filtered by what a model can
         hold. Means of what remains are below those of the distributions.
@@ -40,13 +47,16 @@ class Synthetic(Strict):
     arrivals: ArrivalProcess
     prompt_tokens: LengthDistribution
     output_tokens: LengthDistribution
+    shared_prefix_tokens: int = Field(default=0, ge=0, le=MAX_TOKENS, strict=True)
+    sessions: Sessions | None = None
     total_tokens_max: int | None = Field(default=None, ge=2)
 
     @model_validator(mode="after")
-    def _drawn(self) -> Self:
-        kinds = {self.prompt_tokens.kind, self.output_tokens.kind}
-        if self.total_tokens_max is not None and "listed" in kinds:
+    def _drawn_alone(self) -> Self:
+        if self.total_tokens_max is not None and "listed" in {self.prompt_tokens.kind, self.output_tokens.kind}:
             raise ValueError("total_tokens_max draws lengths again, and listed ones are not drawn; shorten the list")
+        if self.total_tokens_max is not None and self.sessions is not None:
+            raise ValueError("total_tokens_max bounds requests one by one, but turns of sessions grow; set one of them")
         return self
 
 
@@ -68,23 +78,37 @@ def synthesize(spec: Synthetic, seed: int) -> Arrivals:
     ScenarioError
         When the arrivals would last over 146 years, or hardly a pair of lengths keeps ``total_tokens_max``.
     """
-    prompts, outputs = _lengths(spec, seed)
+    own_tokens, output_tokens = _lengths(spec, seed)
+    source = f"synthetic ({spec.arrivals.kind} arrivals, seed {seed})"
+    if spec.sessions is not None:
+        turns = sizes_of(spec.sessions, spec.requests, seed)
+        return turns_of(
+            spec.sessions,
+            first_ns=spec.arrivals.times_ns(stream(seed, "arrivals"), turns.size),
+            turns=turns,
+            said_tokens=own_tokens,
+            output_tokens=output_tokens,
+            shared_tokens=spec.shared_prefix_tokens,
+            source=source,
+            seed=seed,
+        )
     return Arrivals(
         arrival_ns=spec.arrivals.times_ns(stream(seed, "arrivals"), spec.requests),
-        prompt_tokens=prompts,
-        output_tokens=outputs,
-        source=f"synthetic ({spec.arrivals.kind} arrivals, seed {seed})",
+        prompt_tokens=spec.shared_prefix_tokens + own_tokens,
+        output_tokens=output_tokens,
+        prefixes=one_prefix(own_tokens, spec.shared_prefix_tokens),
+        source=source,
     )
 
 
 def _lengths(spec: Synthetic, seed: int) -> tuple[IntColumn, IntColumn]:
-    """Return prompt and output tokens, int64 of shape (requests,)."""
+    """Return each request's own prompt tokens and its output tokens, int64 of shape (requests,)."""
     sides = (spec.prompt_tokens, stream(seed, "prompt_tokens")), (spec.output_tokens, stream(seed, "output_tokens"))
     prompts, outputs = (lengths.sample(rng, spec.requests) for lengths, rng in sides)
     if spec.total_tokens_max is None:
         return prompts, outputs
     for _ in range(_MOST_DRAWS):
-        over = prompts + outputs > spec.total_tokens_max
+        over = spec.shared_prefix_tokens + prompts + outputs > spec.total_tokens_max
         again = int(over.sum())
         if not again:
             return prompts, outputs

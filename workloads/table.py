@@ -15,7 +15,7 @@ from workloads.limits import LAST_ARRIVAL_NS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Arrivals", "BlockHashes", "IntColumn"]
+__all__ = ["Arrivals", "BlockHashes", "IntColumn", "Prefixes"]
 
 IntColumn: TypeAlias = NDArray[np.int64]
 
@@ -75,6 +75,50 @@ class BlockHashes:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Prefixes:
+    """What prompts begin with, as spans that others may share, in two ragged columns.
+
+    A span is named by its content. A name stands for the span's tokens and everything before them, so that
+    equal names are equal prefixes. ``-1 - i`` is what request ``i`` alone has: what follows the last span of
+    its prompt, and its answer.
+
+    Attributes
+    ----------
+    offsets
+        int64[n + 1]; request ``i`` has the spans from ``offsets[i]`` to ``offsets[i + 1]``.
+    contents
+        int64[offsets[-1]], names.
+    ends
+        int64[offsets[-1]], tokens from the start of the prompt to the end of each span: they rise and do not
+        go beyond the prompt.
+
+    Raises
+    ------
+    TraceError
+        When the offsets do not cut the spans into rows.
+    """
+
+    offsets: IntColumn
+    contents: IntColumn
+    ends: IntColumn
+
+    def __post_init__(self) -> None:
+        for name in ("offsets", "contents", "ends"):
+            object.__setattr__(self, name, _frozen(getattr(self, name)))
+        sizes = {self.contents.size, self.ends.size, int(self.offsets[-1])}
+        if len(sizes) > 1 or bool((np.diff(self.offsets, prepend=0) < 0).any()):
+            raise TraceError(f"prefix offsets do not rise from 0 to the {self.contents.size} spans there are")
+
+    def __len__(self) -> int:
+        return self.offsets.size - 1
+
+    def head(self, limit: int) -> Prefixes:
+        """Return the first ``limit`` requests' spans."""
+        offsets = self.offsets[: limit + 1]
+        return Prefixes(offsets, self.contents[: offsets[-1]], self.ends[: offsets[-1]])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Arrivals:
     """Requests in the order they arrive, as columns of n 64-bit integers (read-only).
 
@@ -88,6 +132,8 @@ class Arrivals:
         Where the rows come from, for reports.
     blocks
         Hashes of the prompts' blocks, where the source has them.
+    prefixes
+        What prompts share, where the source says it otherwise; see :func:`workloads.prefixes.prefixes_of`.
     session
         int64[n], numbers from 0 by first appearance, -1 for a request outside any session.
     images
@@ -111,6 +157,7 @@ class Arrivals:
     session: IntColumn | None = None
     images: IntColumn | None = None
     image_tokens: IntColumn | None = None
+    prefixes: Prefixes | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -141,6 +188,7 @@ class Arrivals:
             prompt_tokens=self.prompt_tokens[:limit],
             output_tokens=self.output_tokens[:limit],
             blocks=None if self.blocks is None else self.blocks.head(limit),
+            prefixes=None if self.prefixes is None else self.prefixes.head(limit),
             session=None if self.session is None else self.session[:limit],
             images=None if self.images is None else self.images[:limit],
             image_tokens=None if self.image_tokens is None else self.image_tokens[:limit],

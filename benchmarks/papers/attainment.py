@@ -110,6 +110,6 @@ def summaries_at(deployment: Deployment, rate: float, seeds: int, jobs: int) -> 
 
 
 def _point(deployment: Deployment, rate: float, seed: int) -> Point:
-    changes = {"seed": seed, "workload.synthetic.arrivals.rate_per_s": rate * deployment.chips} | deployment.changes
+    changes = {**deployment.changes, "seed": seed, "workload.synthetic.arrivals.rate_per_s": rate * deployment.chips}
     label = f"{deployment.candidate} at {rate:g} requests/s per chip"
     return Point(load_candidate(deployment.scenario, deployment.candidate, changes), label)

@@ -1,9 +1,9 @@
 """DistServe (Zhong et al., OSDI 2024): chatbot on OPT-13B and OPT-66B, SLO attainment against rate per GPU.
 
 The paper's own units: DistServe's placement serves its 300 (200) requests, one vLLM instance its 100. Every figure is
-simulated twice: with prices of this project (kernels and engines, nothing fitted to the paper), and with the step
-profiles the authors published for their own simulator. Lengths are those of the requests the authors sent, in their
-order; arrivals are Poisson, another draw under each seed.
+simulated twice: with prices of this project (kernels and engines, nothing fitted to the paper's curves), and with the
+step profiles the authors published for their own simulator. Requests and arrivals are those the authors sent; Poisson
+arrivals, another draw under each seed, show what chance does to so few requests.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from benchmarks.papers.attainment import Deployment, measure, rate_at, summaries_at
@@ -19,9 +18,11 @@ from perfdb.step_profile import load_step_profile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
+    from typing import Any, TypeAlias
 
     from benchmarks.papers.attainment import Curve
+
+    Curves: TypeAlias = Mapping[str, Mapping[str, Curve]]
 
 TARGET = 0.9
 TOLERANCE = 0.25
@@ -78,32 +79,32 @@ FIGURES = (
     ),
 )
 SYSTEMS = ("DistServe", "vLLM")
-#: System, rate per GPU, requests, mean TTFT and mean TPOT, ms, of four recorded runs of OPT-13B: the last lines of
-#: simdistserve/benchmarks/alignment/data-ground-truth/opt-13b-sharegpt/{distserve-c21d11-300-3,
-#: distserve-c21d11-450-4.5,vllm-100-1,vllm-100-2}.exp in the authors' repository.
+#: System, rate per GPU, mean TTFT and mean TPOT, ms, of recorded runs of OPT-13B: the last lines of
+#: simdistserve/benchmarks/alignment/data-ground-truth/opt-13b-sharegpt/{distserve-c21d11-300-3,vllm-100-1,
+#: vllm-100-2}.exp in the authors' repository.
 RECORDED = (
-    ("DistServe", 1.0, 300, 91.95, 38.35),
-    ("DistServe", 1.5, 450, 99.88, 51.07),
-    ("vLLM", 1.0, 100, 161.20, 34.25),
-    ("vLLM", 2.0, 100, 221.32, 61.67),
+    ("DistServe", 1.0, 91.95, 38.35),
+    ("vLLM", 1.0, 161.20, 34.25),
+    ("vLLM", 2.0, 221.32, 61.67),
 )
 PROFILES = {"DistServe": "distserve-a100", "vLLM": "vllm-2023-a100"}
 PRICES = ("ours", "profile")
 
 
+POISSON = {"workload.synthetic.arrivals": {"kind": "poisson"}}
+
+
 def lengths(kind: str, prompt: float, output: float, **more: object) -> dict[str, Any]:
-    """Return the changes for lengths drawn independently, pairs of up to 2,047 tokens."""
-    sides = {"prompt_tokens": prompt, "output_tokens": output}
-    drawn = {
-        f"workload.synthetic.{key}": {"kind": kind, "mean": mean, "max": 2047, **more} for key, mean in sides.items()
-    }
-    return drawn | {"workload.synthetic.total_tokens_max": 2047}
+    """Return the changes for Poisson arrivals and lengths drawn independently, pairs of up to 2,047 tokens."""
+    found: dict[str, Any] = dict(POISSON)
+    for side, mean in (("prompt", prompt), ("output", output)):
+        found[f"workload.synthetic.{side}_tokens"] = {"kind": kind, "mean": mean, "max": 2047, **more}
+    return found | {"workload.synthetic.total_tokens_max": 2047}
 
 
 #: What else lengths could have been assumed to be. All have the means of the whole data set, 755.5 and 200.3, once
 #: pairs of more than 2,047 tokens are drawn again; truncated exponentials are the maximum entropy under that.
 LENGTHS: Mapping[str, Mapping[str, Any]] = {
-    "the authors' requests": {},
     "maximum entropy": lengths("truncated_exponential", 820.4, 216.2),
     "lognormal, sigma 0.8": lengths("lognormal", 1066.1, 211.2, sigma=0.8),
     "lognormal, sigma 1.2": lengths("lognormal", 2354.2, 265.2, sigma=1.2),
@@ -134,8 +135,8 @@ def measured_knee(figure: Figure, system: str) -> float:
     return rate_at(shares, TARGET) or 0.0
 
 
-def print_curves(figure: Figure, found: Mapping[str, Mapping[str, Curve]]) -> None:
-    """Print attainment by rate, percent, with the range over seeds."""
+def print_curves(figure: Figure, sent: Curves, drawn: Curves) -> None:
+    """Print attainment by rate, percent; in brackets the range over Poisson arrivals."""
     columns = [f"{system}, {what}" for system in SYSTEMS for what in ("measured", *PRICES)]
     print(f"\n{figure.name}: SLO attainment, %\n\n| req/s per GPU | {' | '.join(columns)} |")
     print(f"|{'---|' * (len(columns) + 1)}")
@@ -143,22 +144,23 @@ def print_curves(figure: Figure, found: Mapping[str, Mapping[str, Curve]]) -> No
         cells = []
         for system in SYSTEMS:
             cells.append(f"{figure.measured[system][place]:g}")
-            cells += [_share(found[prices][system], rate) for prices in PRICES]
+            for prices in PRICES:
+                each = drawn[prices][system].by_rate[rate]
+                mean = sent[prices][system].mean(rate)
+                cells.append(f"{100 * mean:.0f} ({100 * min(each):.0f}-{100 * max(each):.0f})")
         print(f"| {rate:g} | {' | '.join(cells)} |")
 
 
-def print_recorded(seeds: int, jobs: int) -> None:
+def print_recorded() -> None:
     """Print mean latencies of the recorded runs beside ours."""
     print("\nOPT-13B: recorded runs, mean TTFT / mean TPOT, ms\n")
-    print("| | req/s per GPU | requests | recorded | ours | profile |\n|---|---|---|---|---|---|")
-    for system, rate, requests, ttft_ms, tpot_ms in RECORDED:
+    print("| | req/s per GPU | recorded | ours | profile |\n|---|---|---|---|---|")
+    for system, rate, ttft_ms, tpot_ms in RECORDED:
         cells = [f"{ttft_ms:.0f} / {tpot_ms:.1f}"]
         for prices in PRICES:
-            unit = deployment(FIGURES[0], system, prices, {"workload.synthetic.requests": requests})
-            runs = summaries_at(unit, rate, seeds, jobs)
-            means = [fmean(run[key] for run in runs) for key in ("mean_ttft_ms", "mean_tpot_ms")]
-            cells.append(f"{means[0]:.0f} / {means[1]:.1f}")
-        print(f"| {system} | {rate:g} | {requests} | {' | '.join(cells)} |")
+            (run,) = summaries_at(deployment(FIGURES[0], system, prices, {}), rate, 1, 1)
+            cells.append(f"{run['mean_ttft_ms']:.0f} / {run['mean_tpot_ms']:.1f}")
+        print(f"| {system} | {rate:g} | {' | '.join(cells)} |")
 
 
 def variant(folder: Path, prefill: float, more_ms: float) -> str:
@@ -180,19 +182,19 @@ def variant(folder: Path, prefill: float, more_ms: float) -> str:
     return str(path)
 
 
-def print_hinges(figure: Figure, distserve: Curve, seeds: int, jobs: int) -> None:
+def print_hinges(figure: Figure, distserve: Curve) -> None:
     """Print what becomes of the ratio if vLLM's steps are priced differently; DistServe keeps its profile."""
     ours = distserve.knee(TARGET) or 0.0
-    print(f"\n{figure.name}: the ratio by vLLM's step times\n")
+    print(f"\n{figure.name}: the ratio by vLLM's step times (profile, the authors' requests and arrivals)\n")
     print(f"| prompts, times | every step, ms more | attainment, % | vLLM | ratio |\n|{'---|' * 5}")
     with tempfile.TemporaryDirectory() as folder:
         for prefill, more_ms in figure.variants:
-            unit = deployment(figure, "vLLM", "ours", {"pool.0.step_profile": variant(Path(folder), prefill, more_ms)})
-            (curve,) = measure([unit], figure.rates, TARGET, seeds, jobs)
+            profile = {"pool.0.step_profile": variant(Path(folder), prefill, more_ms)}
+            (curve,) = measure([deployment(figure, "vLLM", "ours", profile)], figure.rates, TARGET, 1, 1)
             knee = curve.knee(TARGET)
             shares = " ".join(f"{100 * curve.mean(rate):.0f}" for rate in figure.rates)
             ratio = "none" if knee is None else f"{ours / knee:.2f}"
-            print(f"| {prefill:g} | {more_ms:+g} | {shares} | {_knee(curve)} | {ratio} |")
+            print(f"| {prefill:.2f} | {more_ms:+g} | {shares} | {_knee(curve)} | {ratio} |")
 
 
 def print_ratios(figure: Figure, rows: Mapping[str, Mapping[str, Curve]]) -> None:
@@ -213,29 +215,24 @@ def print_ratios(figure: Figure, rows: Mapping[str, Mapping[str, Curve]]) -> Non
         print(f"| {label} | {' | '.join(cells)} | {ratio:.2f} | {ratio / wanted - 1:+.0%}, {verdict} {TOLERANCE:.0%} |")
 
 
-def _share(curve: Curve, rate: float) -> str:
-    values = curve.by_rate[rate]
-    return f"{100 * curve.mean(rate):.0f} ({100 * min(values):.0f}-{100 * max(values):.0f})"
-
-
 def _knee(curve: Curve) -> str:
     knee, each = curve.knee(TARGET), [value for value in curve.knees(TARGET) if value is not None]
     if knee is None:
         lowest = min(curve.by_rate)
         return f"none: {100 * curve.mean(lowest):.0f} % at {lowest:g}"
-    return f"{knee:.2f} ({min(each):.2f}-{max(each):.2f})" if each else f"{knee:.2f}"
+    return f"{knee:.2f} ({min(each):.2f}-{max(each):.2f})" if len(each) > 1 else f"{knee:.2f}"
 
 
 def main(seeds: int, jobs: int) -> None:
     """Run both models and print every table."""
-    print_recorded(seeds, jobs)
+    print_recorded()
     for figure in FIGURES:
-        found = {prices: curves(figure, prices, seeds, jobs) for prices in PRICES}
-        print_curves(figure, found)
-        rows = {f"{prices}, {next(iter(LENGTHS))}": found[prices] for prices in PRICES}
-        for label, changes in list(LENGTHS.items())[1:]:
-            rows |= {
-                f"{prices}, {label}": curves(figure, prices, max(1, seeds // 2), jobs, changes) for prices in PRICES
-            }
+        sent = {prices: curves(figure, prices, 1, jobs) for prices in PRICES}
+        drawn = {prices: curves(figure, prices, seeds, jobs, POISSON) for prices in PRICES}
+        print_curves(figure, sent, drawn)
+        rows = {f"{prices}, the authors' requests and arrivals": sent[prices] for prices in PRICES}
+        rows |= {f"{prices}, their lengths, Poisson arrivals": drawn[prices] for prices in PRICES}
+        for label, changes in LENGTHS.items():
+            rows |= {f"{prices}, {label}": curves(figure, prices, seeds, jobs, changes) for prices in PRICES}
         print_ratios(figure, rows)
-        print_hinges(figure, found["profile"]["DistServe"], seeds, jobs)
+        print_hinges(figure, sent["profile"]["DistServe"])

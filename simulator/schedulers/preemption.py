@@ -21,9 +21,9 @@ def preempt(state: EngineState, request: Request) -> Request:
         state.leave_decode(request)
         request.tokens = request.computed + 1
         state.recomputed += request.tokens
+    request.epoch += 1
     state.release(request)
     request.computed = 0
-    request.epoch += 1
     state.preemptions += 1
     state.waiting.appendleft(request)
     return request

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from simulator.kvcache import BlockPool
+from simulator.prefix_cache import PrefixCache
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from simulator.request import Request
 
@@ -38,6 +39,40 @@ class Limits:
     reserve_full_prompt: bool = True
 
 
+class CountedQueue(deque["Request"]):
+    """Waiting requests, and the sum of their tokens for those who ask at every arrival."""
+
+    def __init__(self, requests: Iterable[Request] = ()) -> None:
+        super().__init__(requests)
+        self.tokens = sum(request.tokens for request in self)
+
+    def append(self, request: Request, /) -> None:
+        """Add a request at the end."""
+        self.tokens += request.tokens
+        super().append(request)
+
+    def appendleft(self, request: Request, /) -> None:
+        """Add a request in front."""
+        self.tokens += request.tokens
+        super().appendleft(request)
+
+    def popleft(self) -> Request:
+        """Take the first request out."""
+        request = super().popleft()
+        self.tokens -= request.tokens
+        return request
+
+    def remove(self, request: Request, /) -> None:
+        """Take a request out."""
+        super().remove(request)
+        self.tokens -= request.tokens
+
+    def clear(self) -> None:
+        """Take all requests out."""
+        super().clear()
+        self.tokens = 0
+
+
 class EngineState:
     """Queues and counters of one engine instance; nothing in it knows the time or a true output length.
 
@@ -47,6 +82,8 @@ class EngineState:
         KV blocks that sequences can use.
     block_tokens
         Tokens of one block.
+    caching
+        Blocks keep what they hold until they are taken again, and requests find it there.
 
     Attributes
     ----------
@@ -72,23 +109,33 @@ class EngineState:
         Requests put back into the queue to make room.
     pool
         KV blocks.
+    cache
+        The pool, if it is one that keeps what blocks hold.
+    queried, hits
+        Tokens of requests when they were first admitted, and those of them that were found in the cache.
+    reused
+        Tokens that were not computed because they were in the cache, after a preemption too.
     """
 
     __slots__ = (
+        "cache",
         "context_sum",
         "decodes",
+        "hits",
         "loading",
         "pool",
         "preemptions",
         "prefilling",
+        "queried",
         "ready",
         "recomputed",
+        "reused",
         "running",
         "step",
         "waiting",
     )
 
-    def __init__(self, blocks: int, block_tokens: int) -> None:
+    def __init__(self, blocks: int, block_tokens: int, *, caching: bool = False) -> None:
         self.step = 0
         self.waiting: deque[Request] = deque()
         self.loading = 0
@@ -98,7 +145,9 @@ class EngineState:
         self.decodes = 0
         self.context_sum = 0
         self.recomputed = self.preemptions = 0
-        self.pool = BlockPool(blocks, block_tokens)
+        self.cache = PrefixCache(blocks, block_tokens) if caching else None
+        self.pool = BlockPool(blocks, block_tokens) if self.cache is None else self.cache
+        self.queried = self.hits = self.reused = 0
 
     def join_decode(self, request: Request) -> None:
         """Count a request whose prompt is computed among the decoding ones."""
@@ -116,7 +165,65 @@ class EngineState:
 
     def release(self, request: Request) -> None:
         """Give back the blocks of a request that is not decoding."""
-        self.pool.give(self.pool.blocks_for(request.computed))
+        if self.cache is not None:
+            self.cache.release(request)
+        else:
+            self.pool.give(self.pool.blocks_for(request.computed))
+
+    def abandon(self, request: Request) -> None:
+        """Give back the blocks of a request for all its tokens; only what it found here holds anything."""
+        blocks = self.pool.blocks_for(request.tokens)
+        if self.cache is None:
+            self.pool.give(blocks)
+            return
+        self.cache.give(blocks - request.held)
+        request.computed = request.found
+        self.cache.release(request)
+
+    def lose_all(self) -> None:
+        """Give back every block, and what it held."""
+        if self.cache is not None:
+            self.cache.clear()
+        else:
+            self.pool.give(self.pool.blocks - self.pool.free)
+
+    def find(self, request: Request) -> tuple[int, int]:
+        """Return how many blocks of a request are here already, and how many of them nobody uses."""
+        return (0, 0) if self.cache is None else self.cache.find(request)
+
+    def load(self) -> tuple[int, int, int]:
+        """Return tokens that wait to be computed, blocks in use, and tokens of a block."""
+        waiting, pool, prefilling = self.waiting, self.pool, self.prefilling
+        if not isinstance(waiting, CountedQueue):
+            waiting = self.waiting = CountedQueue(waiting)
+        started = 0 if prefilling is None else prefilling.tokens - prefilling.computed
+        return waiting.tokens + started, pool.blocks - pool.free, pool.block_tokens
+
+    def claim(self, request: Request) -> int:
+        """Let a request that is admitted hold the blocks that are here already, and return their number."""
+        cache = self.cache
+        if cache is None:
+            request.found = 0
+            return 0
+        blocks = cache.claim(request)
+        request.computed = request.found = blocks * cache.block_tokens
+        if not request.epoch:
+            self.queried += request.tokens - request.remote
+            self.hits += request.computed
+        if not request.remote:
+            self.reused += request.computed
+        return blocks
+
+    def take(self, request: Request, blocks: int, tokens: int) -> None:
+        """Take ``blocks`` blocks for a request, into which its tokens up to the first ``tokens`` are computed."""
+        self.pool.take(blocks)
+        self.register(request, tokens)
+
+    def register(self, request: Request, tokens: int) -> bool:
+        """Let a request's blocks be found, up to its first ``tokens`` tokens; tell whether anybody can."""
+        if self.cache is not None:
+            self.cache.register(request, tokens)
+        return self.cache is not None
 
 
 @dataclass(slots=True)
@@ -135,6 +242,8 @@ class Plan:
         Requests put back into the queue to make room.
     loads
         Requests that got blocks for KV that must now be fetched.
+    joined
+        Requests whose KV was fetched and that decode from this step on, counted among ``decodes``.
     """
 
     chunks: list[tuple[Request, int]]
@@ -142,6 +251,7 @@ class Plan:
     steps: int
     preempted: list[Request]
     loads: Sequence[Request] = ()
+    joined: Sequence[Request] = ()
 
 
 class Scheduler(Protocol):

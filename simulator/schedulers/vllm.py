@@ -8,7 +8,7 @@ preempted are waiting requests admitted, first come first served, up to the toke
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from simulator.schedulers.preemption import preempt
 from simulator.schedulers.state import Plan
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from simulator.schedulers.state import EngineState
 
 __all__ = ["VllmScheduler"]
+
+_IDLE: Final = Plan([], 0, 1, [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,45 +45,69 @@ class VllmScheduler:
 
     def plan(self, state: EngineState) -> Plan:
         """Return the next plan; see :class:`simulator.schedulers.state.Scheduler`."""
-        if self._nothing_to_admit(state) and state.prefilling is None:
-            steps = state.pool.lasting(state.step)
-            if steps > 1:
-                return Plan([], state.decodes, steps, [])
+        if not (state.running or state.waiting or state.ready):
+            return _IDLE
+        joined: list[Request] = []
+        if state.prefilling is None:
+            if state.ready and state.pool.growth[state.step % state.pool.block_tokens] <= state.pool.free:
+                self._join(state, self.max_tokens - state.decodes, joined, gives=True)
+            if self._nothing_to_admit(state):
+                steps = state.pool.lasting(state.step)
+                if steps > 1:
+                    return Plan([], state.decodes, steps, [], (), joined)
         preempted = self._room_for_decodes(state)
-        plan = Plan([], state.decodes, 1, preempted)
+        plan = Plan([], state.decodes, 1, preempted, (), joined)
         budget = self.max_tokens - state.decodes
         if state.prefilling is not None:
             budget -= self._continue_prompt(state, state.prefilling, budget, plan)
+            if not preempted:
+                budget -= self._join(state, budget, joined, gives=False)
         if not preempted:
-            if state.ready:
-                budget -= self._admit_ready(state, budget, plan)
             self._admit(state, budget, plan)
         plan.decodes = state.decodes
         return plan
+
+    def _join(self, state: EngineState, budget: int, joined: list[Request], *, gives: bool) -> int:
+        """Let requests decode whose KV was fetched, and return the tokens they compute.
+
+        With all of their context in the cache but one token, they are decodes to vLLM's attention like any other.
+        The block of that token came with the others: it is given back where all decodes are about to take theirs.
+        """
+        pool, before = state.pool, len(joined)
+        while state.ready and len(state.running) < self.max_sequences and len(joined) - before < budget:
+            request = state.ready.popleft()
+            if gives and request.computed % pool.block_tokens == 0:
+                pool.give(1)
+            state.running[request.index] = request
+            state.join_decode(request)
+            joined.append(request)
+        return len(joined) - before
 
     def _nothing_to_admit(self, state: EngineState) -> bool:
         """Tell whether no waiting request can join before one leaves: then only decode steps remain."""
         budget = self.max_tokens - state.decodes
         full = len(state.running) >= self.max_sequences or budget <= 0
-        if state.ready and not full:
-            return False
         if not state.waiting or (full and not state.waiting[0].remote):
             return True
         return self._blocks_to_admit(state, state.waiting[0], budget) > state.pool.free
 
     def _blocks_to_admit(self, state: EngineState, request: Request, budget: int) -> int:
         """Return the free blocks a request asks for before it is admitted; more than all if never now."""
-        if request.remote:
-            return state.pool.blocks_for(request.tokens)
-        if not self.chunked and request.tokens > budget:
-            return state.pool.blocks + 1
-        new = request.tokens if self.reserve_full_prompt else min(request.tokens, budget)
-        return state.pool.blocks_for(new)
+        pool, tokens = state.pool, request.tokens
+        here, idle = state.find(request)
+        if not request.remote:
+            past = here * pool.block_tokens
+            if not self.chunked and tokens - past > budget:
+                return pool.blocks + 1
+            if not self.reserve_full_prompt:
+                tokens = min(tokens, past + budget)
+        # A block that is here but that nobody uses is a free one less, like a new one.
+        return pool.blocks_for(tokens) - here + idle
 
     def _room_for_decodes(self, state: EngineState) -> list[Request]:
         """Take one step's blocks for the decoding sequences, preempting from the tail where they lack."""
         pool = state.pool
-        needed = pool.needed(state.step, 1)
+        needed = pool.growth[state.step % pool.block_tokens]
         if needed <= pool.free:
             pool.take(needed)
             return []
@@ -107,20 +133,9 @@ class VllmScheduler:
         if blocks > pool.free:
             plan.preempted.append(_preempt_last(state))
             return 0
-        pool.take(blocks)
+        state.take(request, blocks, request.computed + new)
         plan.chunks.append((request, new))
         return new
-
-    def _admit_ready(self, state: EngineState, budget: int, plan: Plan) -> int:
-        """Admit requests whose KV was fetched, blocks and all; return the tokens they compute."""
-        tokens = 0
-        while state.ready and tokens < budget and len(state.running) < self.max_sequences:
-            request = state.ready.popleft()
-            state.running[request.index] = request
-            new = request.tokens - request.computed
-            plan.chunks.append((request, new))
-            tokens += new
-        return tokens
 
     def _admit(self, state: EngineState, budget: int, plan: Plan) -> None:
         while state.waiting:
@@ -131,14 +146,16 @@ class VllmScheduler:
             if self._blocks_to_admit(state, request, budget) > state.pool.free:
                 break
             state.waiting.popleft()
+            here = state.claim(request)
             if request.remote:
                 # As vLLM does, a request may fetch its KV however many are running.
-                state.pool.take(state.pool.blocks_for(request.tokens))
+                state.pool.take(state.pool.blocks_for(request.tokens) - here)
                 plan.loads = (*plan.loads, request)
                 continue
             state.running[request.index] = request
-            new = min(request.tokens, budget)
-            state.pool.take(state.pool.blocks_for(new))
+            new = min(request.tokens - request.computed, budget)
+            tokens = request.computed + new
+            state.take(request, state.pool.blocks_for(tokens) - here, tokens)
             plan.chunks.append((request, new))
             budget -= new
 

@@ -51,25 +51,27 @@ class WholePromptScheduler:
 
     def plan(self, state: EngineState) -> Plan:
         """Return the next plan; see :class:`simulator.schedulers.state.Scheduler`."""
-        if not self._admits_head(state, 0) and not (state.ready and len(state.running) < self.max_sequences):
-            steps = state.pool.lasting(state.step, int(self.free_block_each))
-            if steps > 1:
-                return Plan([], state.decodes, steps, [])
         plan = Plan([], 0, 1, [])
-        if self.mixed:
-            self._decode(state, plan)
-        if not plan.preempted:
+        if not self.mixed:
             self._admit(state, plan)
-        if not (self.mixed or plan.chunks):
+        if not plan.chunks:
             self._decode(state, plan)
+            if self.mixed and not plan.preempted:
+                self._admit(state, plan)
         return plan
 
     def _decode(self, state: EngineState, plan: Plan) -> None:
-        """Let every running sequence compute a token, with those whose KV was fetched if none had to go."""
-        plan.preempted = self._room_for_decodes(state)
-        plan.decodes = state.decodes
-        if not plan.preempted:
-            self._join_ready(state, plan)
+        """Let every running sequence compute a token, for as many steps as nobody else can join."""
+        pool = state.pool
+        joined: list[Request] = []
+        if not state.decodes or pool.needed(state.step, 1) + self.free_block_each <= pool.free:
+            self._join_ready(state, joined)
+        if not (self.mixed and self._admits_head(state, 0)):
+            plan.steps = max(1, pool.lasting(state.step, int(self.free_block_each)))
+        if plan.steps == 1:
+            plan.preempted = self._room_for_decodes(state)
+            joined = [request for request in joined if request.index in state.running]
+        plan.decodes, plan.joined = state.decodes, joined
 
     def _admits_head(self, state: EngineState, tokens: int) -> bool:
         """Tell whether the head of the queue gets its blocks now, beside ``tokens`` prompt tokens of this step."""
@@ -77,34 +79,41 @@ class WholePromptScheduler:
             return False
         request, pool = state.waiting[0], state.pool
         spare = 0 if pool.free == pool.blocks else int(self.watermark * pool.blocks)
-        if pool.free - pool.blocks_for(request.tokens) < spare:
+        here, idle = state.find(request)
+        # A block that is here but that nobody uses is a free one less, like a new one.
+        if pool.free - (pool.blocks_for(request.tokens) - here + idle) < spare:
             return False
         if request.remote:
             return True
-        room = tokens == 0 or tokens + request.tokens <= self.max_tokens
+        room = tokens == 0 or tokens + request.tokens - here * pool.block_tokens <= self.max_tokens
         return room and len(state.running) < self.max_sequences
 
     def _admit(self, state: EngineState, plan: Plan) -> None:
         """Take prompts, and requests whose KV can now be fetched, from the queue while its head fits."""
-        tokens = plan.decodes + len(plan.chunks)
-        first = True
+        tokens, first = plan.decodes, True
         while self._admits_head(state, 0 if first else tokens):
             request = state.waiting.popleft()
-            state.pool.take(state.pool.blocks_for(request.tokens))
+            blocks = state.pool.blocks_for(request.tokens) - state.claim(request)
             if request.remote:
+                state.pool.take(blocks)
                 plan.loads = (*plan.loads, request)
                 continue
+            state.take(request, blocks, request.tokens)
             state.running[request.index] = request
-            plan.chunks.append((request, request.tokens))
-            tokens += request.tokens
+            new = request.tokens - request.computed
+            plan.chunks.append((request, new))
+            tokens += new
             first = False
 
-    def _join_ready(self, state: EngineState, plan: Plan) -> None:
-        """Let requests whose KV was fetched compute their next token with the others."""
+    def _join_ready(self, state: EngineState, joined: list[Request]) -> None:
+        """Let requests decode whose KV was fetched; the block of their next token is taken with all others'."""
         while state.ready and len(state.running) < self.max_sequences:
             request = state.ready.popleft()
+            if request.computed % state.pool.block_tokens == 0:
+                state.pool.give(1)
             state.running[request.index] = request
-            plan.chunks.append((request, request.tokens - request.computed))
+            state.join_decode(request)
+            joined.append(request)
 
     def _room_for_decodes(self, state: EngineState) -> list[Request]:
         """Take one step's blocks for the decoding sequences, preempting the last ones where they lack."""

@@ -1,0 +1,142 @@
+"""How a run unfolds: one row per window of time, in the columns of ``timeline.parquet``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+
+from simulator.link_windows import LinkWindows, link_windows
+from simulator.windows import mean_open, percentiles, window_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from simulator.finished import Finished
+
+__all__ = ["LINK", "timeline_table"]
+
+LINK: Final = "link_utilisation_"
+"""What the names of columns about links begin with; the name of the link follows."""
+
+_MOST_LINKS: Final = 5
+
+
+def timeline_table(run: Finished) -> pd.DataFrame:
+    """Return the windows of a run in order of time.
+
+    Percentiles and shares of a window in which nothing of the kind happened are NaN. Averages over a window's time
+    (``queued``, ``running``, ``kv_transfers``, ``utilisation``) come from when each began and ended, not from samples.
+    """
+    edges = run.window_edges()
+    columns: dict[str, NDArray[np.float64] | NDArray[np.int64] | list[str]] = {
+        "start_s": edges[:-1] / 1e9,
+        "end_s": edges[1:] / 1e9,
+    }
+    columns |= _requests(run, edges)
+    for number, pool in enumerate(run.pools):
+        members = np.flatnonzero(run.instance_pools() == number)
+        columns |= {f"{name}_{pool.name}": column for name, column in _pool(run, members, edges).items()}
+    if run.cluster.carrier is not None:
+        transfers = run.cluster.carrier.log.table()
+        begun = transfers["start_ns"]
+        columns["kv_transfers"] = mean_open(begun, begun + transfers["duration_ns"], edges)
+    columns |= _links(link_windows(run))
+    columns["incidents"] = _told(run.incidents, edges)
+    return pd.DataFrame(columns)
+
+
+def _requests(run: Finished, edges: NDArray[np.int64]) -> dict[str, NDArray[np.float64] | NDArray[np.int64]]:
+    """Return counts and latencies; first tokens by when they came, all else by when a request was over."""
+    ledger, times, windows = run.cluster.ledger, run.times, len(edges) - 1
+    arrived, first, over = (
+        window_of(ledger.column(name), edges) for name in ("arrival_ns", "first_token_ns", "finish_ns")
+    )
+    failed = ledger.column("failed") > 0
+    # A refused request is over when it arrives.
+    over = np.where(failed, arrived, over)
+    finished, refused, met = (
+        np.bincount(over[which], minlength=windows) for which in (times.completed, failed, times.met_slo)
+    )
+    done = finished + refused
+    median_ttft, p99_ttft = percentiles(times.ttft_ms, first, windows, (50, 99))
+    return {
+        "arrived": np.bincount(arrived, minlength=windows),
+        "finished": finished,
+        "failed": refused,
+        "p50_ttft_ms": median_ttft,
+        "p99_ttft_ms": p99_ttft,
+        "p99_tpot_ms": percentiles(times.tpot_ms, over, windows, (99,))[0],
+        "p99_e2el_ms": percentiles(times.e2e_ms, over, windows, (99,))[0],
+        "slo_attainment": np.where(done > 0, met / np.maximum(done, 1), np.nan),
+    }
+
+
+def _pool(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """Return what waits and runs in a pool, how busy it is and how many sequences decode while some do."""
+    ledger = run.cluster.ledger
+    arrival, admitted, first, ready, finish = (
+        ledger.column(f"{name}_ns") for name in ("arrival", "admitted", "first_token", "kv_ready", "finish")
+    )
+    here, decodes_here = (np.isin(ledger.column(name), members) for name in ("instance", "decode_instance"))
+    handed = ready >= 0
+    queued = _open(arrival, admitted, here, edges) + _open(first, ready, decodes_here & handed, edges)
+    running = _open(admitted, first, here & handed, edges) + _open(admitted, finish, here & ~handed, edges)
+    running += _open(ready, finish, decodes_here & handed, edges)
+    begun, lasted, decodes = (
+        np.concatenate([run.cluster.logs[i].table()[name] for i in members])
+        for name in ("start_ns", "duration_ns", "decodes")
+    )
+    with_decodes = decodes > 0
+    decoding = mean_open(begun[with_decodes], (begun + lasted)[with_decodes], edges)
+    batch = mean_open(begun, begun + lasted, edges, decodes)
+    return {
+        "queued": queued,
+        "running": running,
+        "utilisation": mean_open(begun, begun + lasted, edges) / np.maximum(_serving(run, members, edges), 1e-9),
+        "decode_batch": np.where(decoding > 0, batch / np.where(decoding > 0, decoding, 1.0), np.nan),
+    }
+
+
+def _serving(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return how many instances of a pool were there to serve in each window."""
+    instances = [run.cluster.instances[i] for i in members]
+    ends = [instance.ended_ns if instance.ended_ns >= 0 else edges[-1] for instance in instances]
+    return mean_open(np.array([instance.started_ns for instance in instances]), np.array(ends), edges)
+
+
+def _open(
+    starts_ns: NDArray[np.int64], ends_ns: NDArray[np.int64], which: NDArray[np.bool_], edges: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return how many of some requests were between two of their times, both of which must have come."""
+    which = which & (starts_ns >= 0) & (ends_ns >= 0)
+    return mean_open(starts_ns[which], ends_ns[which], edges)
+
+
+def _links(found: LinkWindows) -> dict[str, NDArray[np.float64]]:
+    """Return the busiest link first, then some others that look different, that with the highest peak among them."""
+    if not found.names:
+        return {}
+    peaks = found.utilisation.max(axis=0)
+    chosen: list[int] = []
+    for number in (*found.busiest_first()[:1], peaks.argmax(), *found.busiest_first()[1:]):
+        if len(chosen) < _MOST_LINKS and not _is_among(found.utilisation, int(number), chosen):
+            chosen.append(int(number))
+    return {LINK + found.names[number]: found.utilisation[:, number] for number in chosen}
+
+
+def _is_among(curves: NDArray[np.float64], number: int, chosen: Iterable[int]) -> bool:
+    """Tell whether a curve is that of another link, as of two on one path; to a thousandth of the capacity."""
+    return any(np.abs(curves[:, number] - curves[:, other]).max() < 1e-3 for other in chosen)
+
+
+def _told(incidents: Sequence[tuple[int, str]], edges: NDArray[np.int64]) -> list[str]:
+    """Return what happened in each window, in words."""
+    told: list[list[str]] = [[] for _ in edges[1:]]
+    for time_ns, text in incidents:
+        if time_ns <= edges[-1]:
+            told[int(window_of(np.array([time_ns]), edges)[0])].append(text)
+    return ["; ".join(texts) for texts in told]
