@@ -23,6 +23,7 @@ __all__ = [
     "Node",
     "chip_names",
     "default_node",
+    "host_w_per_chip",
     "load_chip",
     "load_node",
     "node_names",
@@ -103,6 +104,18 @@ def default_node(chip_name: str | Path) -> Node:
             f"add a key such as node = 'hgx_h200' to its file, or choose a topology"
         )
     return load_node(chip.node)
+
+
+def host_w_per_chip(node: str | None) -> float:
+    """Return the most that a node draws beside its chips, per chip; 0 for no node, or one whose file does not say.
+
+    Raises
+    ------
+    CatalogueError
+        The node is unknown, or its file is wrong.
+    """
+    found = load_node(node) if node is not None else None
+    return 0.0 if found is None or found.host_w is None else found.host_w / found.chips
 
 
 def source_of(key: str, sources: tuple[tuple[str, str], ...]) -> str | None:

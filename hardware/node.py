@@ -56,11 +56,6 @@ class Node(Strict):
     sources: Pairs = ()
     """Source of each figure by dotted key; a key covers all that lies below it."""
 
-    @property
-    def host_w_per_chip(self) -> float:
-        """What the node draws beside its chips at most, for each of them, W; 0 where its file does not say."""
-        return 0.0 if self.host_w is None else self.host_w / self.chips
-
     @model_validator(mode="after")
     def _is_even(self) -> Self:
         for part, whole in (("trays", "chips"), ("pcie_switches", "chips"), ("nics", "chips")):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hardware.catalogue import chip_names, load_chip, load_node
+from hardware.catalogue import chip_names, host_w_per_chip, load_chip
 from hardware.errors import CapacityError, ScenarioError, suggest
 from perfdb.compile import CompiledCosts, StepLimits, compile_costs
 from perfdb.layout import Layout
@@ -306,8 +306,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         decodes=pool.decodes,
         caching=options.caches_prefixes,
     )
-    node = topology or chip.node
-    host_w = load_node(node).host_w_per_chip if node is not None else 0.0
+    host_w = host_w_per_chip(topology or chip.node)
     return BuiltPool(
         name, model, chip, layout, options, memory, costs, parts, tables, operators, pool.power_cap, host_w
     )
