@@ -75,7 +75,8 @@ def run_servesim(trace: str, case: Case) -> dict[str, float]:
 
     changes: dict[str, Any] = {"workload.trace": trace, "pool.0.replicas": case.instances}
     if case.decoding:
-        pool = {"chip": "h200_sxm", "tensor_parallel": 4, "router": "round_robin"}
+        options = {"enable_prefix_caching": False}
+        pool = {"chip": "h200_sxm", "tensor_parallel": 4, "router": "round_robin", "engine_options": options}
         prefill, decode = ({"name": stage, "stages": [stage]} | pool for stage in ("prefill", "decode"))
         changes = {"workload.trace": trace}
         changes["pool"] = [prefill | {"replicas": case.instances - case.decoding}, decode | {"replicas": case.decoding}]
