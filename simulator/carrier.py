@@ -163,8 +163,8 @@ class Shipment:
     def compute(self, tokens: int, duration_ns: int, *, last: bool) -> None:
         """Send the KV of ``tokens`` tokens as a step that begins now computes it, layer by layer.
 
-        Layer-wise: the layers leave one after the other without waiting for an answer, so that bytes flow no
-        faster than they are computed, from the end of the first layer on; after the last layer of the last
+        Layer-wise: the layers, or groups of them, leave one after the other without waiting for an answer, so that
+        bytes flow no faster than they are computed, from the end of the first on; after the last of the last
         chunk one hand-shake tells the receiver. Grouped: the layers of a group leave together, each group after a
         hand-shake of its own and one at a time.
 
@@ -194,16 +194,17 @@ class Shipment:
             self.carrier.network.drop(flow)
 
     def _layers(self, tokens: int, start_ns: int, end_ns: int, *, last: bool) -> list[_Load]:
-        """Return a chunk as a stream of its layers, and the last layer of the last chunk for itself."""
+        """Return a chunk as a stream of its groups of layers, and the last group of the last chunk for itself."""
         layers, size = self.carrier.layers, tokens * self.token_bytes
-        layer_ns = (end_ns - start_ns) // layers
+        group = min(self.carrier.transfer.group_layers, layers)
+        first_ns = (end_ns - start_ns) * group // layers
         if not last:
-            return [_Load(start_ns + layer_ns, end_ns + layer_ns, tokens, size, 0, streams=True)]
-        rest = size // layers
+            return [_Load(start_ns + first_ns, end_ns + first_ns, tokens, size, 0, streams=True)]
+        rest = size * ((layers - 1) % group + 1) // layers
         final = _Load(end_ns, end_ns, tokens, rest, self.carrier.handshake_ns)
-        if layers == 1:
+        if group == layers:
             return [final]
-        return [_Load(start_ns + layer_ns, end_ns, tokens, size - rest, 0, streams=True), final]
+        return [_Load(start_ns + first_ns, end_ns, tokens, size - rest, 0, streams=True), final]
 
     def _groups(self, tokens: int, start_ns: int, end_ns: int, *, last: bool) -> list[_Load]:  # noqa: ARG002
         """Return a chunk as groups of layers."""
