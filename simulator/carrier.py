@@ -156,8 +156,9 @@ class Shipment:
     def send(self, tokens: int) -> None:
         """Send the KV of ``tokens`` tokens now and nothing after it."""
         self._closed = True
-        now = self.carrier.env.now
-        self._queue([_Load(now, now, tokens, tokens * self.token_bytes, self.carrier.handshake_ns)])
+        carrier, size = self.carrier, tokens * self.token_bytes
+        self._started, self._size = carrier.env.now, size
+        self._send_parcels(tokens, size, carrier.handshake_ns)
 
     def compute(self, tokens: int, duration_ns: int, *, last: bool) -> None:
         """Send the KV of ``tokens`` tokens as a step that begins now computes it, layer by layer.
@@ -232,13 +233,20 @@ class Shipment:
         if load.end_ns > begins and load.size:
             per_s = 1e9 / (load.end_ns - begins)
         self._size += load.size
-        parcels = self.route.parcels(load.tokens, load.size)
+        self._send_parcels(load.tokens, load.size, delay_ns, per_s, streams=load.streams)
+
+    def _send_parcels(
+        self, tokens: int, size: int, delay_ns: int, per_s: float = 0.0, *, streams: bool = False
+    ) -> None:
+        """Send bytes over all lanes after a delay, at most the ``per_s``-th part of them a second."""
+        send = self.carrier.network.send
+        parcels = self.route.parcels(tokens, size)
         self._missing = len(parcels)
         self._flows = [
-            carrier.network.send(
+            send(
                 lane.links,
                 part,
-                latency_ns=delay_ns + (0 if load.streams else lane.latency_ns),
+                latency_ns=delay_ns + (0 if streams else lane.latency_ns),
                 cap_bytes_per_s=part / lane.width * occupancy * per_s or inf,
                 occupancy=occupancy,
                 stripes=lane.width,

@@ -151,7 +151,7 @@ class Instance:
             ``tokens`` are those to compute before the next appears, ``computed`` those computed so far (all, for
             one that was decoding), ``stalled_ns`` when the last token appeared.
         """
-        state, last_ns = self.state, self._settle(ends=True)
+        state, last_ns = self.state, self._settle()
         self._run_steps = 0
         self.ended_ns = self.env.now
         self._wake_up.silence()
@@ -175,7 +175,7 @@ class Instance:
         state.lose_all()
         return left
 
-    def _settle(self, *, ends: bool = False) -> int:
+    def _settle(self) -> int:
         """Apply the decode steps of a run that are over before now; return when the last step ended, ns.
 
         The step under way has its blocks already, though a run takes them only when it is over.
@@ -190,11 +190,7 @@ class Instance:
                 self._run_start_ns = end_ns
                 self._run_steps -= over
         if self._run_steps and self._plan is not None and self._plan.steps > 1:
-            pool, step = self.state.pool, self.state.step
-            if ends:
-                pool.take(pool.needed(step, 1))
-            else:
-                pool.note_taken_soon(step)
+            self.state.pool.take_until(self.state.step, self.state.step + 1)
         return self._run_start_ns
 
     def take_begun(self) -> None:
@@ -281,14 +277,15 @@ class Instance:
         if self._standstill.since_ns >= 0:
             step_ns = self.prices.decode_ns(decodes, context)
             self._standstill.end(decodes - len(joined), state.running, start + step_ns, step_ns)
-        first = 0
         if joined:
             first = end_ns - start if steps == 1 else self.prices.decode_ns(decodes, context)
             self.log.add((start, first, 1, decodes, context, 0, 0, 0, 0, 0, len(joined)))
             self._end_stalls(start + first)
-        if steps > 1 or not joined:
-            row = (start + first, end_ns - start - first, steps - bool(joined), decodes, context + bool(joined))
-            self.log.add((*row, 0, 0, 0, 0, 0, 0))
+            if steps > 1:
+                left = (start + first, end_ns - start - first, steps - 1, decodes, context + 1)
+                self.log.add((*left, 0, 0, 0, 0, 0, 0))
+        else:
+            self.log.add((start, end_ns - start, steps, decodes, context, 0, 0, 0, 0, 0, 0))
         if takes_blocks:
             state.pool.take_until(state.step, state.step + steps)
         state.step += steps
@@ -376,9 +373,8 @@ class Instance:
 
     def _schedule_finish(self, request: Request, produced: int) -> None:
         """Note the step in which a decoding request will have all its tokens."""
-        index = request.index
-        last_step = self.state.step + self.ledger.output_tokens[index] - produced
-        heappush(self._finishes, (last_step, index, request.epoch, request))
+        last_step = self.state.step + self.ledger.output_tokens[request.index] - produced
+        heappush(self._finishes, (last_step, request.index, request.epoch, request))
 
     def _finish_due(self) -> None:
         state, finishes = self.state, self._finishes

@@ -51,10 +51,6 @@ class BlockPool:
         self.allocated += blocks
         self.least_free = min(self.least_free, self.free)
 
-    def note_taken_soon(self, step: int) -> None:
-        """Count the blocks of the step under way as taken, which a run of steps takes only when it is over."""
-        self.least_free = min(self.least_free, self.free - self.needed(step, 1))
-
     def give(self, blocks: int) -> None:
         """Return ``blocks`` blocks to the free ones."""
         self.free += blocks

@@ -89,14 +89,7 @@ class Operations:
     def _restart(self, pool: int, place: int, like: int) -> None:
         cluster = self.cluster
         cluster.awaited -= 1
-        slots, number = self._slots[pool], cluster.start_instance(pool, like).number
-        # Places move up where an instance has switched to another pool meanwhile.
-        while place >= len(slots) or slots[place] is not None:
-            if not place:
-                slots.insert(0, None)
-                break
-            place -= 1
-        slots[place] = number
+        self._slots[pool][place] = cluster.start_instance(pool, like).number
         self._note(f"{self._names[pool]} {place} up")
 
     # --- roles ---------------------------------------------------------------------------------------

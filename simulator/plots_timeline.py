@@ -237,13 +237,15 @@ def _mark(figure: Figure, panels: Sequence[Axes], incidents: Sequence[tuple[floa
             fontsize=8.5,
             bbox={"boxstyle": "circle,pad=0.18", "facecolor": "#ffffff", "linewidth": 0.8},
         )
-        _note(figure, number, f"{number}   {time_s:,.6g} s   {text}")
+        _note(figure, panels[-1], number, f"{number}   {time_s:,.6g} s   {text}")
     if len(incidents) > _MOST_INCIDENTS:
-        _note(figure, _MOST_INCIDENTS + 1, f"and {len(incidents) - _MOST_INCIDENTS} more, in timeline.parquet")
+        _note(
+            figure, panels[-1], _MOST_INCIDENTS + 1, f"and {len(incidents) - _MOST_INCIDENTS} more, in timeline.parquet"
+        )
 
 
-def _note(figure: Figure, number: int, text: str) -> None:
-    """Write a line below the panels."""
+def _note(figure: Figure, lowest: Axes, number: int, text: str) -> None:
+    """Write a line below the lowest panel."""
     inches = _BOTTOM_INCHES + _LINE_INCHES * (number - 0.3)
-    place = figure.subplotpars.bottom - inches / figure.get_figheight()
+    place = lowest.get_position().y0 - inches / figure.get_figheight()
     figure.text(0.07, place, text, fontsize=9, parse_math=False)

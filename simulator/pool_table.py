@@ -114,6 +114,12 @@ class Pool(Strict):
         """Whether it computes prompts and decodes."""
         return self.prefills and self.decodes
 
+    @model_validator(mode="after")
+    def _one_stage(self) -> Self:
+        if ENGINES[self.engine].one_stage and self.serves_both:
+            raise ValueError(f"engine {self.engine!r} serves one stage; expected ['prefill'] or ['decode'] as stages")
+        return self
+
     @field_validator("cost_sources")
     @classmethod
     def _some_source(cls, value: tuple[str, ...]) -> tuple[str, ...]:

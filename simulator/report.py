@@ -38,6 +38,8 @@ def render(summary: Mapping[str, Any], slo: Mapping[str, float | None]) -> Group
     ]
     if summary["transfers"]["count"]:
         parts.append(_transfers(summary))
+    if any(summary["operations"].values()):
+        parts.append(_operations(summary))
     if summary["skipped_rows"]:
         parts.append(_skipped(summary))
     if summary["requests_with_images"]:
@@ -81,7 +83,7 @@ def _throughput(summary: Mapping[str, Any]) -> Table:
     cost = summary["cost_per_million_output_tokens"]
     rows = (
         ("requests completed", f"{summary['completed']:,}"),
-        ("requests refused", f"{summary['failed']:,}"),
+        ("requests refused or lost", f"{summary['failed']:,}"),
         ("requests/s", f"{summary['request_throughput']:.3f}"),
         ("goodput, requests/s", f"{summary['request_goodput']:.3f}"),
         ("goodput per chip, requests/s", f"{summary['goodput_per_chip']:.4f}"),
@@ -142,6 +144,15 @@ def _transfers(summary: Mapping[str, Any]) -> Text:
         f"KV hand-overs: {found['count']:,}, {found['bytes'] / 1e9:,.1f} GB; mean {found['mean_ms']:,.2f} ms, "
         f"p99 {found['p99_ms']:,.2f} ms. Busiest link: {summary['busiest_link']}, "
         f"{summary['busiest_link_utilisation']:.1%} in use, {summary['busiest_link_peak_utilisation']:.1%} at its peak."
+    )
+
+
+def _operations(summary: Mapping[str, Any]) -> Text:
+    found = summary["operations"]
+    return Text(
+        f"Meanwhile: {found['instances_lost']:,} instances lost, {found['role_switches']:,} changed roles; "
+        f"{found['requests_restarted']:,} requests started over; {found['transfers_given_up']:,} transfers given up, "
+        f"{found['transfers_timed_out']:,} of them for their time."
     )
 
 

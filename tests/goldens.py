@@ -15,6 +15,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data" / "traces"
 SCENARIOS = {
     "quickstart": {},
     "prefill-decode": {},
+    "incidents": {},
     "azure-conversation": {"workload.trace": str(SHARED / "azure2023_conv.csv")},
     "mooncake-conversation": {"workload.trace": str(SHARED / "mooncake_conversation_trace.jsonl")},
 }

@@ -127,6 +127,7 @@ class PrivateShipment:
 
     def compute(self, tokens: int, duration_ns: int, *, last: bool) -> None:
         """Chunks go one after the other, each from the middle of its step on."""
+        self.links.fetched.append(tokens)
         start = max(self.ready_ns, self.links.env.now + duration_ns // 2)
         self.ready_ns = start + tokens * self.links.ns_per_token
         if last:

@@ -9,6 +9,7 @@ from benchmarks.papers.attainment import Curve, Deployment, measure, rate_at
 from benchmarks.papers.distserve import FIGURES, LENGTHS, SYSTEMS, deployment, measured_knee
 from simulator.build import build_pools, build_requests
 from simulator.candidates import load_candidate, load_cases
+from simulator.run import run_scenario
 from simulator.scenario import scenario_names
 
 PAPERS = [name for name in scenario_names() if name.startswith("papers/")]
@@ -19,6 +20,17 @@ def test_every_scenario_of_a_paper_compares_at_least_two_candidates(name):
     _, cases = load_cases([name])
     assert len(cases) >= 2
     assert len({build_requests(case.scenario).times_ns.tobytes() for case in cases}) == 1
+
+
+@needs_tables
+@pytest.mark.parametrize("name", PAPERS)
+def test_every_candidate_serves_every_request(name):
+    _, cases = load_cases([name], ["workload.limit=20"])
+    for case in cases:
+        summary = run_scenario(case.scenario).summary
+        assert summary["completed"] == summary["num_prompts"] == 20
+        handed = sum(1 for pool in case.scenario.pool if not pool.decodes) and summary["transfers"]["count"]
+        assert (handed > 0) == (len(case.scenario.pool) > 1)
 
 
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)

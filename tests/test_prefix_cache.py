@@ -14,6 +14,7 @@ from serving import Deployment, OpenLoop, linear_prices
 from hardware.errors import LawError
 from simulator.identity import KnownIdentities
 from simulator.laws import check_laws
+from simulator.network import KvTransfer
 from simulator.prefix_cache import PrefixCache
 from simulator.request import Request
 from simulator.run import run_scenario
@@ -132,10 +133,16 @@ def test_identities_of_a_workload_equal_its_spans():
             assert getattr(one, name) == getattr(other, name)
 
 
-def handed_over(*, caching):
+def handed_over(*, caching, terms=None):
     found, identities, prompts, outputs = chat(7, think_s=2.0)
+    outputs = [output + 1 for output in outputs] if terms else outputs
     deployment = Deployment(
-        decode_replicas=1, caching=caching, identities=identities, prices=PRICES, transfer_ns_per_token=10_000
+        decode_replicas=1,
+        caching=caching,
+        identities=identities,
+        prices=PRICES,
+        transfer_ns_per_token=10_000,
+        terms=KvTransfer(**(terms or {})),
     )
     cluster = deployment.serve(OpenLoop(found.arrival_ns.tolist()), prompts, outputs)
     return cluster, prompts, outputs
@@ -153,6 +160,16 @@ def test_blocks_that_a_decode_instance_holds_are_not_fetched():
     assert state.hits > 0.5 * state.queried
     waits = [(c.ledger.column("kv_ready_ns") - c.ledger.column("first_token_ns"))[handed] for c in (plain, cached)]
     assert waits[1].sum() < 0.6 * waits[0].sum()
+
+
+@pytest.mark.parametrize("terms", [{"direction": "push"}, {"mode": "layerwise"}, {"decode_chosen": "arrival"}])
+def test_what_is_held_is_not_sent_while_prompts_are_computed_either(terms):
+    cluster, prompts, _ = handed_over(caching=True, terms=terms)
+    prefilling, decoding = (instance.state for instance in cluster.instances)
+    assert decoding.queried == sum(prompts)
+    assert 0 < decoding.hits < decoding.queried
+    assert prefilling.hits > 0
+    assert sum(cluster.carrier.fetched) == decoding.queried - decoding.hits
 
 
 def test_hits_are_counted_once_and_computed_never():
