@@ -88,7 +88,7 @@ def prices(model: str, tensor: int, engine: str, chip: str) -> StepPrices:
     """Return the step prices of a model under an engine."""
     found, on = ENGINES[engine], load_chip(chip)
     operators = step_operators(load_model(model), Layout(tensor))
-    return compile_costs(operators, found.cost_chain(on, DEFAULT_SOURCES), LIMITS, found.host_on(on)).prices
+    return compile_costs(operators, found.cost_chain(on, DEFAULT_SOURCES), LIMITS, found.host_on(on, tensor)).prices
 
 
 def prompt_ms(found: StepPrices, batch: int, tokens: int) -> float:

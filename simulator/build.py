@@ -323,7 +323,7 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
         path = step_profile_path(pool.step_profile)
         return profiled_costs(fit, limits, layout.pipeline), {f"profiles/{path.name}": sha256(path)}
     source = capped_chain(engine.cost_chain(chip, pool.cost_sources), chip, pool.power_cap)
-    costs = compile_costs(operators, source, limits, engine.host_on(chip), layout.pipeline)
+    costs = compile_costs(operators, source, limits, engine.host_on(chip, layout.tensor), layout.pipeline)
     return costs, {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
 
 

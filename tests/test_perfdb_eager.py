@@ -37,7 +37,7 @@ def prices(model: str, tensor: int, engine: str, chip: str = "a100_80_sxm"):
     found, on = ENGINES[engine], load_chip(chip)
     operators = step_operators(load_model(model), Layout(tensor))
     chain = found.cost_chain(on, ("silicon", "roofline"))
-    return compile_costs(operators, chain, StepLimits(4096, 64, 16_384), found.host_on(on)).prices
+    return compile_costs(operators, chain, StepLimits(4096, 64, 16_384), found.host_on(on, tensor)).prices
 
 
 @given(sizes, sizes, st.integers(1, 20_000))
