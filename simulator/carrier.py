@@ -22,7 +22,7 @@ __all__ = ["KvCarrier", "Shipment"]
 
 
 class KvCarrier:
-    """Moves KV over a shared network; a :class:`simulator.hand_over.Carrier`.
+    """Moves KV over a shared network; a :class:`simulator.passage.Carrier`.
 
     What is sent is what the receiver stores, over the lanes of :mod:`simulator.lanes`.
 
