@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from simulator.clock import Clock
+    from simulator.flows import Flow
     from simulator.lanes import Lanes, Route
     from simulator.link_history import LinkSeries
     from simulator.link_use import LinkUse
     from simulator.network import KvTransfer
-    from simulator.transfer import Flow, Network
+    from simulator.transfer import Network
 
 __all__ = ["KvCarrier", "Shipment"]
 
