@@ -157,14 +157,15 @@ class Shipment:
     def send(self, tokens: int) -> None:
         """Send the KV of ``tokens`` tokens now and nothing after it."""
         self._closed = True
-        now = self.carrier.env.now
-        self._queue([_Load(now, now, tokens, tokens * self.token_bytes, self.carrier.handshake_ns)])
+        carrier, size = self.carrier, tokens * self.token_bytes
+        self._started, self._size = carrier.env.now, size
+        self._send_parcels(tokens, size, carrier.handshake_ns)
 
     def compute(self, tokens: int, duration_ns: int, *, last: bool) -> None:
         """Send the KV of ``tokens`` tokens as a step that begins now computes it, layer by layer.
 
-        Layer-wise: the layers leave one after the other without waiting for an answer, so that bytes flow no
-        faster than they are computed, from the end of the first layer on; after the last layer of the last
+        Layer-wise: the layers, or groups of them, leave one after the other without waiting for an answer, so that
+        bytes flow no faster than they are computed, from the end of the first on; after the last of the last
         chunk one hand-shake tells the receiver. Grouped: the layers of a group leave together, each group after a
         hand-shake of its own and one at a time.
 
@@ -194,16 +195,17 @@ class Shipment:
             self.carrier.network.drop(flow)
 
     def _layers(self, tokens: int, start_ns: int, end_ns: int, *, last: bool) -> list[_Load]:
-        """Return a chunk as a stream of its layers, and the last layer of the last chunk for itself."""
+        """Return a chunk as a stream of its groups of layers, and the last group of the last chunk for itself."""
         layers, size = self.carrier.layers, tokens * self.token_bytes
-        layer_ns = (end_ns - start_ns) // layers
+        group = min(self.carrier.transfer.group_layers, layers)
+        first_ns = (end_ns - start_ns) * group // layers
         if not last:
-            return [_Load(start_ns + layer_ns, end_ns + layer_ns, tokens, size, 0, streams=True)]
-        rest = size // layers
+            return [_Load(start_ns + first_ns, end_ns + first_ns, tokens, size, 0, streams=True)]
+        rest = size * ((layers - 1) % group + 1) // layers
         final = _Load(end_ns, end_ns, tokens, rest, self.carrier.handshake_ns)
-        if layers == 1:
+        if group == layers:
             return [final]
-        return [_Load(start_ns + layer_ns, end_ns, tokens, size - rest, 0, streams=True), final]
+        return [_Load(start_ns + first_ns, end_ns, tokens, size - rest, 0, streams=True), final]
 
     def _groups(self, tokens: int, start_ns: int, end_ns: int, *, last: bool) -> list[_Load]:  # noqa: ARG002
         """Return a chunk as groups of layers."""
@@ -233,13 +235,20 @@ class Shipment:
         if load.end_ns > begins and load.size:
             per_s = 1e9 / (load.end_ns - begins)
         self._size += load.size
-        parcels = self.route.parcels(load.tokens, load.size)
+        self._send_parcels(load.tokens, load.size, delay_ns, per_s, streams=load.streams)
+
+    def _send_parcels(
+        self, tokens: int, size: int, delay_ns: int, per_s: float = 0.0, *, streams: bool = False
+    ) -> None:
+        """Send bytes over all lanes after a delay, at most the ``per_s``-th part of them a second."""
+        send = self.carrier.network.send
+        parcels = self.route.parcels(tokens, size)
         self._missing = len(parcels)
         self._flows = [
-            carrier.network.send(
+            send(
                 lane.links,
                 part,
-                latency_ns=delay_ns + (0 if load.streams else lane.latency_ns),
+                latency_ns=delay_ns + (0 if streams else lane.latency_ns),
                 cap_bytes_per_s=part / lane.width * occupancy * per_s or inf,
                 occupancy=occupancy,
                 stripes=lane.width,

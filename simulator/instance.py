@@ -277,14 +277,15 @@ class Instance:
         if self._standstill.since_ns >= 0:
             step_ns = self.prices.decode_ns(decodes, context)
             self._standstill.end(decodes - len(joined), state.running, start + step_ns, step_ns)
-        first = 0
         if joined:
             first = end_ns - start if steps == 1 else self.prices.decode_ns(decodes, context)
             self.log.add((start, first, 1, decodes, context, 0, 0, 0, 0, 0, len(joined)))
             self._end_stalls(start + first)
-        if steps > 1 or not joined:
-            row = (start + first, end_ns - start - first, steps - bool(joined), decodes, context + bool(joined))
-            self.log.add((*row, 0, 0, 0, 0, 0, 0))
+            if steps > 1:
+                left = (start + first, end_ns - start - first, steps - 1, decodes, context + 1)
+                self.log.add((*left, 0, 0, 0, 0, 0, 0))
+        else:
+            self.log.add((start, end_ns - start, steps, decodes, context, 0, 0, 0, 0, 0, 0))
         if takes_blocks:
             state.pool.take_until(state.step, state.step + steps)
         state.step += steps

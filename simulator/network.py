@@ -30,7 +30,7 @@ class KvTransfer(Strict):
         When the decoding instance is chosen: at ``hand_over`` or at ``arrival``. Default: at hand-over where KV
         is pulled; where it is pushed, at arrival, which is the only choice.
     group_layers
-        Layers of a group.
+        Adjacent layers that leave together.
     connector
         Preset of :data:`simulator.connectors.CONNECTORS`; the keys below override it.
     handshake_us
@@ -71,8 +71,8 @@ class KvTransfer(Strict):
                 "decode_chosen is 'hand_over', but KV is pushed to an instance that made room before the prompt was "
                 "begun; expected 'arrival', or direction = 'pull'"
             )
-        if "group_layers" in self.model_fields_set and self.mode != "grouped":
-            raise ValueError(f"group_layers has no meaning for mode = {self.mode!r}, expected mode = 'grouped'")
+        if "group_layers" in self.model_fields_set and not self.overlaps:
+            raise ValueError("group_layers has no meaning for mode = 'blocking', expected 'layerwise' or 'grouped'")
         return self
 
     @property

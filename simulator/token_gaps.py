@@ -101,10 +101,7 @@ _Counted: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.int64]]"
 def _note_joins(table: Mapping[str, NDArray[np.int64]], after_ns: int, found: list[_Counted]) -> None:
     """Take out the gaps of sequences that came from another instance: theirs are among the stalls."""
     rows = (table["joined"] > 0) & (table["start_ns"] + table["duration_ns"] >= after_ns)
-    found += [
-        (np.array([gap]), np.array([-joined]))
-        for gap, joined in zip(table["duration_ns"][rows], table["joined"][rows], strict=True)
-    ]
+    found.append((table["duration_ns"][rows], -table["joined"][rows]))
 
 
 def _counted(values: NDArray[np.int64], times: int = 1) -> _Counted:

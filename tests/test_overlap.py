@@ -68,6 +68,16 @@ def test_a_fast_link_leaves_the_last_layer_and_the_hand_shake(layers, tokens, st
     assert blocking == pytest.approx(step_ns + handshake_us * 1e3 + LATENCY + size / LINK * 1e9, abs=3)
 
 
+@pytest.mark.parametrize(
+    ("layers", "group_layers", "last"), [(40, 8, 8), (40, 7, 5), (40, 40, 40), (40, 99, 40), (1, 1, 1)]
+)
+def test_a_last_group_of_layers_stays_visible(layers, group_layers, last):
+    step_ns, kv_bytes = 20 * MS, 400_000
+    terms = {"mode": "layerwise", "group_layers": group_layers, "handshake_us": 10.0}
+    found = moved([(1000, step_ns)], layers, kv_bytes, **terms)["done"]
+    assert found == pytest.approx(1 + step_ns + 10_000 + LATENCY + 1000 * kv_bytes * last / layers / LINK * 1e9, abs=3)
+
+
 def test_a_slow_link_is_busy_from_the_first_layer_on():
     step_ns, layers, kv_bytes = 10 * MS, 10, 10_000_000
     found = moved([(1000, step_ns)], layers, kv_bytes, mode="layerwise", handshake_us=0.0)["done"]
