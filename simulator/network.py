@@ -19,9 +19,9 @@ class KvTransfer(Strict):
     Attributes
     ----------
     mode
-        ``blocking``: all of it, once the prompt is computed. ``layerwise``: every layer as soon as it is
-        computed, without waiting for an answer. ``grouped``: groups of adjacent layers as soon as they are
-        computed, each after a hand-shake of its own, one at a time.
+        ``blocking``: all of it, once the prompt is computed. ``layerwise``: layers, or groups of them, as soon as
+        they are computed, without waiting for an answer. ``grouped``: groups of layers as soon as they are computed,
+        each after a hand-shake of its own, one at a time.
     direction
         ``pull``: the decoding instance is asked for room once the prompt is computed, and fetches the KV.
         ``push``: it makes room before the prompt is begun, and the KV is written to it; a prompt waits until
