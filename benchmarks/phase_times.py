@@ -1,6 +1,6 @@
 """Prompt and token times of the engines of 2023, measured and ours.
 
-``python -m benchmarks.phase_times --cases ../shared/validation/splitwise_phase_times_a100.csv [--by model,tp]``
+``python -m benchmarks.phase_times --cases splitwise_phase_times_a100.csv [--by model,tp]``
 scores the phase times that Splitwise measured with static batches on A100 80 GB (columns ``model,
 tensor_parallel, prompt_size, batch_size, token_size, prompt_time_ms, token_time_ms``). Without ``--cases`` only what
 was published as formulas is compared: the fits of DistServe's authors to their engine and to vLLM.

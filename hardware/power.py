@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from hardware.strict import Strict
 from hardware.tables import read_table
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["PowerShares", "usual_power"]
 
@@ -38,6 +42,20 @@ class PowerShares(Strict):
     active: Annotated[float, Field(ge=0, lt=0.5)]
     memory: _Share
     compute: Annotated[float, Field(ge=0, le=3)]
+
+    def asked(
+        self, memory_ns: NDArray[np.float64], compute_ns: NDArray[np.float64], duration_ns: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the power that work asks for, which may be more than the TDP.
+
+        Parameters
+        ----------
+        memory_ns, compute_ns
+            Times its bytes and its arithmetic take at the nominal rates, ns.
+        duration_ns
+            How long it takes, ns, above 0; all of one shape.
+        """
+        return self.active + (self.memory * memory_ns + self.compute * compute_ns) / duration_ns
 
 
 @cache

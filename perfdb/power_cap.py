@@ -69,8 +69,7 @@ class CappedChain(SourceChain):
 
     def _slowed(self, found: Estimate, bound: Bound) -> Estimate:
         shares = self.chip.power
-        busy_ns = np.maximum(found.ns, 1e-9)
-        drawn = shares.active + (shares.memory * bound.memory_ns + shares.compute * bound.compute_ns) / busy_ns
+        drawn = shares.asked(bound.memory_ns, bound.compute_ns, np.maximum(found.ns, 1e-9))
         clock = _clock(shares, self.cap, np.minimum(drawn, 1.0))
         arithmetic = bound.compute_ns / np.maximum(bound.memory_ns, 1e-9)
         return Estimate(found.ns * np.clip(arithmetic / clock, 1.0, 1.0 / clock), found.origin)

@@ -12,17 +12,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from simulator.clock import Clock
+    from simulator.flows import Flow
     from simulator.lanes import Lanes, Route
     from simulator.link_history import LinkSeries
     from simulator.link_use import LinkUse
     from simulator.network import KvTransfer
-    from simulator.transfer import Flow, Network
+    from simulator.transfer import Network
 
 __all__ = ["KvCarrier", "Shipment"]
 
 
 class KvCarrier:
-    """Moves KV over a shared network; a :class:`simulator.hand_over.Carrier`.
+    """Moves KV over a shared network; a :class:`simulator.passage.Carrier`.
 
     What is sent is what the receiver stores, over the lanes of :mod:`simulator.lanes`.
 

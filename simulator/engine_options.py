@@ -80,10 +80,10 @@ class EngineOptions(Strict):
         """Whether blocks keep what they hold for requests that begin alike."""
         return False
 
-    @abstractmethod
     def filled(self, chip: Chip, longest: int) -> Self:
         """Return the options with the defaults that depend on the chip and on the longest sequence filled in."""
-        ...
+        del chip, longest
+        return self
 
     @abstractmethod
     def plan(self, *, prefills: bool) -> EnginePlan:
@@ -197,11 +197,6 @@ class DistserveOptions(EngineOptions):
     decoding_max_batch_size: int = Field(default=1024, gt=0)
     decoding_max_tokens_per_batch: int = Field(default=65536, gt=0)
 
-    def filled(self, chip: Chip, longest: int) -> DistserveOptions:
-        """Return the options: no default depends on anything."""
-        del chip, longest
-        return self
-
     def plan(self, *, prefills: bool) -> EnginePlan:
         """Return the limits of the engine that computes prompts, or of the one that decodes."""
         if prefills:
@@ -226,11 +221,6 @@ class SplitwiseOptions(EngineOptions):
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     max_batch_size: int = Field(default=512, gt=0)
     max_batch_tokens: int = Field(default=2048, gt=0)
-
-    def filled(self, chip: Chip, longest: int) -> SplitwiseOptions:
-        """Return the options: no default depends on anything."""
-        del chip, longest
-        return self
 
     def plan(self, *, prefills: bool) -> EnginePlan:
         """Return what the options come to; the stages of the pool do not matter."""

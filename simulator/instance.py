@@ -6,7 +6,6 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from hardware.errors import LawError
-from simulator.clock import Clock, Urgent, soon
 from simulator.schedulers.state import EngineState
 from simulator.standstill import Standstill
 from simulator.wake_up import WakeUp
@@ -17,12 +16,13 @@ if TYPE_CHECKING:
     from simpy.events import Event
 
     from perfdb.step_prices import StepPrices
+    from simulator.clock import Clock
     from simulator.records import Ledger, StepLog
     from simulator.request import Request
     from simulator.schedulers.state import Plan, Scheduler
     from simulator.watcher import Watcher
 
-__all__ = ["Clock", "Instance", "Urgent", "soon"]
+__all__ = ["Instance"]
 
 
 class Instance:

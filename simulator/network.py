@@ -5,19 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from hardware.errors import suggest
-from hardware.strict import Strict
+from hardware.strict import Strict, one_of
 from simulator.connectors import CONNECTORS, Connector, Message, Rails
 
 __all__ = ["KvTransfer", "NetworkTable"]
-
-
-def _known_connector(name: str) -> str:
-    if name not in CONNECTORS:
-        raise ValueError(f"unknown name; {suggest(name, CONNECTORS)}")
-    return name
 
 
 class KvTransfer(Strict):
@@ -26,9 +19,9 @@ class KvTransfer(Strict):
     Attributes
     ----------
     mode
-        ``blocking``: all of it, once the prompt is computed. ``layerwise``: every layer as soon as it is
-        computed, without waiting for an answer. ``grouped``: groups of adjacent layers as soon as they are
-        computed, each after a hand-shake of its own, one at a time.
+        ``blocking``: all of it, once the prompt is computed. ``layerwise``: layers, or groups of them, as soon as
+        they are computed, without waiting for an answer. ``grouped``: groups of layers as soon as they are computed,
+        each after a hand-shake of its own, one at a time.
     direction
         ``pull``: the decoding instance is asked for room once the prompt is computed, and fetches the KV.
         ``push``: it makes room before the prompt is begun, and the KV is written to it; a prompt waits until
@@ -58,12 +51,11 @@ class KvTransfer(Strict):
     direction: Literal["pull", "push"] | None = None
     decode_chosen: Literal["hand_over", "arrival"] | None = None
     group_layers: Annotated[int, Field(gt=0, strict=True)] = 1
-    connector: Annotated[str, AfterValidator(_known_connector)] = "typical"
+    connector: Annotated[str, one_of(CONNECTORS)] = "typical"
     handshake_us: Annotated[float, Field(ge=0, le=1e9)] | None = None
     efficiency: Annotated[float, Field(gt=0, le=1)] | None = None
     message: Message | None = None
     messages_per_s: Annotated[float, Field(gt=0, le=1e12)] | None = None
-
     timeout_s: Annotated[float, Field(gt=0, le=1e9, strict=True)] | None = None
     on_timeout: Literal["recompute", "fail"] = "recompute"
 

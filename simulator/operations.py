@@ -9,10 +9,10 @@ from simulator.clock import soon
 from simulator.incidents import InstanceDown, LinkChange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from simulator.cluster import Cluster
-    from simulator.incidents import OperationsTable, RoleSwitch, Switching
+    from simulator.incidents import Incident, OperationsTable, Switching
     from simulator.instance import Instance
 
 __all__ = ["Operations"]
@@ -59,7 +59,7 @@ class Operations:
         if table.switching is not None:
             self._look_later(table.switching)
 
-    def _happen(self, incident: InstanceDown | LinkChange | RoleSwitch) -> None:
+    def _happen(self, incident: Incident) -> None:
         if isinstance(incident, InstanceDown):
             self._lose(incident)
         elif isinstance(incident, LinkChange):
@@ -136,5 +136,6 @@ class Operations:
         return [self.cluster.instances[number] for number in self._slots[pool] if number is not None]
 
     def _load(self, pool: int) -> float:
-        live: Sequence[Instance] = self._live(pool)
+        """Return the requests per instance of a pool."""
+        live = self._live(pool)
         return sum(self.cluster.loads[instance.number] for instance in live) / max(len(live), 1)

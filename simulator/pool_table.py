@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Self, TypeAlias
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from hardware.errors import suggest
-from hardware.strict import Strict
+from hardware.strict import Strict, one_of
 from perfdb.power_cap import PowerCap
 from perfdb.sources import COST_SOURCES, DEFAULT_SOURCES
 from simulator.engine_options import AnyOptions, VllmOptions
@@ -15,22 +14,11 @@ from simulator.engines import ENGINES, mark_options
 from simulator.router import ROUTERS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-__all__ = ["Count", "Limits", "Pool", "Text", "decode_pools", "entry_pools", "hands_over", "one_of", "own_pools"]
+__all__ = ["Count", "Limits", "Pool", "Text", "decode_pools", "entry_pools", "hands_over", "own_pools"]
 
 _STAGES: Final = ("prefill", "decode")
-
-
-def one_of(options: Sequence[str] | Mapping[str, object]) -> AfterValidator:
-    """Return a check that a name is among the options."""
-
-    def known(value: str) -> str:
-        if value not in options:
-            raise ValueError(f"unknown name; {suggest(value, options)}")
-        return value
-
-    return AfterValidator(known)
 
 
 def _written(value: str) -> str:

@@ -121,16 +121,16 @@ def draw_of_steps(pool: BuiltPool, table: Mapping[str, NDArray[np.int64]]) -> ND
 
 
 def _edges(last_ns: int) -> NDArray[np.int64]:
-    """Return where windows begin and end; a run in which nothing happened is a nanosecond long."""
+    """Return where windows begin and end, ns, shape (windows + 1,); a run of nothing is a nanosecond long."""
     end = max(last_ns, 1)
     return np.append(np.arange(0, end, WINDOW_NS), end)
 
 
 def _share(pool: BuiltPool, table: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float64]:
-    shares, work = pool.chip.power, step_work(pool.operators, pool.chip, table, pool.layout.pipeline)
-    duration_ns = np.maximum(table["duration_ns"], 1)
-    drawn = shares.active + (shares.memory * work.memory_ns + shares.compute * work.compute_ns) / duration_ns
-    return np.minimum(drawn, pool.power_cap)
+    """Return the mean power of one chip during each row, a share of its TDP."""
+    work = step_work(pool.operators, pool.chip, table, pool.layout.pipeline)
+    duration_ns = np.maximum(table["duration_ns"], 1.0)
+    return np.minimum(pool.chip.power.asked(work.memory_ns, work.compute_ns, duration_ns), pool.power_cap)
 
 
 def _share_ns(pool: BuiltPool, stay: Stay, edges: NDArray[np.int64]) -> NDArray[np.float64]:

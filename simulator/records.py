@@ -43,11 +43,12 @@ class Ledger:
     preemptions
         Times it lost its KV.
     restarts
-        Times it started over because the instance that had its KV died.
+        Times it started over because its KV, or the room made for it, was lost with an instance.
     failed
         1 if the engine refused it, or it was lost with an instance or a transfer.
-    stalls
-        Times between two tokens of a request that was preempted between them, in the order they ended.
+    stalls, stall_ends
+        Times between two tokens of a request between which it was preempted, handed over or started over, ns, and when
+        they ended; in that order.
     pauses
         Steps that came after a standstill of the decoding sequences.
     """

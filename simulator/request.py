@@ -31,7 +31,7 @@ class Request:
     anchor
         While decoding: tokens in the cache minus the engine's step counter, a constant.
     epoch
-        Times the request was preempted.
+        Times its KV was lost and its tokens are to be computed anew: preempted, or lost with an instance or a transfer.
     stalled_ns
         When its last token appeared, if something other than a step came after that (a preemption, a
         transfer of its KV); else -1.

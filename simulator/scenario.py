@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlia
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hardware.errors import ScenarioError, suggest
-from hardware.strict import Strict
+from hardware.strict import Strict, one_of
 from hardware.tables import read_table, validated
 from perfdb.model import WEIGHT_BYTES
 from simulator.agreement import check_agreement
@@ -16,7 +16,7 @@ from simulator.cost import Cost
 from simulator.incidents import OperationsTable
 from simulator.network import NetworkTable
 from simulator.overrides import WORKLOAD_KINDS, parse_override, set_key
-from simulator.pool_table import Count, Limits, Pool, Text, decode_pools, entry_pools, hands_over, one_of
+from simulator.pool_table import Count, Pool, Text, decode_pools, entry_pools, hands_over
 from workloads.closed_loop import ClosedLoop
 from workloads.readers import READERS
 from workloads.synthetic import Synthetic
@@ -25,11 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = [
-    "Cost",
     "FolderName",
-    "Limits",
     "Model",
-    "Pool",
     "Scenario",
     "Slo",
     "Workload",

@@ -56,17 +56,17 @@ def _requests(run: Finished, edges: NDArray[np.int64]) -> dict[str, NDArray[np.f
         window_of(ledger.column(name), edges) for name in ("arrival_ns", "first_token_ns", "finish_ns")
     )
     failed = ledger.column("failed") > 0
-    # A refused request is over when it arrives.
+    # A request that is refused or lost is counted where it arrived: when it was given up is not recorded.
     over = np.where(failed, arrived, over)
-    finished, refused, met = (
+    finished, failures, met = (
         np.bincount(over[which], minlength=windows) for which in (times.completed, failed, times.met_slo)
     )
-    done = finished + refused
+    done = finished + failures
     median_ttft, p99_ttft = percentiles(times.ttft_ms, first, windows, (50, 99))
     return {
         "arrived": np.bincount(arrived, minlength=windows),
         "finished": finished,
-        "failed": refused,
+        "failed": failures,
         "p50_ttft_ms": median_ttft,
         "p99_ttft_ms": p99_ttft,
         "p99_tpot_ms": percentiles(times.tpot_ms, over, windows, (99,))[0],

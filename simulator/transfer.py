@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from simulator.clock import Clock
 
-__all__ = ["Flow", "LinkSeries", "LinkUse", "Network"]
+__all__ = ["Network"]
 
 _MOST_KNOWN: Final = 10_000
 

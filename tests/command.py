@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 
 from click.testing import CliRunner
 
+import simulator.export
+import simulator.side_by_side
 from simulator.cli import main
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
     from click.testing import Result
 
 #: Two pools of three instances in all; priced by the roofline, so that no kernel tables are read.
@@ -46,6 +49,26 @@ cost_sources = ["roofline"]
 [cost]
 chip_hour = { h100_sxm = 2.5, h200_sxm = 3.5 }
 """
+
+
+#: Two deployments of it.
+CANDIDATES = """
+[[candidate]]
+name = "as is"
+[[candidate]]
+name = "big"
+set = { "pool.right.replicas" = 4 }
+"""
+
+
+def draw_nothing(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let pictures drawn in this process be empty files, for they are slow: those of a run, and the named ones."""
+    for module, name in (
+        (simulator.export, "plot_cdf"),
+        (simulator.export, "plot_timeline"),
+        *((simulator.side_by_side, name) for name in names),
+    ):
+        monkeypatch.setattr(module, name, lambda *arguments: arguments[-1].write_bytes(b""))
 
 
 def servesim(*arguments: str) -> Result:

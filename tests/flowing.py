@@ -6,6 +6,8 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
+from fluid_oracle import Sent
+from hypothesis import strategies as st
 
 from simulator.clock import Clock, Urgent
 from simulator.fair_share import BYTE
@@ -14,12 +16,25 @@ from simulator.transfer import Network
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fluid_oracle import Change, Sent
+    from fluid_oracle import Change
 
     from simulator.flows import Flow
 
 # Rates are rounded down to units of 2^-128 bytes/ns.
 ROUNDING = BYTE >> 90
+
+
+def any_flow(links: int, caps_bytes_per_s: Sequence[float], least: int = 1, **others: st.SearchStrategy):
+    """Flows over ``least`` or more of so many links."""
+    return st.builds(
+        Sent,
+        sent_ns=st.integers(0, 500),
+        links=st.lists(st.integers(0, links - 1), min_size=least, max_size=links, unique=True).map(tuple),
+        size_bytes=st.integers(1, 5000),
+        latency_ns=st.integers(0, 50),
+        cap_bytes_per_s=st.sampled_from(caps_bytes_per_s),
+        **others,
+    )
 
 
 class Checked(Network):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from command import SCENARIO, error_sentence, servesim, servesim_process, tree
+from command import CANDIDATES, SCENARIO, draw_nothing, error_sentence, servesim, servesim_process, tree
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,13 +21,6 @@ from simulator.compare import default_seeds
 from simulator.intervals import paired_interval, student_t
 from simulator.measures import MEASURES
 
-CANDIDATES = """
-[[candidate]]
-name = "as is"
-[[candidate]]
-name = "big"
-set = { "pool.right.replicas" = 4 }
-"""
 KEYS = [measure.key for measure in MEASURES]
 DRAW = simulator.side_by_side.plot_candidates
 DRAW_LINKS = simulator.side_by_side.plot_links
@@ -42,13 +35,7 @@ RESULT = ["cdf.png", "manifest.json", "requests.parquet", "summary.json", "timel
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in a folder with two scenarios and a file of candidates; draw no pictures, which are slow."""
-    for module, name in (
-        (simulator.export, "plot_cdf"),
-        (simulator.export, "plot_timeline"),
-        (simulator.side_by_side, "plot_links"),
-        (simulator.side_by_side, "plot_candidates"),
-    ):
-        monkeypatch.setattr(module, name, lambda *arguments: arguments[-1].write_bytes(b""))
+    draw_nothing(monkeypatch, "plot_links", "plot_candidates")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.toml").write_text(SCENARIO)
     (tmp_path / "b.toml").write_text(SCENARIO.replace('"small"', '"larger"').replace("replicas = 2", "replicas = 4"))

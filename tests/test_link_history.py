@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from flowing import Checked, Run, closed_loop
-from fluid_oracle import Change, Sent
+from flowing import Checked, Run, any_flow, closed_loop
+from fluid_oracle import Change
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,16 +22,7 @@ LINKS = 4
 @st.composite
 def loads(draw):
     """Flows over links, some dropped on the way, and changes of capacity; the last one mends every link."""
-    path = st.lists(st.integers(0, LINKS - 1), min_size=1, max_size=LINKS, unique=True).map(tuple)
-    flow = st.builds(
-        Sent,
-        sent_ns=st.integers(0, 500),
-        links=path,
-        size_bytes=st.integers(1, 5000),
-        latency_ns=st.integers(0, 50),
-        cap_bytes_per_s=st.sampled_from([float("inf"), 2.5 * GB]),
-        dropped_ns=st.none() | st.integers(500, 900),
-    )
+    flow = any_flow(LINKS, [float("inf"), 2.5 * GB], dropped_ns=st.none() | st.integers(500, 900))
     change = st.builds(
         Change, time_ns=st.integers(1, 900), link=st.integers(0, LINKS - 1), bytes_per_s=st.sampled_from([0.0, GB / 3])
     )

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import SCENARIO, error_sentence, servesim, tree
+from command import CANDIDATES, SCENARIO, draw_nothing, error_sentence, servesim, tree
 
 import simulator.export
 import simulator.journal
@@ -21,13 +21,6 @@ from simulator import load_scenario
 from simulator.journal import Journal, Point, point_key
 from simulator.parallel import run_points
 
-CANDIDATES = """
-[[candidate]]
-name = "as is"
-[[candidate]]
-name = "big"
-set = { "pool.right.replicas" = 4 }
-"""
 COMPARE = ("compare", "c.toml", "--seeds", "2", "--out", "out")
 SWEEP = ("sweep", "s.toml", "--rate", "10:30:10", "--seeds", "2", "--out", "out")
 
@@ -52,13 +45,7 @@ if __name__ == "__main__":
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in a folder with two scenarios; pictures drawn in this process are empty, for they are slow."""
-    for module, name in (
-        (simulator.export, "plot_cdf"),
-        (simulator.export, "plot_timeline"),
-        (simulator.side_by_side, "plot_candidates"),
-        (simulator.side_by_side, "plot_sweep"),
-    ):
-        monkeypatch.setattr(module, name, lambda *arguments: arguments[-1].write_bytes(b""))
+    draw_nothing(monkeypatch, "plot_candidates", "plot_sweep")
     # Somebody may edit a module between a kill and the resumption.
     monkeypatch.setattr(simulator.journal, "program_sha256", lambda: "as it is now")
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from command import SCENARIO, error_sentence, servesim, tree
+from command import SCENARIO, draw_nothing, error_sentence, servesim, tree
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,8 +35,7 @@ FILES = ["sweep.json", "sweep.parquet", "sweep.png"]
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in a folder with a scenario that saturates, and draw no picture, which is slow."""
-    for name in DRAW:
-        monkeypatch.setattr(simulator.side_by_side, name, lambda *arguments: arguments[-1].write_bytes(b""))
+    draw_nothing(monkeypatch, *DRAW)
     monkeypatch.chdir(tmp_path)
     busy = SCENARIO.replace("requests = 30", "requests = 120").replace("ttft_ms = 1000", "ttft_ms = 150")
     (tmp_path / "s.toml").write_text(busy.replace("mean = 300", "mean = 1500").replace("max = 2000", "max = 9000"))

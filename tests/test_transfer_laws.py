@@ -9,7 +9,7 @@ from math import inf
 
 import numpy as np
 import pytest
-from flowing import Checked, Run
+from flowing import Checked, Run, any_flow
 from fluid_oracle import Change, Sent
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,15 +30,7 @@ def ends(sent, capacity=(GB,), changes=()):
 def loads(draw, links=4, size=12, least=1):
     """Flows over links whose capacities are whole bytes per nanosecond, and those capacities."""
     capacity = draw(st.lists(st.integers(1, 40), min_size=links, max_size=links))
-    path = st.lists(st.integers(0, links - 1), min_size=least, max_size=links, unique=True).map(tuple)
-    flow = st.builds(
-        Sent,
-        sent_ns=st.integers(0, 500),
-        links=path,
-        size_bytes=st.integers(1, 5000),
-        latency_ns=st.integers(0, 50),
-        cap_bytes_per_s=st.sampled_from([inf, inf, 2.5 * GB, 17 * GB]),
-    )
+    flow = any_flow(links, [inf, inf, 2.5 * GB, 17 * GB], least)
     return draw(st.lists(flow, min_size=1, max_size=size)), [value * GB for value in capacity]
 
 

@@ -27,6 +27,12 @@ def _frozen(column: IntColumn) -> IntColumn:
     return view
 
 
+def _cuts(offsets: IntColumn, column: IntColumn) -> bool:
+    """Tell whether offsets cut a ragged column into rows: they rise from 0 to its length."""
+    ends = (int(offsets[0]), int(offsets[-1])) if offsets.size else (-1, -1)
+    return ends == (0, column.size) and not bool((np.diff(offsets) < 0).any())
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockHashes:
     """The prompt of each request as hashes of fixed-size blocks, in a ragged column.
@@ -57,8 +63,7 @@ class BlockHashes:
         object.__setattr__(self, "hashes", _frozen(self.hashes))
         if self.block_tokens < 1:
             raise TraceError(f"block_tokens is {self.block_tokens}, expected at least 1")
-        ends = (int(self.offsets[0]), int(self.offsets[-1])) if self.offsets.size else (-1, -1)
-        if ends != (0, self.hashes.size) or bool((np.diff(self.offsets) < 0).any()):
+        if not _cuts(self.offsets, self.hashes):
             raise TraceError(f"block offsets do not rise from 0 to the {self.hashes.size} hashes there are")
 
     def __len__(self) -> int:
@@ -105,8 +110,7 @@ class Prefixes:
     def __post_init__(self) -> None:
         for name in ("offsets", "contents", "ends"):
             object.__setattr__(self, name, _frozen(getattr(self, name)))
-        sizes = {self.contents.size, self.ends.size, int(self.offsets[-1])}
-        if len(sizes) > 1 or bool((np.diff(self.offsets, prepend=0) < 0).any()):
+        if not (_cuts(self.offsets, self.contents) and _cuts(self.offsets, self.ends)):
             raise TraceError(f"prefix offsets do not rise from 0 to the {self.contents.size} spans there are")
 
     def __len__(self) -> int:
