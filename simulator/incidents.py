@@ -96,7 +96,7 @@ class Switching(Strict):
     """
 
     between: tuple[str, str]
-    every_s: _Positive = 10.0
+    every_s: Annotated[float, Field(ge=0.001, le=1e9, strict=True)] = 10.0
     delay_s: _Seconds = 5.0
     ratio: Annotated[float, Field(ge=1, le=1e9, strict=True)] = 2.0
     least_load: _Positive = 4.0
