@@ -136,7 +136,7 @@ class Cluster:
         Prompt tokens to be computed once more after an instance died; prompt tokens computed, and tokens produced,
         for requests that failed later.
     events, ended_ns
-        Events SimPy handled, and when the last request finished or failed, once the run is over.
+        Events SimPy handled once the run is over, and when the last request finished or was lost.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a deployment, all named
@@ -288,6 +288,7 @@ class Cluster:
         self.ledger.decode_instance[index] = instance
         self.unload(self.instances[instance])
         self.hand_over.finished(index)
+        self.ended_ns = self.env.now
         self._count_done()
 
     def prompt_computed(self, instance: int, request: Request) -> None:
@@ -351,6 +352,7 @@ class Cluster:
         self.lost_prompt_tokens += prompt - (request.tokens - request.computed)
         self.lost_output_tokens += request.tokens - prompt
         self.hand_over.stay(request)
+        self.ended_ns = self.env.now
         self._refuse(index)
 
     def _begin(self, request: Request) -> None:
@@ -391,5 +393,4 @@ class Cluster:
         if think_ns is not None:
             soon(self.env, max(1, think_ns), self._send)
         if self._done == len(self.ledger):
-            self.ended_ns = self.env.now
             self._all_done.succeed()

@@ -57,7 +57,7 @@ class Finished:
         return np.array(self.cluster.owners, np.int64)
 
     def end_ns(self) -> int:
-        """Return when the last request finished or failed, ns."""
+        """Return when the last request finished or was lost, ns; one refused as it comes lengthens no run."""
         return self.cluster.ended_ns
 
     def served_ns(self, instance: int) -> int:
