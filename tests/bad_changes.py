@@ -154,6 +154,12 @@ IMPOSSIBLE = [
         "is 2",
         "a valid string",
     ),
+    case(
+        "operations.incident=[{kind='link', at_s=1, link='*', capacity=1e-12}]",
+        "'operations.incident.0.capacity'",
+        "is 1e-12",
+        "expected 0, or at least 1e-06",
+    ),
     case("operations.switching={between=['left']}", "'operations.switching.between.1'", "is missing", ""),
     case(
         "operations.switching={between=['left', 'right'], every_s=1e-9}",
