@@ -53,6 +53,12 @@ def test_who_waits_for_an_instance_that_changes_roles_is_served() -> None:
     assert summary["completed"] == 60
 
 
+def test_kv_that_nobody_needs_is_not_given_up() -> None:
+    one_token = {"kind": "fixed", "value": 1}
+    summary = outcome(network__kv_transfer={"mode": "layerwise"}, workload__synthetic__output_tokens=one_token)
+    assert summary["operations"]["transfers_given_up"] == summary["transfers"]["count"] == 0
+
+
 def test_an_instance_may_change_roles_more_than_once() -> None:
     pool = {"chip": "h200_sxm", "tensor_parallel": 2}
     pools = [
