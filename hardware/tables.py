@@ -157,10 +157,13 @@ def _written(table: object, loc: tuple[int | str, ...], *, last_too: bool) -> li
         Keep the last part although it is not there, for a key that is missing.
     """
     parts: list[str] = []
+    tag_known = False
     for part in loc:
-        inside = part in table if isinstance(table, dict) else isinstance(table, list) and isinstance(part, int)
-        if inside:
-            table = table[part]  # type: ignore[index]
+        if isinstance(table, dict) and table.get("kind") == part and not tag_known:
+            # The name of the type, even where the table has a key of the same name.
+            tag_known = True
+        elif part in table if isinstance(table, dict) else isinstance(table, list) and part in range(len(table)):
+            table, tag_known = table[part], False  # type: ignore[index]
             parts.append(str(part))
     return [*parts, str(loc[-1])] if last_too else parts
 

@@ -61,6 +61,12 @@ def _helpers(pools: Sequence[Pool]) -> None:
             "helps_above has no meaning where no pool serves one stage alone; expected a pool with "
             "stages = ['prefill'] beside it, or no helps_above"
         )
+    alone = next((pool for pool in pools if pool.helps_above and not pool.serves_both), None)
+    if alone is not None:
+        raise ValueError(
+            f"helps_above is {alone.helps_above} in a pool of stages = {list(alone.stages)}, but pools of one stage "
+            "take its requests anyhow; set it on a pool with stages = ['prefill', 'decode']"
+        )
     if len({pool.helps_above for pool in helpers}) > 1:
         raise ValueError("pools that serve both stages need one helps_above")
 

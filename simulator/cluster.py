@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from simulator.batch import Batch
@@ -134,8 +135,8 @@ class Cluster:
     recomputed, lost_prompt_tokens, lost_output_tokens
         Prompt tokens to be computed once more after an instance died; prompt tokens computed, and tokens produced,
         for requests that failed later.
-    events
-        Events SimPy handled, once the run is over.
+    events, ended_ns
+        Events SimPy handled once the run is over, and when the last request finished or was lost.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a deployment, all named
@@ -176,7 +177,7 @@ class Cluster:
         self._decode_limit = min((p.max_tokens for p in pools if p.decodes and self._hands_over), default=1 << 62)
         self._draining: dict[int, Callable[[], None]] = {}
         self._drained = Batch(self.env)
-        self._done = self._sent = 0
+        self._done = self._sent = self.ended_ns = 0
         self._stride = max(1, len(ledger) // 100)
         self._all_done = self.env.event()
         for number, parts in enumerate(pools):
@@ -186,7 +187,14 @@ class Cluster:
     def run(self) -> None:
         """Serve every request."""
         self.env.process(self._arrive())
-        self.env.run(until=self._all_done)
+        while self._done < len(self.ledger):
+            self._all_done = self.env.event()
+            try:
+                self.env.run(until=self._all_done)
+            except RuntimeError:
+                # Nothing is left to happen: an instance that will decode may be held up by requests that wait for it.
+                if self.env.peek() != inf or not self._give_up_waiting():
+                    raise
         if self.hand_over.under_way:
             # The last request needed no decoding: what was reserved for it is freed a nanosecond later.
             self.env.run(until=self.env.now + 2)
@@ -242,11 +250,19 @@ class Cluster:
 
     def give_up_if_hopeless(self) -> None:
         """Let requests fail that wait for an instance where none is left and none is about to join."""
+        if not self.awaited:
+            self._give_up_waiting()
+
+    def _give_up_waiting(self) -> bool:
+        """Let requests fail that wait for an instance where none is left; tell whether there were any."""
+        found = False
         for group in (self.entry, self.decoding):
-            if not (group or self.awaited):
+            if not group:
                 parked, group.waiting = group.waiting, []
+                found = found or bool(parked)
                 for _, give_up in parked:
                     give_up()
+        return found
 
     def _withdraw(self, instance: Instance) -> None:
         self.entry.leave(instance.number)
@@ -272,6 +288,7 @@ class Cluster:
         self.ledger.decode_instance[index] = instance
         self.unload(self.instances[instance])
         self.hand_over.finished(index)
+        self.ended_ns = self.env.now
         self._count_done()
 
     def prompt_computed(self, instance: int, request: Request) -> None:
@@ -335,6 +352,7 @@ class Cluster:
         self.lost_prompt_tokens += prompt - (request.tokens - request.computed)
         self.lost_output_tokens += request.tokens - prompt
         self.hand_over.stay(request)
+        self.ended_ns = self.env.now
         self._refuse(index)
 
     def _begin(self, request: Request) -> None:

@@ -95,10 +95,14 @@ def build_fabric(
     owners = [number for number, pool in enumerate(pools) for _ in range(pool.parts.replicas)]
     roles = [(slot, owner) for slot, owner in enumerate(owners)]
     numbers = {pool.name: number for number, pool in enumerate(pools)}
-    for pair in switching:
-        one, other = (numbers[name] for name in pair)
-        roles += [(slot, other if owner == one else one) for slot, owner in enumerate(owners) if owner in (one, other)]
-    places = {role: number for number, role in enumerate(dict.fromkeys(roles))}
+    pairs = [{numbers[name] for name in pair} for pair in switching]
+    places = {role: number for number, role in enumerate(roles)}
+    for slot, owner in roles:
+        # The list grows: an instance may change more than once.
+        for pool in [pool for pair in pairs if owner in pair for pool in sorted(pair)]:
+            if (slot, pool) not in places:
+                places[slot, pool] = len(roles)
+                roles.append((slot, pool))
     endpoints = tuple(
         _endpoint(pools[pool], tuple(topology.chips[chip] for chip in placement.chips[slot])) for slot, pool in places
     )

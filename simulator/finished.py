@@ -57,8 +57,8 @@ class Finished:
         return np.array(self.cluster.owners, np.int64)
 
     def end_ns(self) -> int:
-        """Return when the last request finished, ns."""
-        return int(self.cluster.ledger.column("finish_ns").max(initial=0))
+        """Return when the last request finished or was lost, ns; one refused as it comes lengthens no run."""
+        return self.cluster.ended_ns
 
     def served_ns(self, instance: int) -> int:
         """Return how long an instance was there to serve, ns: to its own end or that of the run."""

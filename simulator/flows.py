@@ -303,6 +303,11 @@ class Agenda:
     def tidy(self) -> None:
         """Rid the agenda of stale entries once they may be most of it."""
         if len(self._entries) > self._most:
-            self._entries = [entry for entry in self._entries if entry[1] == entry[2].ticket and entry[2].flows]
+            current = [entry for entry in self._entries if entry[1] == entry[2].ticket]
+            self._entries = [entry for entry in current if entry[2].flows]
+            for _, _, stream in current:
+                if not stream.flows:
+                    # No entry will lead to what it carries next.
+                    stream.booked_ns = NEVER
             heapify(self._entries)
             self._most = _FEW + 4 * len(self._entries)

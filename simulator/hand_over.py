@@ -169,7 +169,10 @@ class HandOver:
         """Free what was reserved for a request that needs no decoding elsewhere."""
         passage = self._passages.get(index)
         if passage is not None and passage.source is None:
-            self._drop(passage)
+            if passage.shipment is not None:
+                # Nobody needs it: it is not given up for anything that went wrong.
+                passage.shipment.drop()
+                passage.shipment = passage.sender = None
             soon(self.env, 1, lambda: self._leave_target(index))
 
     # --- what can go wrong -----------------------------------------------------------------------------

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Final, Literal, Self, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hardware.strict import Strict
 
 __all__ = ["Incident", "InstanceDown", "LinkChange", "OperationsTable", "RoleSwitch", "Switching"]
 
+_LEAST_CAPACITY: Final = 1e-6
 _Seconds: TypeAlias = Annotated[float, Field(ge=0, le=1e9, strict=True)]
 _Positive: TypeAlias = Annotated[float, Field(gt=0, le=1e9, strict=True)]
 _Position: TypeAlias = Annotated[int, Field(ge=0, strict=True)]
@@ -52,6 +53,13 @@ class LinkChange(Strict):
     at_s: _Seconds
     link: str
     capacity: Annotated[float, Field(ge=0, le=1, strict=True)]
+
+    @field_validator("capacity")
+    @classmethod
+    def _ends(cls, value: float) -> float:
+        if 0 < value < _LEAST_CAPACITY:
+            raise ValueError(f"expected 0, or at least {_LEAST_CAPACITY}, with which transfers still end")
+        return value
 
 
 class RoleSwitch(Strict):
@@ -96,7 +104,7 @@ class Switching(Strict):
     """
 
     between: tuple[str, str]
-    every_s: _Positive = 10.0
+    every_s: Annotated[float, Field(ge=0.001, le=1e9, strict=True)] = 10.0
     delay_s: _Seconds = 5.0
     ratio: Annotated[float, Field(ge=1, le=1e9, strict=True)] = 2.0
     least_load: _Positive = 4.0

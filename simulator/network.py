@@ -52,10 +52,10 @@ class KvTransfer(Strict):
     decode_chosen: Literal["hand_over", "arrival"] | None = None
     group_layers: Annotated[int, Field(gt=0, strict=True)] = 1
     connector: Annotated[str, one_of(CONNECTORS)] = "typical"
-    handshake_us: Annotated[float, Field(ge=0, le=1e9)] | None = None
-    efficiency: Annotated[float, Field(gt=0, le=1)] | None = None
+    handshake_us: Annotated[float, Field(ge=0, le=1e9, strict=True)] | None = None
+    efficiency: Annotated[float, Field(ge=1e-6, le=1, strict=True)] | None = None
     message: Message | None = None
-    messages_per_s: Annotated[float, Field(gt=0, le=1e12)] | None = None
+    messages_per_s: Annotated[float, Field(ge=1, le=1e12, strict=True)] | None = None
     timeout_s: Annotated[float, Field(gt=0, le=1e9, strict=True)] | None = None
     on_timeout: Literal["recompute", "fail"] = "recompute"
 
@@ -117,7 +117,7 @@ class NetworkTable(Strict):
     """
 
     topology: str | None = None
-    nodes: Annotated[int, Field(gt=0, strict=True)] | None = None
+    nodes: Annotated[int, Field(gt=0, le=10_000, strict=True)] | None = None
     rails: Rails = "own"
-    oversubscription: Annotated[float, Field(ge=1)] = 1.0
+    oversubscription: Annotated[float, Field(ge=1, le=1e6, strict=True)] = 1.0
     kv_transfer: KvTransfer = KvTransfer()

@@ -88,8 +88,8 @@ class Operations:
 
     def _restart(self, pool: int, place: int, like: int) -> None:
         cluster = self.cluster
-        cluster.awaited -= 1
         self._slots[pool][place] = cluster.start_instance(pool, like).number
+        self._joined()
         self._note(f"{self._names[pool]} {place} up")
 
     # --- roles ---------------------------------------------------------------------------------------
@@ -112,9 +112,14 @@ class Operations:
 
     def _change(self, leaving: Instance, to: int) -> None:
         cluster = self.cluster
-        cluster.awaited -= 1
         cluster.stop_instance(leaving)
         self._slots[to].append(cluster.start_instance(to, leaving.number).number)
+        self._joined()
+
+    def _joined(self) -> None:
+        """Await an instance less; who waits for one of the other stage may wait in vain now."""
+        self.cluster.awaited -= 1
+        self.cluster.give_up_if_hopeless()
 
     def _look_later(self, switching: Switching) -> None:
         soon(self.cluster.env, max(1, round(switching.every_s * 1e9)), partial(self._look, switching))

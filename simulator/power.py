@@ -23,6 +23,8 @@ __all__ = ["HOST_LOAD", "PoolPower", "Stay", "add_up", "draw_of_steps", "pool_po
 HOST_LOAD: Final = 0.5
 #: Peaks are means over this time: shorter ones pass unseen by breakers and by most meters.
 WINDOW_NS: Final = 1_000_000_000
+#: Of a run of more seconds than this, 12 days, windows are longer, so that their number stays below it.
+_MOST_WINDOWS: Final = 1 << 20
 
 _NS_PER_HOUR: Final = 3_600_000_000_000
 
@@ -123,7 +125,8 @@ def draw_of_steps(pool: BuiltPool, table: Mapping[str, NDArray[np.int64]]) -> ND
 def _edges(last_ns: int) -> NDArray[np.int64]:
     """Return where windows begin and end, ns, shape (windows + 1,); a run of nothing is a nanosecond long."""
     end = max(last_ns, 1)
-    return np.append(np.arange(0, end, WINDOW_NS), end)
+    window_ns = WINDOW_NS * -(-end // (WINDOW_NS * _MOST_WINDOWS))
+    return np.append(np.arange(0, end, window_ns), end)
 
 
 def _share(pool: BuiltPool, table: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float64]:

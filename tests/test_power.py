@@ -270,6 +270,14 @@ def test_a_run_that_refuses_every_request_still_says_what_is_provided(scenario):
     assert summary["provisioned_power_w"] == pytest.approx(3 * 700 + 3 * 4600 / 8)
 
 
+def test_the_power_of_a_run_of_years_has_no_more_windows_than_that_of_one_of_days():
+    years_ns, pool = 30 * 365 * 86_400 * 1_000_000_000, pool_of()
+    found = pool_power(pool, [Stay(rows(), 0, years_ns)], years_ns)
+    assert len(found.window_w) <= 1 << 20
+    assert found.mean_w == pytest.approx(found.peak_w, rel=1e-9)
+    assert found.energy_wh == pytest.approx(found.mean_w * years_ns / 3.6e12, rel=1e-9)
+
+
 def test_energy_without_a_price_changes_no_cost(scenario):
     summary = run_scenario(scenario()).summary
     assert summary["cost_per_hour"] == 9.5
