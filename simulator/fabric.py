@@ -93,16 +93,8 @@ def build_fabric(
     topology = build_cluster(placement.nodes, table.oversubscription)
     links = {pattern: _links_named(topology, pattern) for pattern in changing}
     owners = [number for number, pool in enumerate(pools) for _ in range(pool.parts.replicas)]
-    roles = [(slot, owner) for slot, owner in enumerate(owners)]
     numbers = {pool.name: number for number, pool in enumerate(pools)}
-    pairs = [{numbers[name] for name in pair} for pair in switching]
-    places = {role: number for number, role in enumerate(roles)}
-    for slot, owner in roles:
-        # The list grows: an instance may change more than once.
-        for pool in [pool for pair in pairs if owner in pair for pool in sorted(pair)]:
-            if (slot, pool) not in places:
-                places[slot, pool] = len(roles)
-                roles.append((slot, pool))
+    places = _places(owners, [(numbers[one], numbers[other]) for one, other in switching])
     endpoints = tuple(
         _endpoint(pools[pool], tuple(topology.chips[chip] for chip in placement.chips[slot])) for slot, pool in places
     )
@@ -126,6 +118,19 @@ def build_fabric(
         apart=[link for found in links.values() for link in found],
     )
     return Fabric(topology, lanes, places, links, pools[0].model.layers, table)
+
+
+def _places(owners: Sequence[int], pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], int]:
+    """Return a number for each instance in each pool it may ever be in; it may change more than once."""
+    roles = list(enumerate(owners))
+    places = {role: number for number, role in enumerate(roles)}
+    for slot, owner in roles:
+        for pool in [pool for pair in pairs if owner in pair for pool in sorted(pair)]:
+            if (slot, pool) not in places:
+                # The list grows while it is read.
+                places[slot, pool] = len(roles)
+                roles.append((slot, pool))
+    return places
 
 
 def _links_named(topology: Topology, pattern: str) -> tuple[int, ...]:

@@ -205,9 +205,10 @@ def _shares(axes: Axes, label: str, edges: NDArray[np.float64], curves: Mapping[
 def _percent(axes: Axes, curves: Sequence[NDArray[np.float64]]) -> None:
     """Show shares as percentages: all of them, or closer where all is small."""
     highest = max((float(values.max()) for values in curves), default=0.0)
-    axes.set_ylim(0, 1.05 if highest > 0.5 else max(1.15 * highest, 1e-4))
+    whole = highest > 0.5 or not highest
+    axes.set_ylim(0, 1.05 if whole else max(1.15 * highest, 1e-4))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.yaxis.set_major_locator(MultipleLocator(0.25) if highest > 0.5 else MaxNLocator(4, min_n_ticks=3))
+    axes.yaxis.set_major_locator(MultipleLocator(0.25) if whole else MaxNLocator(4, min_n_ticks=3))
 
 
 def _dress(axes: Axes, edges: NDArray[np.float64]) -> None:
@@ -225,11 +226,15 @@ def _dress(axes: Axes, edges: NDArray[np.float64]) -> None:
 
 def _mark(figure: Figure, panels: Sequence[Axes], incidents: Sequence[tuple[float, str]]) -> None:
     """Draw a numbered line through every panel where something happened, and say below what it was."""
+    together: dict[float, list[int]] = {}
     for number, (time_s, text) in enumerate(incidents[:_MOST_INCIDENTS], 1):
+        together.setdefault(round(time_s, 6), []).append(number)
+        _note(figure, panels[-1], number, f"{number}   {round(time_s, 6):,.6g} s   {text}")
+    for time_s, numbers in together.items():
         for axes in panels:
             axes.axvline(time_s, color="#000000", linestyle=":", linewidth=1.1)
         panels[0].annotate(
-            f"{number}",
+            f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}",
             (time_s, 1.02),
             xycoords=("data", "axes fraction"),
             ha="center",
@@ -237,7 +242,6 @@ def _mark(figure: Figure, panels: Sequence[Axes], incidents: Sequence[tuple[floa
             fontsize=8.5,
             bbox={"boxstyle": "circle,pad=0.18", "facecolor": "#ffffff", "linewidth": 0.8},
         )
-        _note(figure, panels[-1], number, f"{number}   {time_s:,.6g} s   {text}")
     if len(incidents) > _MOST_INCIDENTS:
         _note(
             figure, panels[-1], _MOST_INCIDENTS + 1, f"and {len(incidents) - _MOST_INCIDENTS} more, in timeline.parquet"
