@@ -162,6 +162,7 @@ class Cluster:
         self.decoding = Group(decode_router or router, self.loads, helps_above)
         self.carrier = carrier(self.env) if carrier is not None else None
         self.terms = terms or KvTransfer()
+        self._early = self.terms.early
         self.hand_over = HandOver(
             self.env, ledger, terms=self.terms, decoding=self.decoding, carrier=self.carrier, owner=self
         )
@@ -175,6 +176,7 @@ class Cluster:
         self.recomputed = self.lost_prompt_tokens = self.lost_output_tokens = 0
         self._hands_over = any(not parts.decodes for parts in pools)
         self._decode_limit = min((p.max_tokens for p in pools if p.decodes and self._hands_over), default=1 << 62)
+        self._longest: list[int] = []
         self._draining: dict[int, Callable[[], None]] = {}
         self._drained = Batch(self.env)
         self._done = self._sent = self.ended_ns = 0
@@ -224,6 +226,7 @@ class Cluster:
         self.logs.append(log)
         self.owners.append(pool)
         self.loads.append(0)
+        self._longest.append(min(parts.max_tokens, self._decode_limit))
         if self.carrier is not None and like is not None:
             self.carrier.place(number, like, pool)
         self._let_join(instance, parts)
@@ -287,7 +290,8 @@ class Cluster:
         """Count a request that produced its last token."""
         self.ledger.decode_instance[index] = instance
         self.unload(self.instances[instance])
-        self.hand_over.finished(index)
+        if self._hands_over:
+            self.hand_over.finished(index)
         self.ended_ns = self.env.now
         self._count_done()
 
@@ -313,10 +317,9 @@ class Cluster:
             return
         ledger, index = self.ledger, request.index
         ledger.instance[index] = ledger.decode_instance[index] = chosen.number
-        if chosen.decodes_here:
+        if self._hands_over and chosen.decodes_here:
             self.hand_over.stay(request)
-        longest = min(self.pools[self.owners[chosen.number]].max_tokens, self._decode_limit)
-        if ledger.prompt_tokens[index] + ledger.output_tokens[index] > longest:
+        if ledger.prompt_tokens[index] + ledger.output_tokens[index] > self._longest[chosen.number]:
             self.unload(chosen)
             self.hand_over.finished(index)
             self._refuse(index)
@@ -373,7 +376,7 @@ class Cluster:
         self._sent += 1
         ledger.arrival_ns[index] = self.env.now
         prompt = ledger.prompt_tokens[index]
-        if self.terms.early and prompt + ledger.output_tokens[index] > self._decode_limit:
+        if self._early and prompt + ledger.output_tokens[index] > self._decode_limit:
             self._refuse(index)
         else:
             request = Request(index, prompt)

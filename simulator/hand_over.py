@@ -95,19 +95,20 @@ class HandOver:
         self.joins = self.recomputed = self.given_up = self.timed_out = 0
         self._passages: dict[int, Passage] = {}
         self._entering = Batch(env)
+        self._early, self._chosen_at_arrival = terms.early, terms.decode_chosen == "arrival"
         self._timeout_ns = None if terms.timeout_s is None else round(terms.timeout_s * 1e9)
 
     # --- the way there ---------------------------------------------------------------------------------
 
     def arrive(self, request: Request) -> bool:
         """Prepare the passage of a request that arrives; tell whether it must wait for room before its prompt."""
-        if self.terms.early:
+        if self._early:
             self._seek(self._passage(request))
-        elif self.terms.decode_chosen == "arrival":
+        elif self._chosen_at_arrival:
             passage = self._passage(request)
             passage.entered = True
             passage.target = self.decoding.choose(request)
-        return self.terms.early
+        return self._early
 
     @property
     def under_way(self) -> int:
@@ -148,7 +149,7 @@ class HandOver:
             self._watch(passage, passage.shipment)
         elif passage.reserved:
             self._send(passage)
-        elif self.terms.early:
+        elif self._early:
             self._redo(passage, source)
         elif passage.wanted is None:
             soon(self.env, 1, lambda: self._seek(passage))
@@ -191,7 +192,7 @@ class HandOver:
                 self._drop(passage)
                 passage.target = passage.wanted = None
                 passage.reserved = False
-                if passage.source is not None and self.terms.early:
+                if passage.source is not None and self._early:
                     self._redo(passage, passage.source)
                 elif passage.source is not None or not passage.entered:
                     soon(self.env, 1, lambda passage=passage: self._seek(passage))  # type: ignore[misc]

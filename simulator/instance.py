@@ -287,7 +287,10 @@ class Instance:
         else:
             self.log.add((start, end_ns - start, steps, decodes, context, 0, 0, 0, 0, 0, 0))
         if takes_blocks:
-            state.pool.take_until(state.step, state.step + steps)
+            if state.pool.taken_until > state.step:
+                state.pool.take_until(state.step, state.step + steps)
+            else:
+                state.pool.take(state.pool.needed(state.step, steps))
         state.step += steps
         state.context_sum += decodes * steps
 
@@ -339,7 +342,8 @@ class Instance:
                 self._standstill.end(plan.decodes - len(self._joined), state.running, self.env.now, self._mixed[1])
             state.step += 1
             state.context_sum += plan.decodes
-        self._end_stalls(self.env.now)
+        if self._joined:
+            self._end_stalls(self.env.now)
         state.prefilling = None
         for request, new in plan.chunks:
             request.computed += new

@@ -14,6 +14,8 @@ from simulator.schedulers.preemption import preempt
 from simulator.schedulers.state import Plan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from simulator.request import Request
     from simulator.schedulers.state import EngineState
 
@@ -47,10 +49,10 @@ class VllmScheduler:
         """Return the next plan; see :class:`simulator.schedulers.state.Scheduler`."""
         if not (state.running or state.waiting or state.ready):
             return _IDLE
-        joined: list[Request] = []
+        joined: Sequence[Request] = ()
         if state.prefilling is None:
             if state.ready and state.pool.growth[state.step % state.pool.block_tokens] <= state.pool.free:
-                self._join(state, self.max_tokens - state.decodes, joined, gives=True)
+                joined = self._join(state, self.max_tokens - state.decodes, gives=True)
             if self._nothing_to_admit(state):
                 steps = state.pool.lasting(state.step)
                 if steps > 1:
@@ -60,28 +62,30 @@ class VllmScheduler:
         budget = self.max_tokens - state.decodes
         if state.prefilling is not None:
             budget -= self._continue_prompt(state, state.prefilling, budget, plan)
-            if not preempted:
-                budget -= self._join(state, budget, joined, gives=False)
+            if state.ready and not preempted:
+                plan.joined = self._join(state, budget, gives=False)
+                budget -= len(plan.joined)
         if not preempted:
             self._admit(state, budget, plan)
         plan.decodes = state.decodes
         return plan
 
-    def _join(self, state: EngineState, budget: int, joined: list[Request], *, gives: bool) -> int:
-        """Let requests decode whose KV was fetched, and return the tokens they compute.
+    def _join(self, state: EngineState, budget: int, *, gives: bool) -> Sequence[Request]:
+        """Let requests decode whose KV was fetched, and return them; each computes a token.
 
         With all of their context in the cache but one token, they are decodes to vLLM's attention like any other.
         The block of that token came with the others: it is given back where all decodes are about to take theirs.
         """
-        pool, before = state.pool, len(joined)
-        while state.ready and len(state.running) < self.max_sequences and len(joined) - before < budget:
+        pool = state.pool
+        joined: list[Request] = []
+        while state.ready and len(state.running) < self.max_sequences and len(joined) < budget:
             request = state.ready.popleft()
             if gives and request.computed % pool.block_tokens == 0:
                 pool.give(1)
             state.running[request.index] = request
             state.join_decode(request)
             joined.append(request)
-        return len(joined) - before
+        return joined
 
     def _nothing_to_admit(self, state: EngineState) -> bool:
         """Tell whether no waiting request can join before one leaves: then only decode steps remain."""
@@ -94,7 +98,7 @@ class VllmScheduler:
     def _blocks_to_admit(self, state: EngineState, request: Request, budget: int) -> int:
         """Return the free blocks a request asks for before it is admitted; more than all if never now."""
         pool, tokens = state.pool, request.tokens
-        here, idle = state.find(request)
+        here, idle = state.find(request) if state.cache is not None else (0, 0)
         if not request.remote:
             past = here * pool.block_tokens
             if not self.chunked and tokens - past > budget:
