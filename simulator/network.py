@@ -71,6 +71,8 @@ class KvTransfer(Strict):
                 "decode_chosen is 'hand_over', but KV is pushed to an instance that made room before the prompt was "
                 "begun; expected 'arrival', or direction = 'pull'"
             )
+        if "on_timeout" in self.model_fields_set and self.timeout_s is None:
+            raise ValueError("on_timeout has no meaning without timeout_s; set it, or leave both out")
         if "group_layers" in self.model_fields_set and not self.overlaps:
             raise ValueError("group_layers has no meaning for mode = 'blocking', expected 'layerwise' or 'grouped'")
         return self

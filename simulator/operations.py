@@ -76,6 +76,7 @@ class Operations:
         slots = self._slots[pool]
         number = slots[incident.instance] if incident.instance < len(slots) else None
         if number is None:
+            self._note(f"{incident.pool} {incident.instance} was not there to die")
             return
         slots[incident.instance] = None
         self._note(f"{incident.pool} {incident.instance} down")

@@ -169,6 +169,7 @@ IMPOSSIBLE = [
     ),
     case("network.nodes=1000000000000", "'network.nodes'", "is 1000000000000", "less than or equal to 10000"),
     case("network.oversubscription=true", "'network.oversubscription'", "is True", "a valid number"),
+    case("network.kv_transfer.on_timeout='fail'", "network.kv_transfer", "on_timeout has no meaning", "timeout_s"),
     case("network.kv_transfer.efficiency=1e-30", "kv_transfer.efficiency'", "is 1e-30", "than or equal to 0.000001"),
     case("network.kv_transfer.efficiency=true", "'network.kv_transfer.efficiency'", "is True", "a valid number"),
     case("network.kv_transfer.handshake_us='1'", "kv_transfer.handshake_us'", "is '1'", "a valid number"),

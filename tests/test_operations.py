@@ -155,6 +155,12 @@ def test_requests_of_a_dead_instance_go_on_elsewhere():
     assert run.recomputed > 300 * (restarted.sum() - 1)
 
 
+def test_an_instance_dies_once():
+    table = operations(down("prefill", 200), down("prefill", 250))
+    run = Deployment(replicas=2, operations=table).serve(*steady())
+    assert [instance.ended_ns for instance in run.instances[:2]] == [200 * MS, -1]
+
+
 def test_requests_fail_where_that_is_asked_for():
     table = operations(down("prefill", 200), lost_requests="fail")
     run = Deployment(replicas=2, operations=table).serve(*steady())
