@@ -179,9 +179,12 @@ class Shipment:
             The chunk completes the prompt.
         """
         self._closed = last
-        start = self.carrier.env.now
-        layers = self._groups if self.carrier.transfer.mode == "grouped" else self._layers
-        self._queue(layers(tokens, start, start + duration_ns, last=last))
+        start_ns = self.carrier.env.now
+        end_ns = start_ns + duration_ns
+        if self.carrier.transfer.mode == "grouped":
+            self._queue(self._groups(tokens, start_ns, end_ns))
+        else:
+            self._queue(self._layers(tokens, start_ns, end_ns, last=last))
 
     def computed(self) -> None:
         """Take note that the prompt is complete: what is still on its way may flow as fast as links allow."""
@@ -207,7 +210,7 @@ class Shipment:
             return [final]
         return [_Load(start_ns + first_ns, end_ns, tokens, size - rest, 0, streams=True), final]
 
-    def _groups(self, tokens: int, start_ns: int, end_ns: int, *, last: bool) -> list[_Load]:  # noqa: ARG002
+    def _groups(self, tokens: int, start_ns: int, end_ns: int) -> list[_Load]:
         """Return a chunk as groups of layers."""
         layers, size, sent = self.carrier.layers, tokens * self.token_bytes, 0
         found: list[_Load] = []

@@ -181,7 +181,6 @@ class Cluster:
         self._drained = Batch(self.env)
         self._done = self._sent = self.ended_ns = 0
         self._stride = max(1, len(ledger) // 100)
-        self._all_done = self.env.event()
         for number, parts in enumerate(pools):
             for _ in range(parts.replicas):
                 self.start_instance(number)

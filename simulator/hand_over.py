@@ -71,7 +71,7 @@ class HandOver:
     Attributes
     ----------
     joins
-        Requests whose KV has arrived: each computes one token where it goes on.
+        Requests whose KV has arrived where they go on.
     recomputed
         Tokens to be computed once more because their KV did not arrive.
     given_up
