@@ -18,7 +18,7 @@ from perfdb.operators import step_operators
 from perfdb.power_cap import capped_chain, capped_fit
 from perfdb.step_profile import ProfiledCosts, load_step_profile, profiled_costs, step_profile_path
 from perfdb.tables import sha256
-from simulator.cluster import EngineParts
+from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
 from simulator.identity import KnownIdentities
 from simulator.pool_table import own_pools
@@ -305,6 +305,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         prefills=pool.prefills,
         decodes=pool.decodes,
         caching=options.caches_prefixes,
+        plans_ahead=plan.plans_ahead,
     )
     host_w = host_w_per_chip(topology or chip.node)
     return BuiltPool(

@@ -19,13 +19,12 @@ if TYPE_CHECKING:
 
     from simpy import Event
 
-    from perfdb.step_prices import StepPrices
+    from simulator.engine_parts import EngineParts
     from simulator.passage import Carrier
     from simulator.records import Ledger
     from simulator.router import Router
-    from simulator.schedulers.state import Scheduler
 
-__all__ = ["Arrivals", "Cluster", "EngineParts", "Identities"]
+__all__ = ["Arrivals", "Cluster", "Identities"]
 
 
 class Arrivals(Protocol):
@@ -52,46 +51,6 @@ class Identities(Protocol):
     def identify(self, request: Request) -> None:
         """Fill in the session and the prefix of a request."""
         ...
-
-
-class EngineParts:
-    """What the instances of one pool share.
-
-    Parameters
-    ----------
-    scheduler
-        The policy; it keeps no state of its own.
-    prices
-        Step prices.
-    blocks, block_tokens
-        KV capacity of each instance.
-    max_tokens
-        Longest sequence served; a longer request is refused.
-    replicas
-        Instances.
-    prefills, decodes
-        Stages they serve.
-    caching
-        Their blocks keep what they hold; see :mod:`simulator.prefix_cache`.
-    """
-
-    def __init__(  # noqa: PLR0913 - the parts of a pool, all named
-        self,
-        *,
-        scheduler: Scheduler,
-        prices: StepPrices,
-        blocks: int,
-        block_tokens: int,
-        max_tokens: int,
-        replicas: int,
-        prefills: bool = True,
-        decodes: bool = True,
-        caching: bool = False,
-    ) -> None:
-        self.scheduler, self.prices = scheduler, prices
-        self.blocks, self.block_tokens = blocks, block_tokens
-        self.max_tokens, self.replicas = max_tokens, replicas
-        self.prefills, self.decodes, self.caching = prefills, decodes, caching
 
 
 class Cluster:
@@ -209,15 +168,10 @@ class Cluster:
         instance = Instance(
             self.env,
             number,
-            scheduler=parts.scheduler,
-            prices=parts.prices,
-            blocks=parts.blocks,
-            block_tokens=parts.block_tokens,
+            parts,
             ledger=self.ledger,
             log=log,
             watcher=self,
-            decodes_here=parts.decodes,
-            caching=parts.caching,
             tells_chunks=self.terms.overlaps and not parts.decodes,
             macro_steps=self.macro_steps,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
@@ -42,12 +42,18 @@ class EnginePlan:
         Tokens of one KV block.
     budget_option
         The option that holds the token budget; None where a longer prompt runs all the same.
+    rules
+        What the policy is told besides, by name; see :data:`simulator.schedulers.SCHEDULERS`.
+    plans_ahead
+        Each step is planned when the one before begins.
     """
 
     limits: Limits
     utilization: float
     block_tokens: int
     budget_option: str | None = "max_num_batched_tokens"
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    plans_ahead: bool = False
 
 
 class EngineOptions(Strict):
@@ -109,6 +115,18 @@ class VllmOptions(EngineOptions):
         Admit a request only if its whole prompt fits in the free blocks.
     enable_prefix_caching
         Keep what blocks hold until they are taken again, for requests that begin alike.
+    long_prefill_token_threshold
+        The most tokens a step computes of one prompt while there are other requests; 0 for no such bound.
+    long_prefill_token_threshold_adaptive
+        That bound is never below an equal share of the budget.
+    scheduling_policy
+        ``"priority"`` admits the lowest ``priority`` first and preempts the highest.
+    prefill_schedule_interval
+        Steps from one that computes prompts to the next, while sequences decode.
+    watermark
+        Share of the KV blocks that stays free when a request joins others.
+    async_scheduling
+        Plan each step when the one before begins, so that the chip never waits for the host.
     """
 
     max_num_batched_tokens: int | None = Field(default=None, gt=0)
@@ -116,6 +134,12 @@ class VllmOptions(EngineOptions):
     enable_chunked_prefill: bool = True
     scheduler_reserve_full_isl: bool = True
     enable_prefix_caching: bool = True
+    long_prefill_token_threshold: int = Field(default=0, ge=0)
+    long_prefill_token_threshold_adaptive: bool = False
+    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
+    prefill_schedule_interval: int = Field(default=1, ge=1)
+    watermark: float = Field(default=0.0, ge=0, lt=1)
+    async_scheduling: bool = True
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -138,13 +162,18 @@ class VllmOptions(EngineOptions):
     def plan(self, *, prefills: bool) -> EnginePlan:
         """Return what filled options come to; the stages of the pool do not matter."""
         del prefills
-        limits = Limits(
-            self.max_num_batched_tokens or 0,
-            self.max_num_seqs or 0,
-            self.enable_chunked_prefill,
-            self.scheduler_reserve_full_isl,
+        limits = Limits(self.max_num_batched_tokens or 0, self.max_num_seqs or 0, self.enable_chunked_prefill)
+        rules = {
+            "reserve_full_prompt": self.scheduler_reserve_full_isl,
+            "chunk_tokens": self.long_prefill_token_threshold,
+            "chunk_share": self.long_prefill_token_threshold_adaptive,
+            "by_priority": self.scheduling_policy == "priority",
+            "interval": self.prefill_schedule_interval,
+            "watermark": self.watermark,
+        }
+        return EnginePlan(
+            limits, self.gpu_memory_utilization, self.block_size, rules=rules, plans_ahead=self.async_scheduling
         )
-        return EnginePlan(limits, self.gpu_memory_utilization, self.block_size)
 
 
 class VllmV0Options(EngineOptions):

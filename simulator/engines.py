@@ -83,7 +83,7 @@ class Engine:
 
     def scheduler(self, plan: EnginePlan) -> Scheduler:
         """Return the policy within its limits."""
-        return SCHEDULERS[self.policy](plan.limits)
+        return SCHEDULERS[self.policy](plan.limits, **plan.rules)
 
     def cost_chain(self, chip: Chip, names: Sequence[str]) -> SourceChain:
         """Return what prices its operators on a chip, from the named sources."""

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from hardware.errors import LawError
+from simulator.decode_run import DecodeRun
+from simulator.finishes import Finishes
+from simulator.lookahead import Lookahead
 from simulator.schedulers.state import EngineState
 from simulator.standstill import Standstill
 from simulator.wake_up import WakeUp
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from array import array
+    from collections.abc import Callable, Generator, Sequence
 
     from simpy.events import Event
 
-    from perfdb.step_prices import StepPrices
     from simulator.clock import Clock
+    from simulator.engine_parts import EngineParts
     from simulator.records import Ledger, StepLog
     from simulator.request import Request
-    from simulator.schedulers.state import Plan, Scheduler
+    from simulator.schedulers.state import Plan
     from simulator.watcher import Watcher
 
 __all__ = ["Instance"]
@@ -34,20 +37,12 @@ class Instance:
         The simulation; its clock counts integer nanoseconds.
     number
         Position among all instances, written to the ledger.
-    scheduler
-        The policy.
-    prices
-        Step prices of this model, layout, chip and engine.
-    blocks, block_tokens
-        KV capacity.
+    parts
+        What the instances of its pool are made of. Where it does not decode, KV is handed over to another instance.
     ledger, log
         Where times are written.
     watcher
         Told when a request is done, and when KV must leave or come.
-    decodes_here
-        Requests stay after their prompt; off, their KV is handed over to another instance.
-    caching
-        Blocks keep what they hold; see :mod:`simulator.prefix_cache`.
     tells_chunks
         The watcher is told of every chunk of a prompt when its step begins.
     macro_steps
@@ -63,32 +58,29 @@ class Instance:
         self,
         env: Clock,
         number: int,
+        parts: EngineParts,
         *,
-        scheduler: Scheduler,
-        prices: StepPrices,
-        blocks: int,
-        block_tokens: int,
         ledger: Ledger,
         log: StepLog,
         watcher: Watcher,
-        decodes_here: bool = True,
-        caching: bool = False,
         tells_chunks: bool = False,
         macro_steps: bool = True,
     ) -> None:
         self.env, self.number = env, number
-        self.scheduler, self.prices = scheduler, prices
-        self.state = EngineState(blocks, block_tokens, caching=caching)
+        self.scheduler, self.prices = parts.scheduler, parts.prices
+        self.state = EngineState(parts.blocks, parts.block_tokens, caching=parts.caching)
+        self.scheduler.begin(self.state)
         self.ledger, self.log, self.watcher = ledger, log, watcher
-        self.decodes_here, self.tells_chunks = decodes_here, tells_chunks
+        self.decodes_here, self.tells_chunks = parts.decodes, tells_chunks
         self.longest_run = 1 << 40 if macro_steps else 1
-        self._finishes: list[tuple[int, int, int, Request]] = []
+        self._finishes = Finishes()
         self._wake_up = WakeUp(env)
-        self._run_steps = 0
-        self._run_start_ns = 0
+        self._run = DecodeRun(env, self.prices, self.state, self._wake_up)
         self._mixed: Sequence[int] = ()
         self._plan: Plan | None = None
         self._joined: Sequence[Request] = ()
+        # Plans the next step when one begins, as an engine does that schedules asynchronously; or nobody does.
+        self._ahead = Lookahead(self.scheduler, self.state) if parts.plans_ahead else None
         self._standstill = Standstill(ledger.pauses)
         self.held = 0
         self.started_ns, self.ended_ns = env.now, -1
@@ -96,12 +88,26 @@ class Instance:
 
     def submit(self, request: Request) -> None:
         """Queue a request now; a run of decode steps is cut at its next step boundary."""
+        # Behind the head of the queue, which could not be admitted and still cannot, it changes nothing.
+        changes = self.state.waiting.would_lead(request)
+        if self._ahead is not None and not self._wake_up.asleep:
+            self._see_later(self._ahead, self._queue, request, changes=changes)
+        else:
+            self._queue(request)
+            self._notice(changed=changes)
+
+    def _queue(self, request: Request) -> None:
         self.state.waiting.append(request)
-        # A longer queue means its head could not be admitted, and it still cannot.
-        self._notice(changed=len(self.state.waiting) == 1)
 
     def deliver(self, request: Request) -> None:
         """Take note that the KV a request asked for is here now."""
+        if self._ahead is not None and not self._wake_up.asleep:
+            self._see_later(self._ahead, self._arrived, request, changes=True)
+        else:
+            self._notice(changed=self._arrived(request))
+
+    def _arrived(self, request: Request) -> bool:
+        """Let a request decode whose KV is here; tell whether that may change the plan."""
         state = self.state
         request.remote = request.loading = False
         request.computed = request.tokens - 1
@@ -109,7 +115,7 @@ class Instance:
         state.ready.append(request)
         # Whoever waits may find the blocks that came, and then needs fewer.
         found = state.register(request, request.computed) and bool(state.waiting)
-        self._notice(changed=found or len(state.ready) == 1)
+        return found or len(state.ready) == 1
 
     def release(self, request: Request) -> None:
         """Give back the blocks of a request whose KV has left for another instance."""
@@ -117,10 +123,20 @@ class Instance:
         self.state.release(request)
         self._notice(changed=bool(self.state.waiting))
 
+    def _see_later(
+        self, ahead: Lookahead, action: Callable[[Request], object], request: Request, *, changes: bool
+    ) -> None:
+        """Do something after the next plan, which is made already; a run ends a step later than it else would."""
+        ahead.note(self.env.now, action, request, changes=changes)
+        if changes and self._run.steps > 1:
+            self._run.cut(more=1)
+
     def cancel(self, request: Request) -> None:
         """Give up a request that waits for its KV here: for blocks, or for the KV itself."""
         self._settle()
         state = self.state
+        if self._ahead is not None:
+            self._ahead.see_all()
         if request.loading:
             state.loading -= 1
             state.abandon(request)
@@ -133,6 +149,8 @@ class Instance:
         """Compute the prompt of a request here whose KV did not come; it goes to the head of the queue."""
         self._settle()
         state = self.state
+        if self._ahead is not None:
+            self._ahead.see_all()
         state.loading -= 1
         request.loading = request.remote = False
         request.epoch += 1
@@ -152,14 +170,17 @@ class Instance:
             one that was decoding), ``stalled_ns`` when the last token appeared.
         """
         state, last_ns = self.state, self._settle()
-        self._run_steps = 0
+        if self._ahead is not None:
+            self._ahead.see_all()
+        self._run.steps = 0
         self.ended_ns = self.env.now
         self._wake_up.silence()
         computing = {request.index for request, _ in self._plan.chunks} if self._plan is not None else set()
-        if state.prefilling is not None:
-            computing.add(state.prefilling.index)
+        computing.update(state.prefilling)
         for request in state.running.values():
-            if request.index not in computing:
+            if request.index in state.held:
+                request.computed = request.tokens
+            elif request.index not in computing:
                 state.leave_decode(request)
                 request.computed = request.tokens = request.computed + 1
                 if request.stalled_ns < 0:
@@ -171,7 +192,8 @@ class Instance:
         state.ready.clear()
         state.waiting.clear()
         state.loading = self.held = 0
-        state.prefilling = None
+        state.prefilling.clear()
+        state.held.clear()
         state.lose_all()
         return left
 
@@ -180,34 +202,30 @@ class Instance:
 
         The step under way has its blocks already, though a run takes them only when it is over.
         """
-        if self._run_steps > 1:
-            state, start = self.state, self._run_start_ns
-            sequences, context = state.decodes, state.context_sum // state.decodes
-            over = self.prices.steps_covering(sequences, context, self.env.now - start, self._run_steps)[0] - 1
-            if over:
-                end_ns = start + self.prices.decode_ns(sequences, context, over)
-                self._advance(over, end_ns, takes_blocks=True)
-                self._run_start_ns = end_ns
-                self._run_steps -= over
-        if self._run_steps and self._plan is not None and self._plan.steps > 1:
+        run = self._run
+        if run.steps > 1 and (over := run.begun() - 1):
+            start_ns = run.start_ns
+            end_ns = run.shorten(over)
+            self._advance(over, start_ns, end_ns, takes_blocks=True)
+        if run.steps and self._plan is not None and self._plan.steps > 1:
             self.state.pool.take_until(self.state.step, self.state.step + 1)
-        return self._run_start_ns
+        return run.start_ns
 
     def take_begun(self) -> None:
         """Take the blocks of those steps of a run that have begun, before somebody looks at them."""
-        state, elapsed = self.state, self.env.now - self._run_start_ns
-        if self._run_steps and elapsed and self._plan is not None and self._plan.steps > 1:
-            context = state.context_sum // state.decodes
-            begun, _ = self.prices.steps_covering(state.decodes, context, elapsed, self._run_steps)
-            state.pool.take_until(state.step, state.step + begun)
+        run, plan = self._run, self._plan
+        if run.steps and self.env.now > run.start_ns and plan is not None and plan.steps > 1:
+            self.state.pool.take_until(self.state.step, self.state.step + run.begun())
 
     def serve(self) -> Generator[Event, None, None]:
         """Run the engine for ever."""
         state = self.state
         while True:
-            self._plan = plan = self.scheduler.plan(state)
+            self._plan = plan = self.scheduler.plan(state) if self._ahead is None else self._ahead.plan(self.env.now)
             if plan.preempted:
-                self._note_preempted(plan)
+                self._note_stalled(plan.preempted, self.ledger.preemptions)
+            if plan.held:
+                self._note_stalled(plan.held)
             for request in plan.loads:
                 state.loading += 1
                 request.loading = True
@@ -223,6 +241,8 @@ class Instance:
                 self._apply_decodes(plan)
             elif not plan.preempted:
                 yield self._sleep()
+                if self._ahead is not None:
+                    self._ahead.last_step_ns = self.env.now
 
     # --- waiting -------------------------------------------------------------------------------------
 
@@ -230,8 +250,8 @@ class Instance:
         """Wake a sleeping engine; cut a run of steps if what changed may change the plan."""
         if self._wake_up.asleep:
             self._wake_up.move(0)
-        elif changed and self._run_steps > 1:
-            self._cut()
+        elif changed and self._run.steps > 1:
+            self._run.cut()
 
     def _sleep(self) -> Event:
         state = self.state
@@ -239,40 +259,25 @@ class Instance:
             raise LawError(f"instance {self.number} has {len(state.waiting)} waiting requests and no plan")
         return self._wake_up.when_rung()
 
-    def _cut(self) -> None:
-        elapsed = self.env.now - self._run_start_ns
-        sequences, context = self.state.decodes, self.state.context_sum // self.state.decodes
-        steps, duration = self.prices.steps_covering(sequences, context, elapsed, self._run_steps)
-        if steps < self._run_steps:
-            self._run_steps = steps
-            self._wake_up.move(duration - elapsed)
-
     # --- steps ---------------------------------------------------------------------------------------
 
-    def _steps_to_first_finish(self) -> int:
-        """Return the steps until a decoding sequence produces its last token, or the longest run."""
-        finishes = self._finishes
-        while finishes:
-            step, _, epoch, request = finishes[0]
-            if request.epoch == epoch:
-                return min(step - self.state.step, self.longest_run)
-            heappop(finishes)
-        return self.longest_run
-
     def _compute_decodes(self, plan: Plan) -> Event:
-        context = self.state.context_sum // plan.decodes
-        steps = min(plan.steps, self._steps_to_first_finish())
-        self._run_steps, self._run_start_ns = steps, self.env.now
-        return self._wake_up.after(self.prices.decode_ns(plan.decodes, context, steps))
+        steps = min(plan.steps, self.longest_run, self._finishes.steps_left(self.state.step))
+        if self._ahead is not None and self._ahead.changes:
+            steps = 1
+        return self._run.begin(steps)
 
     def _apply_decodes(self, plan: Plan) -> None:
-        steps, self._run_steps = self._run_steps, 0
-        self._advance(steps, self.env.now, takes_blocks=plan.steps > 1)
+        run = self._run
+        steps, run.steps = run.steps, 0
+        if self._ahead:
+            self._ahead.last_step_ns = run.last_step_ns(steps)
+        self._advance(steps, run.start_ns, self.env.now, takes_blocks=plan.steps > 1)
         self._finish_due()
 
-    def _advance(self, steps: int, end_ns: int, *, takes_blocks: bool) -> None:
+    def _advance(self, steps: int, start: int, end_ns: int, *, takes_blocks: bool) -> None:
         """Let decode steps be over; the first block of each sequence was taken by a plan of one step."""
-        state, start = self.state, self._run_start_ns
+        state = self.state
         decodes, context, joined = state.decodes, state.context_sum // state.decodes, self._joined
         if self._standstill.since_ns >= 0:
             step_ns = self.prices.decode_ns(decodes, context)
@@ -303,17 +308,11 @@ class Instance:
 
     def _compute_mixed(self, plan: Plan) -> Event:
         state, now, ledger = self.state, self.env.now, self.ledger
-        tokens = completed = pairs = reach = 0
-        for request, new in plan.chunks:
-            past = request.computed
-            end = past + new
-            tokens += new
-            pairs += end * end - past * past
-            reach += end
-            completed += end == request.tokens
+        tokens, completed, pairs, reach = plan.sums()
+        for request, _ in plan.chunks:
             if ledger.admitted_ns[request.index] < 0:
                 ledger.admitted_ns[request.index] = now
-                ledger.cached_tokens[request.index] = past
+                ledger.cached_tokens[request.index] = request.computed
         prompts, decodes = len(plan.chunks), plan.decodes
         context = state.context_sum // decodes if decodes else 0
         duration = self.prices.mixed_ns(
@@ -327,7 +326,7 @@ class Instance:
         )
         if decodes == 0 < state.decodes and self._standstill.since_ns < 0:
             self._standstill.since_ns = now
-        self._run_start_ns = now
+        self._run.start_ns = now
         self._mixed = (now, duration, 1, decodes, context, tokens, prompts, completed, pairs, reach, len(self._joined))
         if self.tells_chunks:
             for request, new in plan.chunks:
@@ -337,6 +336,8 @@ class Instance:
     def _apply_chunks(self, plan: Plan) -> None:
         state = self.state
         self.log.add(self._mixed)
+        if self._ahead:
+            self._ahead.last_step_ns = self._run.start_ns
         if plan.decodes:
             if self._standstill.since_ns >= 0:
                 self._standstill.end(plan.decodes - len(self._joined), state.running, self.env.now, self._mixed[1])
@@ -344,13 +345,13 @@ class Instance:
             state.context_sum += plan.decodes
         if self._joined:
             self._end_stalls(self.env.now)
-        state.prefilling = None
         for request, new in plan.chunks:
             request.computed += new
             if request.computed == request.tokens:
+                state.prefilling.pop(request.index, None)
                 self._first_token(request)
             else:
-                state.prefilling = request
+                state.prefilling[request.index] = request
         self._finish_due()
 
     # --- requests ------------------------------------------------------------------------------------
@@ -377,24 +378,23 @@ class Instance:
 
     def _schedule_finish(self, request: Request, produced: int) -> None:
         """Note the step in which a decoding request will have all its tokens."""
-        last_step = self.state.step + self.ledger.output_tokens[request.index] - produced
-        heappush(self._finishes, (last_step, request.index, request.epoch, request))
+        self._finishes.expect(request, self.state.step + self.ledger.output_tokens[request.index] - produced)
 
     def _finish_due(self) -> None:
-        state, finishes = self.state, self._finishes
-        while finishes and finishes[0][0] <= state.step:
-            _, index, epoch, request = heappop(finishes)
-            if request.epoch != epoch:
-                continue
-            del state.running[index]
+        state = self.state
+        for request in self._finishes.due(state.step):
             state.leave_decode(request)
-            state.release(request)
+            state.ending[index := request.index] = request
+            if self._ahead is None:
+                state.let_go()
             self.ledger.finish_ns[index] = self.env.now
             self.watcher.finished(self.number, index)
 
-    def _note_preempted(self, plan: Plan) -> None:
-        for request in plan.preempted:
-            self.ledger.preemptions[request.index] += 1
+    def _note_stalled(self, requests: Sequence[Request], counts: array[int] | None = None) -> None:
+        """Note when requests produced their last token that will not produce one in this step."""
+        for request in requests:
+            if counts is not None:
+                counts[request.index] += 1
             produced = request.tokens > self.ledger.prompt_tokens[request.index]
             if produced and request.stalled_ns < 0:
                 request.stalled_ns = self._standstill.last_token_ns(request.index, self.env.now)

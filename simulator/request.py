@@ -21,6 +21,8 @@ class Request:
         Row of the request in the ledger; also its order of arrival.
     prompt_tokens
         Length of the prompt.
+    longest
+        The most tokens it may have in the end, prompt and answer, as its client says; no promise that it will.
 
     Attributes
     ----------
@@ -30,6 +32,10 @@ class Request:
         Tokens whose KV is in the cache while the prompt is being processed.
     anchor
         While decoding: tokens in the cache minus the engine's step counter, a constant.
+    stint
+        Times it stopped decoding, or stood still.
+    priority
+        Lower is more urgent, for policies that look at it.
     epoch
         Times its KV was lost and its tokens are to be computed anew: preempted, or lost with an instance or a transfer.
     stalled_ns
@@ -63,22 +69,26 @@ class Request:
         "held",
         "index",
         "loading",
+        "longest",
         "named",
         "pieces",
         "prefix",
         "prefix_ends",
+        "priority",
         "remote",
         "session",
         "stalled_ns",
+        "stint",
         "tokens",
     )
 
-    def __init__(self, index: int, prompt_tokens: int) -> None:
+    def __init__(self, index: int, prompt_tokens: int, longest: int = 1 << 30) -> None:
         self.index = index
+        self.longest = longest
         self.tokens = prompt_tokens
         self.computed = 0
         self.anchor = 0
-        self.epoch = 0
+        self.epoch = self.stint = self.priority = 0
         self.stalled_ns = -1
         self.remote = self.loading = False
         self.session = -1
@@ -100,7 +110,8 @@ class Request:
 
     def going_on(self) -> Request:
         """Return the request as an instance knows it that decodes what this one had computed."""
-        request = Request(self.index, self.tokens + 1)
+        request = Request(self.index, self.tokens + 1, self.longest)
+        request.priority = self.priority
         request.remote, request.session, request.named = True, self.session, self.named
         request.prefix, request.prefix_ends = self.prefix, self.prefix_ends
         return request

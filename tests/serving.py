@@ -9,7 +9,8 @@ import numpy as np
 
 from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, StepPrices
 from simulator.clock import Clock, Urgent
-from simulator.cluster import Cluster, EngineParts
+from simulator.cluster import Cluster
+from simulator.engine_parts import EngineParts
 from simulator.incidents import OperationsTable
 from simulator.laws import check_laws
 from simulator.network import KvTransfer
@@ -85,6 +86,18 @@ class Users:
 
     def after(self, finished: int) -> int | None:
         return self.think_ns[finished - 1] if finished <= len(self.think_ns) else None
+
+
+@dataclass
+class Ranked:
+    """Identities by which some requests are more urgent than others."""
+
+    base: Identities | None = None
+
+    def identify(self, request) -> None:
+        request.priority = request.index * 7 % 3
+        if self.base is not None:
+            self.base.identify(request)
 
 
 @dataclass
@@ -168,6 +181,8 @@ class Deployment:
     operations: OperationsTable = field(default_factory=OperationsTable)
     caching: bool = False
     identities: Identities | None = None
+    rules: dict = field(default_factory=dict)
+    plans_ahead: bool = False
 
     def _pool(self, common: dict, blocks: int, replicas: int, **stages: bool) -> EngineParts:
         longest = min(self.longest, blocks * self.block_tokens)
@@ -175,10 +190,11 @@ class Deployment:
 
     def serve(self, arrivals, prompts, outputs, *, macro_steps: bool = True) -> Cluster:
         """Run requests to the end and check every law."""
-        limits = Limits(self.max_tokens, self.max_sequences, self.chunked, self.reserve_full_prompt)
-        scheduler = SCHEDULERS[self.policy](limits)
+        limits = Limits(self.max_tokens, self.max_sequences, self.chunked)
+        own = {"reserve_full_prompt": self.reserve_full_prompt} if self.policy == "vllm" else {}
+        scheduler = SCHEDULERS[self.policy](limits, **own, **self.rules)
         common = {"scheduler": scheduler, "prices": self.prices, "block_tokens": self.block_tokens}
-        common["caching"] = self.caching
+        common |= {"caching": self.caching, "plans_ahead": self.plans_ahead}
         split = self.decode_replicas > 0
         pools = [self._pool(common, self.blocks, self.replicas, decodes=not split)]
         if split:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompts import tree_of_prompts
-from serving import Deployment, OpenLoop, Users, linear_prices, times
+from serving import Deployment, OpenLoop, Ranked, Users, linear_prices, times
 
 from simulator.network import KvTransfer
 from simulator.router import ROUTERS
@@ -29,12 +29,29 @@ requests = st.lists(
 )
 
 
+#: Policies of engines that may plan a step while another runs.
+PLANS_AHEAD = {"vllm"}
+
+#: What vLLM's policy may be told besides.
+RULES = st.fixed_dictionaries(
+    {},
+    optional={
+        "chunk_tokens": st.sampled_from([5, 20, 64]),
+        "chunk_share": st.booleans(),
+        "by_priority": st.booleans(),
+        "interval": st.integers(1, 6),
+        "watermark": st.sampled_from([0.05, 0.3]),
+    },
+)
+
+
 @st.composite
 def deployments(draw) -> dict:
     block_tokens = draw(st.sampled_from([1, 3, 16]))
     # At least one longest sequence (480 tokens) fits; often little more, so that preemption is common.
     least = -(-480 // block_tokens)
     max_sequences = draw(st.sampled_from([1, 2, 7, 64]))
+    policy = draw(st.sampled_from(sorted(SCHEDULERS)))
     return {
         "block_tokens": block_tokens,
         "blocks": least + draw(st.sampled_from([0, 1, 5, 40, 10_000])),
@@ -42,7 +59,10 @@ def deployments(draw) -> dict:
         "max_tokens": max(max_sequences, draw(st.sampled_from([16, 64, 333, 2048]))),
         "replicas": draw(st.integers(1, 3)),
         "reserve_full_prompt": draw(st.booleans()),
-        "policy": draw(st.sampled_from(sorted(SCHEDULERS))),
+        "policy": policy,
+        "rules": draw(RULES) if policy == "vllm" else {},
+        "plans_ahead": policy in PLANS_AHEAD and draw(st.booleans()),
+        "identities": Ranked(),
     }
 
 
@@ -138,7 +158,7 @@ def test_shared_prefixes(seed, size, gap_ns, deployment, router):
     rng = np.random.default_rng(seed)
     identities, prompts, outputs = tree_of_prompts(rng, size)
     arrivals = OpenLoop(np.cumsum(rng.exponential(gap_ns, size)).astype(int).tolist())
-    macro, single = serve_both(deployment | {"identities": identities}, arrivals, prompts, outputs, router)
+    macro, single = serve_both(deployment | {"identities": Ranked(identities)}, arrivals, prompts, outputs, router)
     assert_same(macro, single)
 
 

@@ -204,7 +204,7 @@ def test_a_degraded_link_shows_in_the_windows_it_was_degraded_in(monkeypatch):
     assert table.columns[table.columns.str.startswith(LINK)][0] == f"{LINK}n0/gpu0>n0/nvswitch"
     assert before[f"{LINK}n0/gpu0>n0/nvswitch"].max() < 0.05
     assert meanwhile[f"{LINK}n0/gpu0>n0/nvswitch"].min() > 0.99
-    assert meanwhile["queued_decode"].min() > 10 * before["queued_decode"].max()
+    assert meanwhile["queued_decode"].min() > 8 * before["queued_decode"].max()
     assert meanwhile["kv_transfers"].iloc[-1] > meanwhile["kv_transfers"].iloc[0]
     after = table[table["start_s"].between(62, 70)]
     assert after["p99_tpot_ms"].max() > 5 * before["p99_tpot_ms"].max()

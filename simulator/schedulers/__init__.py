@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simulator.schedulers.state import EngineState, Limits, Plan, Scheduler
 from simulator.schedulers.vllm import VllmScheduler
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["SCHEDULERS", "EngineState", "Limits", "Plan", "Scheduler", "VllmScheduler", "WholePromptScheduler"]
 
 
-def _vllm(limits: Limits) -> Scheduler:
-    return VllmScheduler(limits.max_tokens, limits.max_sequences, limits.chunked, limits.reserve_full_prompt)
+def _vllm(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the policy checks them
+    return VllmScheduler(limits.max_tokens, limits.max_sequences, limits.chunked, **rules)
 
 
 def _vllm_v0(limits: Limits) -> Scheduler:
@@ -33,7 +33,7 @@ def _splitwise(limits: Limits) -> Scheduler:
     )
 
 
-#: Every policy by name.
-SCHEDULERS: Mapping[str, Callable[[Limits], Scheduler]] = MappingProxyType(
+#: Every policy by name: made from the limits of a step, and from rules of its own by name.
+SCHEDULERS: Mapping[str, Callable[..., Scheduler]] = MappingProxyType(
     {"vllm": _vllm, "vllm_v0": _vllm_v0, "distserve": _distserve, "splitwise": _splitwise}
 )

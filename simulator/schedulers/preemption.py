@@ -12,18 +12,25 @@ __all__ = ["preempt"]
 
 
 def preempt(state: EngineState, request: Request) -> Request:
-    """Put a running request at the head of the queue and return it; its KV is lost and will be recomputed."""
-    del state.running[request.index]
-    if request is state.prefilling:
-        state.prefilling = None
-        state.recomputed += request.computed
-    else:
-        state.leave_decode(request)
+    """Put a running request back into the queue and return it; its KV is lost and will be recomputed.
+
+    One that has all its tokens already is let go.
+    """
+    index = request.index
+    del state.running[index]
+    state.preemptions += 1
+    if state.ending.pop(index, None) is not None:
+        state.release(request)
+        return request
+    if state.prefilling.pop(index, None) is None:
+        if state.held.pop(index, None) is None:
+            state.leave_decode(request)
         request.tokens = request.computed + 1
         state.recomputed += request.tokens
+    else:
+        state.recomputed += request.computed
     request.epoch += 1
     state.release(request)
     request.computed = 0
-    state.preemptions += 1
     state.waiting.appendleft(request)
     return request

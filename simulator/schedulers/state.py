@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from simulator.kvcache import BlockPool
 from simulator.prefix_cache import PrefixCache
+from simulator.schedulers.queue import ArrivalQueue, CountedQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from simulator.request import Request
+    from simulator.schedulers.queue import Queue
 
 __all__ = ["EngineState", "Limits", "Plan", "Scheduler"]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an engine's options allow a step to hold; a policy uses those it knows.
+    """What every engine's options allow a step to hold.
 
     Attributes
     ----------
@@ -29,48 +31,11 @@ class Limits:
         Running requests.
     chunked
         Prompts may be cut to what is left of the budget.
-    reserve_full_prompt
-        Admit a request only if its whole prompt fits in the free blocks.
     """
 
     max_tokens: int
     max_sequences: int
     chunked: bool = True
-    reserve_full_prompt: bool = True
-
-
-class CountedQueue(deque["Request"]):
-    """Waiting requests, and the sum of their tokens for those who ask at every arrival."""
-
-    def __init__(self, requests: Iterable[Request] = ()) -> None:
-        super().__init__(requests)
-        self.tokens = sum(request.tokens for request in self)
-
-    def append(self, request: Request, /) -> None:
-        """Add a request at the end."""
-        self.tokens += request.tokens
-        super().append(request)
-
-    def appendleft(self, request: Request, /) -> None:
-        """Add a request in front."""
-        self.tokens += request.tokens
-        super().appendleft(request)
-
-    def popleft(self) -> Request:
-        """Take the first request out."""
-        request = super().popleft()
-        self.tokens -= request.tokens
-        return request
-
-    def remove(self, request: Request, /) -> None:
-        """Take a request out."""
-        super().remove(request)
-        self.tokens -= request.tokens
-
-    def clear(self) -> None:
-        """Take all requests out."""
-        super().clear()
-        self.tokens = 0
 
 
 class EngineState:
@@ -96,9 +61,16 @@ class EngineState:
     ready
         Requests whose KV has been fetched and that wait for a place among the running.
     running
-        Admitted requests by index, in the order of admission: decoding, but for ``prefilling``.
+        Admitted requests by index, in the order of admission: decoding, but for those named below.
     prefilling
-        The admitted request whose prompt is only partly computed, if any; always the last of ``running``.
+        Admitted requests whose prompts are only partly computed, by index, in the order of admission.
+    held
+        Admitted requests that decode but got no token of the last step's budget, by index.
+    ending
+        Requests that have all their tokens, by index, as long as an engine that plans ahead has not noticed; they
+        hold their place and their blocks.
+    memory
+        What the policy remembers from step to step.
     decodes
         Sequences that produce a token in every step.
     context_sum
@@ -115,14 +87,19 @@ class EngineState:
         Tokens of requests when they were first admitted, and those of them that were found in the cache.
     reused
         Tokens that were not computed because they were in the cache, after a preemption too.
+    unseen_tokens
+        Tokens of requests that came too late for the next plan.
     """
 
     __slots__ = (
         "cache",
         "context_sum",
         "decodes",
+        "ending",
+        "held",
         "hits",
         "loading",
+        "memory",
         "pool",
         "preemptions",
         "prefilling",
@@ -132,22 +109,27 @@ class EngineState:
         "reused",
         "running",
         "step",
+        "unseen_tokens",
         "waiting",
     )
 
     def __init__(self, blocks: int, block_tokens: int, *, caching: bool = False) -> None:
         self.step = 0
-        self.waiting: deque[Request] = deque()
+        self.waiting: Queue = ArrivalQueue()
         self.loading = 0
         self.ready: deque[Request] = deque()
         self.running: dict[int, Request] = {}
-        self.prefilling: Request | None = None
+        self.prefilling: dict[int, Request] = {}
+        self.held: dict[int, Request] = {}
+        self.ending: dict[int, Request] = {}
+        self.memory: Any = None
         self.decodes = 0
         self.context_sum = 0
         self.recomputed = self.preemptions = 0
         self.cache = PrefixCache(blocks, block_tokens) if caching else None
         self.pool = BlockPool(blocks, block_tokens) if self.cache is None else self.cache
         self.queried = self.hits = self.reused = 0
+        self.unseen_tokens = 0
 
     def join_decode(self, request: Request) -> None:
         """Count a request whose prompt is computed among the decoding ones."""
@@ -158,10 +140,32 @@ class EngineState:
 
     def leave_decode(self, request: Request) -> None:
         """Take a request out of the decoding ones; ``computed`` becomes its tokens in the cache."""
+        request.stint += 1
         request.computed = request.anchor + self.step
         self.decodes -= 1
         self.context_sum -= request.computed
         self.pool.leave(request.anchor)
+
+    def hold(self, request: Request) -> None:
+        """Let a decoding request stand still in the next step."""
+        self.leave_decode(request)
+        request.tokens = request.computed + 1
+        self.held[request.index] = request
+
+    def resume_held(self) -> list[Request]:
+        """Let the requests decode again that stood still, and return them."""
+        held = list(self.held.values())
+        self.held.clear()
+        for request in held:
+            self.join_decode(request)
+        return held
+
+    def let_go(self) -> None:
+        """Let those go that have all their tokens."""
+        for index, request in self.ending.items():
+            del self.running[index]
+            self.release(request)
+        self.ending.clear()
 
     def release(self, request: Request) -> None:
         """Give back the blocks of a request that is not decoding."""
@@ -193,11 +197,11 @@ class EngineState:
 
     def load(self) -> tuple[int, int, int]:
         """Return tokens that wait to be computed, blocks in use, and tokens of a block."""
-        waiting, pool, prefilling = self.waiting, self.pool, self.prefilling
-        if not isinstance(waiting, CountedQueue):
+        waiting, pool = self.waiting, self.pool
+        if type(waiting) is ArrivalQueue:
             waiting = self.waiting = CountedQueue(waiting)
-        started = 0 if prefilling is None else prefilling.tokens - prefilling.computed
-        return waiting.tokens + started, pool.blocks - pool.free, pool.block_tokens
+        started = sum(request.tokens - request.computed for request in self.prefilling.values())
+        return waiting.tokens + self.unseen_tokens + started, pool.blocks - pool.free, pool.block_tokens
 
     def claim(self, request: Request) -> int:
         """Let a request that is admitted hold the blocks that are here already, and return their number."""
@@ -243,7 +247,9 @@ class Plan:
     loads
         Requests that got blocks for KV that must now be fetched.
     joined
-        Requests whose KV was fetched and that decode from this step on, counted among ``decodes``.
+        Requests that decode from this step on after standing still, or whose KV was fetched; among ``decodes``.
+    held
+        Decoding requests that stand still in this step, for want of budget; not among ``decodes``.
     """
 
     chunks: list[tuple[Request, int]]
@@ -252,10 +258,32 @@ class Plan:
     preempted: list[Request]
     loads: Sequence[Request] = ()
     joined: Sequence[Request] = ()
+    held: Sequence[Request] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is computed and nothing has changed."""
+        return not (self.chunks or self.decodes or self.preempted or self.loads)
+
+    def sums(self) -> tuple[int, int, int, int]:
+        """Return the chunks' tokens, how many complete a prompt, their pairs of tokens, doubled, and their ends."""
+        tokens = completed = pairs = reach = 0
+        for request, new in self.chunks:
+            past = request.computed
+            end = past + new
+            tokens += new
+            pairs += end * end - past * past
+            reach += end
+            completed += end == request.tokens
+        return tokens, completed, pairs, reach
 
 
 class Scheduler(Protocol):
     """Decides what the next step computes."""
+
+    def begin(self, state: EngineState) -> None:
+        """Give a new instance the queue this policy takes requests from, and what it remembers between steps."""
+        ...
 
     def plan(self, state: EngineState) -> Plan:
         """Return the next plan and take the blocks it needs.

@@ -1,8 +1,8 @@
 """vLLM V1 continuous batching with chunked prefill, and preemption by recomputation.
 
-Order of decisions as in vLLM's ``v1/core/sched/scheduler.py``: running requests first, in the order they were
-admitted; if blocks run out, the last admitted one is preempted and will be recomputed; only if nobody was
-preempted are waiting requests admitted, first come first served, up to the token budget.
+Order of decisions as in vLLM's ``v1/core/sched/scheduler.py`` (0.33): running requests first, in the order they were
+admitted; if blocks run out, the last admitted one, or the least urgent, is preempted and will be recomputed; only if
+nobody was preempted are waiting requests admitted, up to the token budget, until one does not fit.
 """
 
 from __future__ import annotations
@@ -10,18 +10,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from simulator.schedulers.preemption import preempt
+from simulator.schedulers.crowding import share_out
+from simulator.schedulers.queue import ArrivalQueue, PriorityQueue
 from simulator.schedulers.state import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from simulator.request import Request
     from simulator.schedulers.state import EngineState
 
-__all__ = ["VllmScheduler"]
+__all__ = ["Cadence", "VllmScheduler"]
 
 _IDLE: Final = Plan([], 0, 1, [])
+
+
+@dataclass(slots=True)
+class Cadence:
+    """When prompts were last computed, for an engine that lets decode steps pass between them.
+
+    Attributes
+    ----------
+    last_step
+        The engine's step counter after the last step that computed part of a prompt.
+    bound
+        That step could not admit all who waited: then nothing is put off.
+    """
+
+    last_step: int = -(1 << 60)
+    bound: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,39 +53,91 @@ class VllmScheduler:
         Prompts may be cut to what is left of the budget (``enable_chunked_prefill``).
     reserve_full_prompt
         Admit a request only if its whole prompt fits in the free blocks (``scheduler_reserve_full_isl``).
+    chunk_tokens
+        The most a step computes of one prompt while there are other requests (``long_prefill_token_threshold``);
+        0 for no such bound.
+    chunk_share
+        That bound is never below an equal share of the budget (``long_prefill_token_threshold_adaptive``).
+    by_priority
+        The most urgent request is admitted first, and the least urgent preempted (``scheduling_policy``).
+    interval
+        Steps from one that computes prompts to the next, while sequences decode (``prefill_schedule_interval``).
+    watermark
+        Share of the blocks that stays free when a request joins others (``watermark``).
     """
 
     max_tokens: int
     max_sequences: int
     chunked: bool = True
     reserve_full_prompt: bool = True
+    chunk_tokens: int = 0
+    chunk_share: bool = False
+    by_priority: bool = False
+    interval: int = 1
+    watermark: float = 0.0
+
+    def begin(self, state: EngineState) -> None:
+        """Prepare a new instance; see :class:`simulator.schedulers.state.Scheduler`."""
+        state.waiting = PriorityQueue() if self.by_priority else ArrivalQueue()
+        state.memory = Cadence()
 
     def plan(self, state: EngineState) -> Plan:
         """Return the next plan; see :class:`simulator.schedulers.state.Scheduler`."""
         if not (state.running or state.waiting or state.ready):
             return _IDLE
-        joined: Sequence[Request] = ()
-        if state.prefilling is None:
+        plan = Plan([], 0, 1, [])
+        if state.held:
+            plan.joined = state.resume_held()
+        rest = self._rest(state) if self.interval > 1 else 0
+        if not state.prefilling or rest:
             if state.ready and state.pool.growth[state.step % state.pool.block_tokens] <= state.pool.free:
-                joined = self._join(state, self.max_tokens - state.decodes, gives=True)
-            if self._nothing_to_admit(state):
+                plan.joined = [*plan.joined, *self._join(state, self.max_tokens - state.decodes, gives=True)]
+            if self._nothing_to_admit(state, rest):
                 steps = state.pool.lasting(state.step)
+                if rest and (state.waiting or state.prefilling):
+                    steps = min(steps, rest)
                 if steps > 1:
-                    return Plan([], state.decodes, steps, [], (), joined)
-        preempted = self._room_for_decodes(state)
-        plan = Plan([], state.decodes, 1, preempted, (), joined)
-        budget = self.max_tokens - state.decodes
-        if state.prefilling is not None:
-            budget -= self._continue_prompt(state, state.prefilling, budget, plan)
-            if state.ready and not preempted:
-                plan.joined = self._join(state, budget, gives=False)
-                budget -= len(plan.joined)
-        if not preempted:
-            self._admit(state, budget, plan)
-        plan.decodes = state.decodes
+                    plan.decodes, plan.steps = state.decodes, steps
+                    if self.interval > 1:
+                        self._note(state, plan, rest)
+                    return plan
+        self._compute(state, plan, rest)
+        if self.interval > 1:
+            self._note(state, plan, rest)
         return plan
 
-    def _join(self, state: EngineState, budget: int, *, gives: bool) -> Sequence[Request]:
+    def _compute(self, state: EngineState, plan: Plan, rest: int) -> None:
+        """Fill in a plan of one step."""
+        budget = share_out(self, state, plan, puts_off=rest > 0)
+        if not plan.preempted:
+            if state.prefilling and state.ready:
+                joined = self._join(state, budget, gives=False)
+                plan.joined = [*plan.joined, *joined]
+                budget -= len(joined)
+            self._admit(state, budget, plan, puts_off=rest > 0)
+        plan.decodes = state.decodes
+
+    # --- prompts put off -----------------------------------------------------------------------------
+
+    def _rest(self, state: EngineState) -> int:
+        """Return the steps from this one on in which no prompt is computed; 0 if this one may."""
+        cadence: Cadence = state.memory
+        if cadence.bound or len(state.running) == len(state.prefilling):
+            return 0
+        return max(0, self.interval - 1 - (state.step - cadence.last_step))
+
+    def _note(self, state: EngineState, plan: Plan, rest: int) -> None:
+        """Remember a step that computes prompts, and whether all who waited were admitted."""
+        cadence: Cadence = state.memory
+        # A request that joins with one token to compute is none that computes its prompt.
+        if any(r.index in state.prefilling or r.tokens - r.computed > 1 for r, _ in plan.chunks):
+            cadence.last_step = state.step + (state.decodes > 0)
+        if not (rest or plan.preempted):
+            cadence.bound = len(state.waiting) > 0
+
+    # --- admission -----------------------------------------------------------------------------------
+
+    def _join(self, state: EngineState, budget: int, *, gives: bool) -> list[Request]:
         """Let requests decode whose KV was fetched, and return them; each computes a token.
 
         With all of their context in the cache but one token, they are decodes to vLLM's attention like any other.
@@ -87,13 +154,27 @@ class VllmScheduler:
             joined.append(request)
         return joined
 
-    def _nothing_to_admit(self, state: EngineState) -> bool:
+    def _nothing_to_admit(self, state: EngineState, rest: int) -> bool:
         """Tell whether no waiting request can join before one leaves: then only decode steps remain."""
         budget = self.max_tokens - state.decodes
         full = len(state.running) >= self.max_sequences or budget <= 0
         if not state.waiting or (full and not state.waiting[0].remote):
             return True
-        return self._blocks_to_admit(state, state.waiting[0], budget) > state.pool.free
+        request = state.waiting[0]
+        if rest and not request.remote and self._missing(state, request) > 1:
+            return True
+        return self._blocks_to_admit(state, request, budget) > state.pool.free
+
+    def _missing(self, state: EngineState, request: Request) -> int:
+        """Return the tokens of a waiting request that are not in the cache."""
+        return request.tokens - state.find(request)[0] * state.pool.block_tokens
+
+    def most_of_one(self, state: EngineState) -> int:
+        """Return the tokens of one prompt that a step computes at most."""
+        others = len(state.running) + len(state.waiting) + len(state.ready) + state.loading
+        if not self.chunk_tokens or others <= 1:
+            return self.max_tokens
+        return max(self.chunk_tokens, self.max_tokens // others) if self.chunk_share else self.chunk_tokens
 
     def _blocks_to_admit(self, state: EngineState, request: Request, budget: int) -> int:
         """Return the free blocks a request asks for before it is admitted; more than all if never now."""
@@ -101,69 +182,46 @@ class VllmScheduler:
         here, idle = state.find(request) if state.cache is not None else (0, 0)
         if not request.remote:
             past = here * pool.block_tokens
-            if not self.chunked and tokens - past > budget:
+            new = min(tokens - past, self.most_of_one(state)) if self.chunk_tokens else tokens - past
+            if not self.chunked and new > budget:
                 return pool.blocks + 1
             if not self.reserve_full_prompt:
-                tokens = min(tokens, past + budget)
+                tokens = past + min(new, budget)
         # A block that is here but that nobody uses is a free one less, like a new one.
-        return pool.blocks_for(tokens) - here + idle
+        blocks = pool.blocks_for(tokens) - here + idle
+        if self.watermark and state.running:
+            # Of all blocks, the one vLLM keeps as a placeholder among them.
+            blocks += int(self.watermark * (pool.blocks + 1))
+        return blocks
 
-    def _room_for_decodes(self, state: EngineState) -> list[Request]:
-        """Take one step's blocks for the decoding sequences, preempting from the tail where they lack."""
-        pool = state.pool
-        needed = pool.growth[state.step % pool.block_tokens]
-        if needed <= pool.free:
-            pool.take(needed)
-            return []
-        preempted: list[Request] = []
-        for request in list(state.running.values()):
-            if request.index not in state.running:
-                break
-            if request is state.prefilling or (request.anchor + state.step) % pool.block_tokens:
-                continue
-            while not pool.free and request.index in state.running:
-                preempted.append(_preempt_last(state))
-            if request.index in state.running:
-                pool.take(1)
-        return preempted
-
-    def _continue_prompt(self, state: EngineState, request: Request, budget: int, plan: Plan) -> int:
-        """Schedule the next chunk of the prompt in progress; it preempts itself where blocks lack."""
-        pool = state.pool
-        new = min(request.tokens - request.computed, budget)
-        if new <= 0:
-            return 0
-        blocks = pool.blocks_for(request.computed + new) - pool.blocks_for(request.computed)
-        if blocks > pool.free:
-            plan.preempted.append(_preempt_last(state))
-            return 0
-        state.take(request, blocks, request.computed + new)
-        plan.chunks.append((request, new))
-        return new
-
-    def _admit(self, state: EngineState, budget: int, plan: Plan) -> None:
-        while state.waiting:
-            request = state.waiting[0]
+    def _admit(self, state: EngineState, budget: int, plan: Plan, *, puts_off: bool) -> None:
+        waiting, pool = state.waiting, state.pool
+        most = self.most_of_one(state) if self.chunk_tokens else self.max_tokens
+        while waiting:
+            request = waiting[0]
             full = budget <= 0 or len(state.running) >= self.max_sequences
             if full and not request.remote:
                 break
-            if self._blocks_to_admit(state, request, budget) > state.pool.free:
+            if puts_off and not request.remote and self._missing(state, request) > 1:
                 break
-            state.waiting.popleft()
+            if self._blocks_to_admit(state, request, budget) > pool.free:
+                break
+            waiting.popleft()
             here = state.claim(request)
             if request.remote:
                 # As vLLM does, a request may fetch its KV however many are running.
-                state.pool.take(state.pool.blocks_for(request.tokens) - here)
+                pool.take(pool.blocks_for(request.tokens) - here)
                 plan.loads = (*plan.loads, request)
                 continue
             state.running[request.index] = request
-            new = min(request.tokens - request.computed, budget)
+            new = min(request.tokens - request.computed, budget, most)
             tokens = request.computed + new
-            state.take(request, state.pool.blocks_for(tokens) - here, tokens)
+            state.take(request, pool.blocks_for(tokens) - here, tokens)
             plan.chunks.append((request, new))
             budget -= new
 
-
-def _preempt_last(state: EngineState) -> Request:
-    """Preempt the last admitted request."""
-    return preempt(state, state.running[next(reversed(state.running))])
+    def victim(self, state: EngineState) -> Request:
+        """Return the running request that is preempted next: the last admitted, or the least urgent."""
+        if self.by_priority:
+            return max(state.running.values(), key=lambda request: (request.priority, request.index))
+        return state.running[next(reversed(state.running))]

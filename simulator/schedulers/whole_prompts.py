@@ -49,6 +49,9 @@ class WholePromptScheduler:
     free_block_each: bool = True
     mixed: bool = False
 
+    def begin(self, state: EngineState) -> None:
+        """Remember nothing; requests wait in the order of their arrival."""
+
     def plan(self, state: EngineState) -> Plan:
         """Return the next plan; see :class:`simulator.schedulers.state.Scheduler`."""
         plan = Plan([], 0, 1, [])

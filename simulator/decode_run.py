@@ -1,0 +1,75 @@
+"""A run of decode steps that nothing interrupts: one event, however many steps it has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from simpy.events import Event
+
+    from perfdb.step_prices import StepPrices
+    from simulator.clock import Clock
+    from simulator.schedulers.state import EngineState
+    from simulator.wake_up import WakeUp
+
+__all__ = ["DecodeRun"]
+
+
+class DecodeRun:
+    """The run an engine is in, if it is in one.
+
+    Parameters
+    ----------
+    env, prices, state, wake_up
+        Of the engine.
+
+    Attributes
+    ----------
+    steps
+        Steps of the run; 0 while there is none.
+    start_ns
+        When it began, or the step that computes prompts.
+    """
+
+    __slots__ = ("_env", "_prices", "_state", "_wake_up", "start_ns", "steps")
+
+    def __init__(self, env: Clock, prices: StepPrices, state: EngineState, wake_up: WakeUp) -> None:
+        self._env, self._prices, self._state, self._wake_up = env, prices, state, wake_up
+        self.steps = self.start_ns = 0
+
+    def begin(self, steps: int) -> Event:
+        """Begin a run now and return the event of its end."""
+        state = self._state
+        self.steps, self.start_ns = steps, self._env.now
+        return self._wake_up.after(self._prices.decode_ns(state.decodes, state.context_sum // state.decodes, steps))
+
+    def cut(self, more: int = 0) -> None:
+        """Let the run end with the step under way, or ``more`` steps after it."""
+        state, elapsed = self._state, self._env.now - self.start_ns
+        context = state.context_sum // state.decodes
+        steps, duration = self._prices.steps_covering(state.decodes, context, elapsed, self.steps)
+        if steps + more < self.steps:
+            self.steps = steps + more
+            if more:
+                duration = self._prices.decode_ns(state.decodes, context, self.steps)
+            self._wake_up.move(duration - elapsed)
+
+    def begun(self) -> int:
+        """Return how many of its steps have begun before now."""
+        state, elapsed = self._state, self._env.now - self.start_ns
+        context = state.context_sum // state.decodes
+        return self._prices.steps_covering(state.decodes, context, elapsed, self.steps)[0]
+
+    def shorten(self, steps: int) -> int:
+        """Take so many steps off its beginning, and return when they end."""
+        state = self._state
+        self.start_ns += self._prices.decode_ns(state.decodes, state.context_sum // state.decodes, steps)
+        self.steps -= steps
+        return self.start_ns
+
+    def last_step_ns(self, steps: int) -> int:
+        """Return when the last of the ``steps`` steps begins."""
+        if steps == 1:
+            return self.start_ns
+        state = self._state
+        return self.start_ns + self._prices.decode_ns(state.decodes, state.context_sum // state.decodes, steps - 1)

@@ -1,0 +1,54 @@
+"""What the instances of a pool are made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from perfdb.step_prices import StepPrices
+    from simulator.schedulers.state import Scheduler
+
+__all__ = ["EngineParts"]
+
+
+class EngineParts:
+    """What the instances of one pool share.
+
+    Parameters
+    ----------
+    scheduler
+        The policy; it keeps no state of its own.
+    prices
+        Step prices.
+    blocks, block_tokens
+        KV capacity of each instance.
+    max_tokens
+        Longest sequence served; a longer request is refused.
+    replicas
+        Instances.
+    prefills, decodes
+        Stages they serve.
+    caching
+        Their blocks keep what they hold; see :mod:`simulator.prefix_cache`.
+    plans_ahead
+        The next step is planned when one begins, as an engine does that schedules asynchronously.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts of a pool, all named
+        self,
+        *,
+        scheduler: Scheduler,
+        prices: StepPrices,
+        blocks: int,
+        block_tokens: int,
+        max_tokens: int,
+        replicas: int,
+        prefills: bool = True,
+        decodes: bool = True,
+        caching: bool = False,
+        plans_ahead: bool = False,
+    ) -> None:
+        self.scheduler, self.prices, self.plans_ahead = scheduler, prices, plans_ahead
+        self.blocks, self.block_tokens = blocks, block_tokens
+        self.max_tokens, self.replicas = max_tokens, replicas
+        self.prefills, self.decodes, self.caching = prefills, decodes, caching

@@ -1,0 +1,44 @@
+"""In which step each decoding request of an engine will have all its tokens: known to the engine, not to its policy."""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from simulator.request import Request
+
+__all__ = ["Finishes"]
+
+
+class Finishes:
+    """Requests in the order in which they finish, as long as they decode on."""
+
+    __slots__ = ("_heap",)
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, int, Request]] = []
+
+    def expect(self, request: Request, step: int) -> None:
+        """Note that a request which decodes from now on has all its tokens when the step counter is ``step``."""
+        heappush(self._heap, (step, request.index, request.stint, request))
+
+    def steps_left(self, step: int) -> int:
+        """Return the steps from step counter ``step`` until the first request finishes; very many if none decodes."""
+        heap = self._heap
+        while heap:
+            last, _, stint, request = heap[0]
+            if request.stint == stint:
+                return last - step
+            heappop(heap)
+        return 1 << 40
+
+    def due(self, step: int) -> Iterator[Request]:
+        """Yield the requests that have all their tokens at step counter ``step``, each of them once."""
+        heap = self._heap
+        while heap and heap[0][0] <= step:
+            _, _, stint, request = heappop(heap)
+            if request.stint == stint:
+                yield request

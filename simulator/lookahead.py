@@ -1,0 +1,79 @@
+"""An engine that schedules asynchronously: the next step is planned when this one begins.
+
+vLLM's engine core does so with ``async_scheduling`` (``step_with_batch_queue`` of ``v1/engine/core.py``): a plan knows
+which tokens the running step will have computed, but not who came since it began, and those who get their last
+token in it still hold their places and their blocks. Here the plan is made at the end of the step, with what was known
+at its beginning, so that nothing is planned that a later event would change.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from simulator.request import Request
+    from simulator.schedulers.state import EngineState, Plan, Scheduler
+
+__all__ = ["Lookahead"]
+
+
+class Lookahead:
+    """What one engine has not seen yet.
+
+    Parameters
+    ----------
+    scheduler, state
+        Whose plans are made ahead.
+
+    Attributes
+    ----------
+    last_step_ns
+        When the last step began.
+    changes
+        Something is unseen that may change the plan: a run must end after its first step.
+    """
+
+    __slots__ = ("_scheduler", "_state", "_unseen", "changes", "last_step_ns")
+
+    def __init__(self, scheduler: Scheduler, state: EngineState) -> None:
+        self._scheduler, self._state = scheduler, state
+        self._unseen: deque[tuple[int, Callable[[Request], object], Request, bool]] = deque()
+        self.last_step_ns = 0
+        self.changes = False
+
+    def __bool__(self) -> bool:
+        return bool(self._unseen)
+
+    def note(self, now_ns: int, action: Callable[[Request], object], request: Request, *, changes: bool) -> None:
+        """Remember something that happens now, to be done before the first plan that can know of it."""
+        self._unseen.append((now_ns, action, request, changes))
+        self._state.unseen_tokens += request.tokens
+
+    def see_all(self) -> None:
+        """Do all that was remembered."""
+        self._see(1 << 62)
+
+    def plan(self, now_ns: int) -> Plan:
+        """Return the plan made at the beginning of the step that ends now; a new one, if nothing can run by that."""
+        state = self._state
+        if self._unseen:
+            self._see(self.last_step_ns)
+        plan = self._scheduler.plan(state)
+        ended = bool(state.ending)
+        state.let_go()
+        if plan.empty and (self._unseen or ended):
+            self._see(now_ns)
+            plan, ended = self._scheduler.plan(state), False
+        self.changes = ended and bool(state.waiting or state.ready)
+        self.changes |= any(flag or state.waiting.would_lead(request) for _, _, request, flag in self._unseen)
+        return plan
+
+    def _see(self, until_ns: int) -> None:
+        unseen, state = self._unseen, self._state
+        while unseen and unseen[0][0] <= until_ns:
+            _, action, request, _ = unseen.popleft()
+            state.unseen_tokens -= request.tokens
+            action(request)
