@@ -18,6 +18,7 @@ from perfdb.operators import step_operators
 from perfdb.power_cap import capped_chain, capped_fit
 from perfdb.step_profile import ProfiledCosts, load_step_profile, profiled_costs, step_profile_path
 from perfdb.tables import sha256
+from simulator.cluster import Following
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
 from simulator.identity import KnownIdentities
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from simulator.pool_table import Pool
     from simulator.router import Router
     from simulator.scenario import Scenario, Workload
-    from workloads.table import Arrivals
+    from workloads.table import Arrivals, Prefixes
 
 __all__ = [
     "BuiltPool",
@@ -113,7 +114,9 @@ class Requests:
     times_ns
         Arrivals that wait for no other request, int64, never decreasing.
     think_ns
-        Think time before each later request of a closed loop, int64.
+        Think time before each later request of a closed loop, or of each turn that waits for an answer, int64.
+    later
+        Row of the turn that waits for each request's answer, int64, -1 for none; None where no turn does.
     images
         Images per request, int64, or None.
     identities
@@ -132,16 +135,26 @@ class Requests:
     skipped: Mapping[str, int]
     source: str
     identities: KnownIdentities | None = None
+    later: NDArray[np.int64] | None = None
 
-    def first(self) -> Iterable[int]:
-        """Return the times of arrivals that wait for no other, a few thousand held at a time."""
+    def first(self) -> Iterable[tuple[int, int]]:
+        """Return rows and times of arrivals that wait for no other, a few thousand held at a time."""
+        if self.later is not None:
+            waiting = set(self.later.tolist())
+            yield from ((row, time) for row, time in enumerate(self.times_ns.tolist()) if row not in waiting)
+            return
         chunk = 4096
         for start in range(0, len(self.times_ns), chunk):
-            yield from self.times_ns[start : start + chunk].tolist()
+            yield from enumerate(self.times_ns[start : start + chunk].tolist(), start)
 
-    def after(self, finished: int) -> int | None:
-        """Return the think time before the request that a finished one sets off, ns; None for none."""
-        return int(self.think_ns[finished - 1]) if finished <= len(self.think_ns) else None
+    def after(self, index: int, finished: int) -> Following | None:
+        """Return the request that is sent once another is finished or has failed; None for none."""
+        if self.later is not None:
+            row = int(self.later[index])
+            return None if row < 0 else Following(row, int(self.think_ns[row]), goes_on=True)
+        if finished > len(self.think_ns):
+            return None
+        return Following(len(self.times_ns) + finished - 1, int(self.think_ns[finished - 1]))
 
 
 def build_requests(scenario: Scenario) -> Requests:
@@ -162,18 +175,20 @@ def build_requests(scenario: Scenario) -> Requests:
         start = np.zeros(min(plan.concurrency, size), np.int64)
         later = plan.think_ns[plan.concurrency : size]
         source = f"closed loop of {plan.concurrency}"
-        return Requests(plan.prompt_tokens[:size], plan.output_tokens[:size], start, later, None, {}, source)
+        known = _known(None, None, _priorities(scenario, size))
+        return Requests(plan.prompt_tokens[:size], plan.output_tokens[:size], start, later, None, {}, source, known)
     found = _open_loop(scenario)
     _check_warmup(workload, found)
     return Requests(
         found.prompt_tokens,
         found.output_tokens,
         found.arrival_ns,
-        nothing,
+        nothing if found.think_ns is None else found.think_ns,
         found.images,
         found.skipped,
         found.source,
         _identities(scenario, found),
+        found.later,
     )
 
 
@@ -185,7 +200,22 @@ def _identities(scenario: Scenario, found: Arrivals) -> KnownIdentities | None:
     if prefixes is not None and not prefixes.contents.size:
         prefixes = None
     session = found.session if routers & SESSION_ROUTERS else None
-    return None if prefixes is None and session is None else KnownIdentities(prefixes, session)
+    return _known(prefixes, session, _priorities(scenario, len(found)))
+
+
+def _known(
+    prefixes: Prefixes | None, session: NDArray[np.int64] | None, priority: NDArray[np.int64] | None
+) -> KnownIdentities | None:
+    found = (prefixes, session, priority)
+    return None if all(column is None for column in found) else KnownIdentities(*found)
+
+
+def _priorities(scenario: Scenario, requests: int) -> NDArray[np.int64] | None:
+    """Return the class of each request, drawn by the classes' shares; None where there is one class."""
+    shares = scenario.workload.priority_shares
+    if len(shares) < 2:
+        return None
+    return stream(scenario.seed, "priority").choice(len(shares), requests, p=np.array(shares) / sum(shares))
 
 
 def synthetic_arrivals(scenario: Scenario) -> Arrivals:

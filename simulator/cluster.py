@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from simulator.batch import Batch
 from simulator.clock import Clock, Urgent, soon
@@ -24,23 +24,43 @@ if TYPE_CHECKING:
     from simulator.records import Ledger
     from simulator.router import Router
 
-__all__ = ["Arrivals", "Cluster", "Identities"]
+__all__ = ["Arrivals", "Cluster", "Following", "Identities"]
+
+
+class Following(NamedTuple):
+    """A request that waits for the end of another.
+
+    Attributes
+    ----------
+    row
+        Its row in the ledger.
+    think_ns
+        How long after that end it is sent.
+    goes_on
+        Its prompt contains the other one's answer, so that it cannot be sent without it.
+    """
+
+    row: int
+    think_ns: int
+    goes_on: bool = False
 
 
 class Arrivals(Protocol):
     """When requests are sent."""
 
-    def first(self) -> Iterable[int]:
-        """Return arrival times, ns and never decreasing, of requests that wait for no other."""
+    def first(self) -> Iterable[tuple[int, int]]:
+        """Return rows and arrival times, ns and never decreasing, of requests that wait for no other."""
         ...
 
-    def after(self, finished: int) -> int | None:
-        """Return the think time, ns, before the request that a finished one sets off; None for none.
+    def after(self, index: int, finished: int) -> Following | None:
+        """Return the request that is sent once another is finished or has failed; None for none.
 
         Parameters
         ----------
+        index
+            Row of that other request.
         finished
-            Requests finished or refused so far, this one included.
+            Requests finished or failed so far, that one included.
         """
         ...
 
@@ -76,6 +96,8 @@ class Cluster:
         Requests fail with the instance that has their KV, instead of being computed once more.
     identities
         Fills in sessions and prefixes; None where nobody looks at them.
+    declared_tokens
+        The most output tokens that clients allow; those who get more allow just what they get.
     macro_steps
         See :class:`simulator.instance.Instance`.
     on_progress
@@ -111,6 +133,7 @@ class Cluster:
         helps_above: int = 0,
         fails_with_instance: bool = False,
         identities: Identities | None = None,
+        declared_tokens: int = 0,
         macro_steps: bool = True,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
@@ -129,7 +152,7 @@ class Cluster:
         self.logs: list[StepLog] = []
         self.owners: list[int] = []
         self.fails_with_instance, self.macro_steps = fails_with_instance, macro_steps
-        self.identities = identities
+        self.identities, self.declared_tokens = identities, declared_tokens
         self.on_progress = on_progress
         self.events = self.awaited = 0
         self.recomputed = self.lost_prompt_tokens = self.lost_output_tokens = 0
@@ -246,7 +269,7 @@ class Cluster:
         if self._hands_over:
             self.hand_over.finished(index)
         self.ended_ns = self.env.now
-        self._count_done()
+        self._count_done(index)
 
     def prompt_computed(self, instance: int, request: Request) -> None:
         """Hand over a request whose prompt is computed."""
@@ -318,35 +341,44 @@ class Cluster:
 
     def _arrive(self) -> Generator[Event, None, None]:
         env = self.env
-        for time_ns in self.arrivals.first():
+        for index, time_ns in self.arrivals.first():
             if time_ns > env.now:
                 yield Urgent(env, time_ns - env.now)
-            self._send()
+            self._send(index)
 
-    def _send(self) -> None:
-        """Let the next request arrive now."""
-        index, ledger = self._sent, self.ledger
-        self._sent += 1
+    def _send(self, index: int) -> None:
+        """Let a request arrive now."""
+        ledger = self.ledger
         ledger.arrival_ns[index] = self.env.now
-        prompt = ledger.prompt_tokens[index]
-        if self._early and prompt + ledger.output_tokens[index] > self._decode_limit:
+        prompt, output = ledger.prompt_tokens[index], ledger.output_tokens[index]
+        if self._early and prompt + output > self._decode_limit:
             self._refuse(index)
         else:
-            request = Request(index, prompt)
+            request = Request(index, prompt, prompt + max(output, self.declared_tokens))
+            request.order = self._sent
+            self._sent += 1
             if self.identities is not None:
                 self.identities.identify(request)
             self._begin(request)
 
     def _refuse(self, index: int) -> None:
         self.ledger.failed[index] = 1
-        self._count_done()
+        self._count_done(index)
 
-    def _count_done(self) -> None:
+    def _count_done(self, index: int) -> None:
+        """Count a request that finished or failed, and let the one come that waits for it."""
+        ledger = self.ledger
         self._done += 1
+        following = self.arrivals.after(index, self._done)
+        while following is not None and following.goes_on and ledger.failed[index]:
+            # Without that answer there is nothing to go on from.
+            index, self._done = following.row, self._done + 1
+            ledger.arrival_ns[index], ledger.failed[index] = self.env.now, 1
+            following = self.arrivals.after(index, self._done)
+        if following is not None:
+            row = following.row
+            soon(self.env, max(1, following.think_ns), lambda: self._send(row))
         if self.on_progress is not None and self._done % self._stride == 0:
             self.on_progress(self._done)
-        think_ns = self.arrivals.after(self._done)
-        if think_ns is not None:
-            soon(self.env, max(1, think_ns), self._send)
-        if self._done == len(self.ledger):
+        if self._done == len(ledger):
             self._all_done.succeed()

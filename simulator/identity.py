@@ -23,21 +23,26 @@ class KnownIdentities:
         What prompts share, or None.
     session
         int64[n], numbers of sessions, or None.
+    priority
+        int64[n], the lowest the most urgent, or None.
     """
 
-    __slots__ = ("_contents", "_ends", "_named", "_offsets", "_session")
+    __slots__ = ("_contents", "_ends", "_named", "_offsets", "_priority", "_session")
 
-    def __init__(self, prefixes: Prefixes | None, session: IntColumn | None) -> None:
+    def __init__(self, prefixes: Prefixes | None, session: IntColumn | None, priority: IntColumn | None = None) -> None:
         self._offsets = None if prefixes is None else _column(prefixes.offsets)
         self._named: bytes | None = None
         if prefixes is not None:
             self._contents, self._ends = _column(prefixes.contents), _column(prefixes.ends)
             self._named = _named(prefixes)
         self._session = None if session is None else _column(session)
+        self._priority = None if priority is None else _column(priority)
 
     def identify(self, request: Request) -> None:
-        """Fill in the session and the prefix of a request."""
+        """Fill in the session, the priority and the prefix of a request."""
         index = request.index
+        if self._priority is not None:
+            request.priority = self._priority[index]
         if self._session is not None:
             request.session = self._session[index]
         if self._named is not None:

@@ -18,7 +18,7 @@ class Request:
     Parameters
     ----------
     index
-        Row of the request in the ledger; also its order of arrival.
+        Row of the request in the ledger.
     prompt_tokens
         Length of the prompt.
     longest
@@ -34,6 +34,8 @@ class Request:
         While decoding: tokens in the cache minus the engine's step counter, a constant.
     stint
         Times it stopped decoding, or stood still.
+    order
+        How many arrived before it.
     priority
         Lower is more urgent, for policies that look at it.
     epoch
@@ -71,6 +73,7 @@ class Request:
         "loading",
         "longest",
         "named",
+        "order",
         "pieces",
         "prefix",
         "prefix_ends",
@@ -83,7 +86,7 @@ class Request:
     )
 
     def __init__(self, index: int, prompt_tokens: int, longest: int = 1 << 30) -> None:
-        self.index = index
+        self.index = self.order = index
         self.longest = longest
         self.tokens = prompt_tokens
         self.computed = 0
@@ -111,7 +114,7 @@ class Request:
     def going_on(self) -> Request:
         """Return the request as an instance knows it that decodes what this one had computed."""
         request = Request(self.index, self.tokens + 1, self.longest)
-        request.priority = self.priority
+        request.order, request.priority = self.order, self.priority
         request.remote, request.session, request.named = True, self.session, self.named
         request.prefix, request.prefix_ends = self.prefix, self.prefix_ends
         return request

@@ -122,6 +122,7 @@ def _cluster(  # noqa: PLR0913 - the parts of a run, all named
         carrier=carrier,
         helps_above=scenario.helps_above,
         identities=requests.identities,
+        declared_tokens=scenario.workload.max_output_tokens or 0,
         fails_with_instance=scenario.operations.lost_requests == "fail",
         macro_steps=macro_steps,
         on_progress=None if on_progress is None else lambda done: on_progress(done, total),

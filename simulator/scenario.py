@@ -72,7 +72,16 @@ class Model(Strict):
 
 
 class Workload(Strict):
-    """``[workload]``: exactly one of ``trace``, ``synthetic`` and ``closed_loop``."""
+    """``[workload]``: exactly one of ``trace``, ``synthetic`` and ``closed_loop``.
+
+    Attributes
+    ----------
+    max_output_tokens
+        The most output tokens that clients allow, for engines that reserve room for them. By default clients allow
+        just what they get, as benchmarks do that ignore the end of an answer.
+    priority_shares
+        Shares of the requests of priority 0, 1, and so on, for policies that serve the lowest first; drawn at random.
+    """
 
     trace: Text | None = None
     format: _Format | None = None
@@ -83,6 +92,8 @@ class Workload(Strict):
     rate_scale: _Positive = 1.0
     limit: Count | None = None
     warmup_s: _Seconds = 0.0
+    max_output_tokens: Count | None = None
+    priority_shares: Annotated[tuple[_Positive, ...], Field(max_length=1000)] = ()
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

@@ -26,6 +26,7 @@ _OPTIONAL: Final = (
     ("blocks", "block hashes"),
     ("prefixes", "shared prefixes"),
     ("session", "sessions"),
+    ("later", "turns that wait for an answer"),
     ("images", "images"),
     ("image_tokens", "image tokens"),
 )

@@ -9,7 +9,7 @@ import numpy as np
 
 from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, StepPrices
 from simulator.clock import Clock, Urgent
-from simulator.cluster import Cluster
+from simulator.cluster import Cluster, Following
 from simulator.engine_parts import EngineParts
 from simulator.incidents import OperationsTable
 from simulator.laws import check_laws
@@ -20,7 +20,7 @@ from simulator.router import RoundRobin
 from simulator.schedulers import SCHEDULERS, Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from simulator.cluster import Identities
     from simulator.router import Router
@@ -67,10 +67,10 @@ class OpenLoop:
 
     times_ns: Sequence[int]
 
-    def first(self) -> Sequence[int]:
-        return self.times_ns
+    def first(self) -> Iterable[tuple[int, int]]:
+        return enumerate(self.times_ns)
 
-    def after(self, _finished: int) -> int | None:
+    def after(self, _index: int, _finished: int) -> None:
         return None
 
 
@@ -81,11 +81,13 @@ class Users:
     concurrency: int
     think_ns: Sequence[int]
 
-    def first(self) -> Sequence[int]:
-        return [0] * self.concurrency
+    def first(self) -> Iterable[tuple[int, int]]:
+        return enumerate([0] * self.concurrency)
 
-    def after(self, finished: int) -> int | None:
-        return self.think_ns[finished - 1] if finished <= len(self.think_ns) else None
+    def after(self, _index: int, finished: int) -> Following | None:
+        if finished > len(self.think_ns):
+            return None
+        return Following(self.concurrency + finished - 1, self.think_ns[finished - 1])
 
 
 @dataclass
@@ -183,10 +185,15 @@ class Deployment:
     identities: Identities | None = None
     rules: dict = field(default_factory=dict)
     plans_ahead: bool = False
+    declared_tokens: int = 0
 
     def _pool(self, common: dict, blocks: int, replicas: int, **stages: bool) -> EngineParts:
         longest = min(self.longest, blocks * self.block_tokens)
         return EngineParts(**common, blocks=blocks, max_tokens=longest, replicas=replicas, **stages)
+
+    def serve_at_once(self, prompts, outputs) -> Cluster:
+        """Run requests that all arrive at the beginning."""
+        return self.serve(OpenLoop([0] * len(prompts)), prompts, outputs)
 
     def serve(self, arrivals, prompts, outputs, *, macro_steps: bool = True) -> Cluster:
         """Run requests to the end and check every law."""
@@ -212,6 +219,7 @@ class Deployment:
             carrier=lambda env: PrivateLinks(env, self.transfer_ns_per_token),
             helps_above=self.helps_above,
             identities=self.identities,
+            declared_tokens=self.declared_tokens,
             fails_with_instance=self.operations.lost_requests == "fail",
             macro_steps=macro_steps,
         )

@@ -6,7 +6,7 @@ from array import array
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import numpy as np
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from hardware.strict import Strict
 from workloads.durations import DurationDistribution
@@ -40,12 +40,16 @@ class Sessions(Strict):
     turns
         Requests of a conversation: a number, or a distribution.
     think_time_s
-        From the arrival of one turn to that of the next. Arrivals are an open loop: a turn does not wait for
-        the answer before it, so the time of that answer belongs into it.
+        From the arrival of one turn to that of the next; with ``wait_for_answer``, from the end of an answer to the
+        arrival of the turn that goes on from it.
+    wait_for_answer
+        A turn is sent once the answer before it is there. Else arrivals are an open loop, and the time of an answer
+        belongs into the think time.
     """
 
     turns: _Turns
     think_time_s: DurationDistribution
+    wait_for_answer: Annotated[bool, Field(strict=True)] = False
 
 
 def one_prefix(prompt_tokens: IntColumn, shared_tokens: int) -> Prefixes | None:
@@ -115,8 +119,17 @@ def turns_of(  # noqa: PLR0913 - the columns of a workload, all named
         output_tokens=output_tokens[order],
         session=number[order],
         prefixes=_in_order(spans, order),
+        later=_next_turns(row, starts, turns)[order] if sessions.wait_for_answer else None,
+        think_ns=think_ns[order] if sessions.wait_for_answer else None,
         source=source,
     )
+
+
+def _next_turns(row: IntColumn, starts: IntColumn, turns: IntColumn) -> IntColumn:
+    """Return the row of the turn after each one, -1 after the last, conversation by conversation."""
+    later = np.append(row[1:], -1)
+    later[starts + turns - 1] = -1
+    return later
 
 
 def _since_start(values: IntColumn, starts: IntColumn, turns: IntColumn) -> IntColumn:

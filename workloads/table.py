@@ -144,6 +144,11 @@ class Arrivals:
         int64[n], images per request, where the source counts them.
     image_tokens
         int64[n], the part of ``prompt_tokens`` that images take, where the source says so.
+    later
+        int64[n], row of the turn that waits for a request's answer, -1 for none; None where all are open-loop.
+        The ``arrival_ns`` of a turn that waits is when it would come if answers took no time.
+    think_ns
+        int64[n], time between an answer and the turn that waits for it, where one does.
     skipped
         Rows of the source left out, by reason.
 
@@ -162,6 +167,8 @@ class Arrivals:
     images: IntColumn | None = None
     image_tokens: IntColumn | None = None
     prefixes: Prefixes | None = None
+    later: IntColumn | None = None
+    think_ns: IntColumn | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -196,6 +203,8 @@ class Arrivals:
             session=None if self.session is None else self.session[:limit],
             images=None if self.images is None else self.images[:limit],
             image_tokens=None if self.image_tokens is None else self.image_tokens[:limit],
+            later=None if self.later is None else np.where(self.later[:limit] < limit, self.later[:limit], -1),
+            think_ns=None if self.think_ns is None else self.think_ns[:limit],
         )
 
     def rescaled(self, rate_scale: float) -> Self:
@@ -210,10 +219,23 @@ class Arrivals:
             raise TraceError(f"rate_scale is {rate_scale}, expected a positive number (2.0 is twice as fast)")
         if int(self.arrival_ns[-1]) > LAST_ARRIVAL_NS * rate_scale:
             raise TraceError(f"rate_scale {rate_scale} spreads the arrivals over 146 years; use a larger one")
-        return replace(self, arrival_ns=np.rint(self.arrival_ns / rate_scale).astype(np.int64))
+        scaled = {
+            name: np.rint(column / rate_scale).astype(np.int64)
+            for name in ("arrival_ns", "think_ns")
+            if (column := getattr(self, name)) is not None
+        }
+        return replace(self, **scaled)
 
 
-_LOWEST: Final = {"prompt_tokens": 1, "output_tokens": 1, "session": -1, "images": 0, "image_tokens": 0}
+_LOWEST: Final = {
+    "prompt_tokens": 1,
+    "output_tokens": 1,
+    "session": -1,
+    "images": 0,
+    "image_tokens": 0,
+    "later": -1,
+    "think_ns": 0,
+}
 
 
 def _check(arrivals: Arrivals) -> None:

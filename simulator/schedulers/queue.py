@@ -122,11 +122,11 @@ class PriorityQueue:
 
     def would_lead(self, request: Request, /) -> bool:
         """Tell whether a request would be the first one, if it came now."""
-        return not self._heap or (request.priority, request.index) < self._heap[0][:2]
+        return not self._heap or (request.priority, request.order) < self._heap[0][:2]
 
     def append(self, request: Request, /) -> None:
         """Add a request in its place."""
-        heappush(self._heap, (request.priority, request.index, request))
+        heappush(self._heap, (request.priority, request.order, request))
 
     appendleft = append
 
@@ -136,7 +136,7 @@ class PriorityQueue:
 
     def remove(self, request: Request, /) -> None:
         """Take a request out."""
-        self._heap.remove((request.priority, request.index, request))
+        self._heap.remove((request.priority, request.order, request))
         heapify(self._heap)
 
     def clear(self) -> None:

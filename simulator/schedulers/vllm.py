@@ -223,5 +223,5 @@ class VllmScheduler:
     def victim(self, state: EngineState) -> Request:
         """Return the running request that is preempted next: the last admitted, or the least urgent."""
         if self.by_priority:
-            return max(state.running.values(), key=lambda request: (request.priority, request.index))
+            return max(state.running.values(), key=lambda request: (request.priority, request.order))
         return state.running[next(reversed(state.running))]

@@ -126,7 +126,7 @@ class WholePromptScheduler:
             pool.take(needed)
             return []
         preempted: list[Request] = []
-        order = deque(sorted(state.running.values(), key=lambda request: request.index))
+        order = deque(sorted(state.running.values(), key=lambda request: request.order))
         while order:
             request = order.popleft()
             takes = not (request.anchor + state.step) % pool.block_tokens
