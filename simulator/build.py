@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from hardware.catalogue import chip_names, host_w_per_chip, load_chip
+from hardware.catalogue import chip_names, host_w_per_chip, load_chip, load_node
 from hardware.errors import CapacityError, ScenarioError, suggest
 from perfdb.compile import CompiledCosts, StepLimits, compile_costs
 from perfdb.layout import Layout
@@ -18,22 +16,15 @@ from perfdb.operators import step_operators
 from perfdb.power_cap import capped_chain, capped_fit
 from perfdb.step_profile import ProfiledCosts, load_step_profile, profiled_costs, step_profile_path
 from perfdb.tables import sha256
-from simulator.cluster import Following
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
-from simulator.identity import KnownIdentities
+from simulator.host_memory import copy_bytes_per_s, host_blocks
 from simulator.pool_table import own_pools
-from simulator.router import PREFIX_ROUTERS, ROUTERS, SESSION_ROUTERS
-from workloads.closed_loop import plan_closed_loop
-from workloads.prefixes import prefixes_of
+from simulator.router import ROUTERS
 from workloads.streams import stream
-from workloads.synthetic import synthesize
-from workloads.traces import read_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from numpy.typing import NDArray
+    from collections.abc import Mapping
 
     from hardware.catalogue import Chip
     from perfdb.model import ModelSpec
@@ -41,16 +32,13 @@ if TYPE_CHECKING:
     from simulator.engine_options import EngineOptions, EnginePlan
     from simulator.pool_table import Pool
     from simulator.router import Router
-    from simulator.scenario import Scenario, Workload
-    from workloads.table import Arrivals, Prefixes
+    from simulator.scenario import Scenario
 
 __all__ = [
     "BuiltPool",
-    "Requests",
+    "build_decode_router",
     "build_pools",
-    "build_requests",
     "build_router",
-    "synthetic_arrivals",
 ]
 
 
@@ -101,161 +89,6 @@ class BuiltPool:
     def chips(self) -> int:
         """Chips of all instances."""
         return self.parts.replicas * self.layout.chips
-
-
-@dataclass(frozen=True, slots=True)
-class Requests:
-    """The workload: lengths, and when requests are sent; a :class:`simulator.cluster.Arrivals`.
-
-    Attributes
-    ----------
-    prompt_tokens, output_tokens
-        int64 of shape (requests,).
-    times_ns
-        Arrivals that wait for no other request, int64, never decreasing.
-    think_ns
-        Think time before each later request of a closed loop, or of each turn that waits for an answer, int64.
-    later
-        Row of the turn that waits for each request's answer, int64, -1 for none; None where no turn does.
-    images
-        Images per request, int64, or None.
-    identities
-        Who asks and what prompts begin with, where a pool or a router looks at it, or None.
-    skipped
-        Rows of a trace left out, by reason.
-    source
-        Where the requests come from.
-    """
-
-    prompt_tokens: NDArray[np.int64]
-    output_tokens: NDArray[np.int64]
-    times_ns: NDArray[np.int64]
-    think_ns: NDArray[np.int64]
-    images: NDArray[np.int64] | None
-    skipped: Mapping[str, int]
-    source: str
-    identities: KnownIdentities | None = None
-    later: NDArray[np.int64] | None = None
-
-    def first(self) -> Iterable[tuple[int, int]]:
-        """Return rows and times of arrivals that wait for no other, a few thousand held at a time."""
-        if self.later is not None:
-            waiting = set(self.later.tolist())
-            yield from ((row, time) for row, time in enumerate(self.times_ns.tolist()) if row not in waiting)
-            return
-        chunk = 4096
-        for start in range(0, len(self.times_ns), chunk):
-            yield from enumerate(self.times_ns[start : start + chunk].tolist(), start)
-
-    def after(self, index: int, finished: int) -> Following | None:
-        """Return the request that is sent once another is finished or has failed; None for none."""
-        if self.later is not None:
-            row = int(self.later[index])
-            return None if row < 0 else Following(row, int(self.think_ns[row]), goes_on=True)
-        if finished > len(self.think_ns):
-            return None
-        return Following(len(self.times_ns) + finished - 1, int(self.think_ns[finished - 1]))
-
-
-def build_requests(scenario: Scenario) -> Requests:
-    """Return the workload of a scenario.
-
-    Raises
-    ------
-    TraceError
-        If a trace cannot be read.
-    ScenarioError
-        If every request arrives during the warm-up.
-    """
-    workload = scenario.workload
-    nothing = np.zeros(0, np.int64)
-    if workload.closed_loop is not None:
-        plan = plan_closed_loop(workload.closed_loop, scenario.seed)
-        size = min(len(plan), workload.limit or len(plan))
-        start = np.zeros(min(plan.concurrency, size), np.int64)
-        later = plan.think_ns[plan.concurrency : size]
-        source = f"closed loop of {plan.concurrency}"
-        known = _known(None, None, _priorities(scenario, size))
-        return Requests(plan.prompt_tokens[:size], plan.output_tokens[:size], start, later, None, {}, source, known)
-    found = _open_loop(scenario)
-    _check_warmup(workload, found)
-    return Requests(
-        found.prompt_tokens,
-        found.output_tokens,
-        found.arrival_ns,
-        nothing if found.think_ns is None else found.think_ns,
-        found.images,
-        found.skipped,
-        found.source,
-        _identities(scenario, found),
-        found.later,
-    )
-
-
-def _identities(scenario: Scenario, found: Arrivals) -> KnownIdentities | None:
-    """Return what the pools and routers of a scenario look at, where the workload has it; else None."""
-    routers = {pool.router for pool in scenario.pool}
-    caching = any(pool.engine_options.caches_prefixes for pool in scenario.pool)
-    prefixes = prefixes_of(found) if caching or routers & PREFIX_ROUTERS else None
-    if prefixes is not None and not prefixes.contents.size:
-        prefixes = None
-    session = found.session if routers & SESSION_ROUTERS else None
-    return _known(prefixes, session, _priorities(scenario, len(found)))
-
-
-def _known(
-    prefixes: Prefixes | None, session: NDArray[np.int64] | None, priority: NDArray[np.int64] | None
-) -> KnownIdentities | None:
-    found = (prefixes, session, priority)
-    return None if all(column is None for column in found) else KnownIdentities(*found)
-
-
-def _priorities(scenario: Scenario, requests: int) -> NDArray[np.int64] | None:
-    """Return the class of each request, drawn by the classes' shares; None where there is one class."""
-    shares = scenario.workload.priority_shares
-    if len(shares) < 2:
-        return None
-    return stream(scenario.seed, "priority").choice(len(shares), requests, p=np.array(shares) / sum(shares))
-
-
-def synthetic_arrivals(scenario: Scenario) -> Arrivals:
-    """Return the arrivals of a scenario's ``[workload.synthetic]`` table, ``limit`` and ``rate_scale`` applied.
-
-    Raises
-    ------
-    ScenarioError
-        If the scenario has no such table.
-    """
-    workload = scenario.workload
-    if workload.synthetic is None:
-        kind = "trace" if workload.trace is not None else "closed_loop"
-        raise ScenarioError(f"scenario {scenario.name!r}: workload is a {kind}, expected one with workload.synthetic")
-    found = synthesize(workload.synthetic, scenario.seed).head(workload.limit or workload.synthetic.requests)
-    return found.rescaled(workload.rate_scale)
-
-
-def _open_loop(scenario: Scenario) -> Arrivals:
-    workload = scenario.workload
-    if workload.trace is None:
-        return synthetic_arrivals(scenario)
-    return read_trace(
-        workload.trace,
-        workload.format,
-        on_error=workload.on_error,
-        limit=workload.limit,
-        rate_scale=workload.rate_scale,
-        spread=workload.spread,
-        seed=scenario.seed,
-    )
-
-
-def _check_warmup(workload: Workload, found: Arrivals) -> None:
-    last_s = int(found.arrival_ns[-1]) / 1e9
-    if workload.warmup_s > last_s:
-        raise ScenarioError(
-            f"workload.warmup_s is {workload.warmup_s:g}, but the last of the {len(found)} requests arrives at "
-            f"{last_s:.6g} s, so that none would be measured; lower it"
-        )
 
 
 def build_router(scenario: Scenario) -> Router:
@@ -335,12 +168,20 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         prefills=pool.prefills,
         decodes=pool.decodes,
         caching=options.caches_prefixes,
+        host_blocks=host_blocks(plan.host_gib, memory.block * layout.chips),
+        host_block_ns=memory.block / _copy_rate(pool, chip, topology) * 1e9,
         plans_ahead=plan.plans_ahead,
     )
     host_w = host_w_per_chip(topology or chip.node)
     return BuiltPool(
         name, model, chip, layout, options, memory, costs, parts, tables, operators, pool.power_cap, host_w
     )
+
+
+def _copy_rate(pool: Pool, chip: Chip, topology: str | None) -> float:
+    """Return the rate at which a chip reads host memory, bytes/s."""
+    given, node = pool.limits.host_gb_per_s, topology or chip.node
+    return given * 1e9 if given else copy_bytes_per_s(chip, None if node is None else load_node(node))
 
 
 def _priced(  # noqa: PLR0913, PLR0917 - what decides a price

@@ -46,6 +46,8 @@ class EnginePlan:
         What the policy is told besides, by name; see :data:`simulator.schedulers.SCHEDULERS`.
     plans_ahead
         Each step is planned when the one before begins.
+    host_gib
+        Host memory that keeps KV for an instance, GiB.
     """
 
     limits: Limits
@@ -54,6 +56,7 @@ class EnginePlan:
     budget_option: str | None = "max_num_batched_tokens"
     rules: Mapping[str, Any] = field(default_factory=dict)
     plans_ahead: bool = False
+    host_gib: float = 0.0
 
 
 class EngineOptions(Strict):
@@ -125,6 +128,8 @@ class VllmOptions(EngineOptions):
         Steps from one that computes prompts to the next, while sequences decode.
     watermark
         Share of the KV blocks that stays free when a request joins others.
+    kv_offloading_size
+        Host memory, GiB over all chips of an instance, that keeps the KV of blocks which are gone from the chips.
     async_scheduling
         Plan each step when the one before begins, so that the chip never waits for the host.
     """
@@ -139,11 +144,14 @@ class VllmOptions(EngineOptions):
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
     prefill_schedule_interval: int = Field(default=1, ge=1)
     watermark: float = Field(default=0.0, ge=0, lt=1)
+    kv_offloading_size: float = Field(default=0.0, ge=0, le=2**20)
     async_scheduling: bool = True
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         _holds_every_sequence(self.max_num_batched_tokens, self.max_num_seqs)
+        if self.kv_offloading_size and not self.enable_prefix_caching:
+            raise ValueError("kv_offloading_size needs enable_prefix_caching, by which KV on the host is found")
         return self
 
     @property
@@ -172,7 +180,12 @@ class VllmOptions(EngineOptions):
             "watermark": self.watermark,
         }
         return EnginePlan(
-            limits, self.gpu_memory_utilization, self.block_size, rules=rules, plans_ahead=self.async_scheduling
+            limits,
+            self.gpu_memory_utilization,
+            self.block_size,
+            rules=rules,
+            plans_ahead=self.async_scheduling,
+            host_gib=self.kv_offloading_size,
         )
 
 

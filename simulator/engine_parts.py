@@ -28,6 +28,8 @@ class EngineParts:
         Instances.
     prefills, decodes
         Stages they serve.
+    host_blocks, host_block_ns
+        Blocks that each instance keeps in host memory, and the time to copy one back.
     caching
         Their blocks keep what they hold; see :mod:`simulator.prefix_cache`.
     plans_ahead
@@ -46,9 +48,12 @@ class EngineParts:
         prefills: bool = True,
         decodes: bool = True,
         caching: bool = False,
+        host_blocks: int = 0,
+        host_block_ns: float = 0.0,
         plans_ahead: bool = False,
     ) -> None:
         self.scheduler, self.prices, self.plans_ahead = scheduler, prices, plans_ahead
+        self.host_blocks, self.host_block_ns = host_blocks, host_block_ns
         self.blocks, self.block_tokens = blocks, block_tokens
         self.max_tokens, self.replicas = max_tokens, replicas
         self.prefills, self.decodes, self.caching = prefills, decodes, caching

@@ -12,11 +12,12 @@ from simulator.windows import window_edges
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from simulator.build import BuiltPool, Requests
+    from simulator.build import BuiltPool
     from simulator.cluster import Cluster
     from simulator.fabric import Fabric
     from simulator.metrics import RequestTimes
     from simulator.operations import Operations
+    from simulator.requests import Requests
     from simulator.scenario import Scenario
     from simulator.token_gaps import TokenGaps
 

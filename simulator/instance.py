@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from hardware.errors import LawError
 from simulator.decode_run import DecodeRun
 from simulator.finishes import Finishes
+from simulator.host_link import HostLink
 from simulator.lookahead import Lookahead
 from simulator.schedulers.state import EngineState
 from simulator.standstill import Standstill
@@ -68,7 +69,9 @@ class Instance:
     ) -> None:
         self.env, self.number = env, number
         self.scheduler, self.prices = parts.scheduler, parts.prices
-        self.state = EngineState(parts.blocks, parts.block_tokens, caching=parts.caching)
+        host_blocks, block_ns = parts.host_blocks, parts.host_block_ns
+        self.state = EngineState(parts.blocks, parts.block_tokens, caching=parts.caching, host_blocks=host_blocks)
+        self._host_link = HostLink(env, block_ns)
         self.scheduler.begin(self.state)
         self.ledger, self.log, self.watcher = ledger, log, watcher
         self.decodes_here, self.tells_chunks = parts.decodes, tells_chunks
@@ -89,33 +92,16 @@ class Instance:
     def submit(self, request: Request) -> None:
         """Queue a request now; a run of decode steps is cut at its next step boundary."""
         # Behind the head of the queue, which could not be admitted and still cannot, it changes nothing.
-        changes = self.state.waiting.would_lead(request)
-        if self._ahead is not None and not self._wake_up.asleep:
-            self._see_later(self._ahead, self._queue, request, changes=changes)
-        else:
-            self._queue(request)
-            self._notice(changed=changes)
-
-    def _queue(self, request: Request) -> None:
-        self.state.waiting.append(request)
+        self._note(self.state.enqueue, request, changes=self.state.waiting.would_lead(request))
 
     def deliver(self, request: Request) -> None:
         """Take note that the KV a request asked for is here now."""
-        if self._ahead is not None and not self._wake_up.asleep:
-            self._see_later(self._ahead, self._arrived, request, changes=True)
-        else:
-            self._notice(changed=self._arrived(request))
+        self._note(self.state.deliver, request, changes=True)
 
-    def _arrived(self, request: Request) -> bool:
-        """Let a request decode whose KV is here; tell whether that may change the plan."""
-        state = self.state
-        request.remote = request.loading = False
-        request.computed = request.tokens - 1
-        state.loading -= 1
-        state.ready.append(request)
-        # Whoever waits may find the blocks that came, and then needs fewer.
-        found = state.register(request, request.computed) and bool(state.waiting)
-        return found or len(state.ready) == 1
+    def _fetched(self, request: Request) -> None:
+        """Take note that what the host had of a request is here now, unless the instance is gone."""
+        if self.ended_ns < 0:
+            self._note(self.state.deliver_from_host, request, changes=True)
 
     def release(self, request: Request) -> None:
         """Give back the blocks of a request whose KV has left for another instance."""
@@ -123,11 +109,12 @@ class Instance:
         self.state.release(request)
         self._notice(changed=bool(self.state.waiting))
 
-    def _see_later(
-        self, ahead: Lookahead, action: Callable[[Request], object], request: Request, *, changes: bool
-    ) -> None:
-        """Do something after the next plan, which is made already; a run ends a step later than it else would."""
-        ahead.note(self.env.now, action, request, changes=changes)
+    def _note(self, action: Callable[[Request], bool], request: Request, *, changes: bool) -> None:
+        """Do something that may change the plan; where the next plan is made already, before the one after it."""
+        if self._ahead is None or self._wake_up.asleep:
+            self._notice(changed=action(request))
+            return
+        self._ahead.note(self.env.now, action, request, changes=changes)
         if changes and self._run.steps > 1:
             self._run.cut(more=1)
 
@@ -187,15 +174,8 @@ class Instance:
                     request.stalled_ns = self._standstill.last_token_ns(request.index, last_ns)
         for request in state.ready:
             request.computed = request.tokens
-        left = [*state.running.values(), *state.ready, *state.waiting]
-        state.running.clear()
-        state.ready.clear()
-        state.waiting.clear()
-        state.loading = self.held = 0
-        state.prefilling.clear()
-        state.held.clear()
-        state.lose_all()
-        return left
+        self.held = 0
+        return state.lose_all()
 
     def _settle(self) -> int:
         """Apply the decode steps of a run that are over before now; return when the last step ended, ns.
@@ -221,28 +201,44 @@ class Instance:
         """Run the engine for ever."""
         state = self.state
         while True:
-            self._plan = plan = self.scheduler.plan(state) if self._ahead is None else self._ahead.plan(self.env.now)
-            if plan.preempted:
-                self._note_stalled(plan.preempted, self.ledger.preemptions)
-            if plan.held:
-                self._note_stalled(plan.held)
-            for request in plan.loads:
-                state.loading += 1
-                request.loading = True
-                self.watcher.reserved(self.number, request)
-            self._joined = plan.joined
-            for request in plan.joined:
-                self._schedule_finish(request, request.tokens - self.ledger.prompt_tokens[request.index])
+            self._plan = plan = self.scheduler.plan(state) if self._ahead is None else self._ahead.plan()
+            self._begin(plan)
             if plan.chunks:
                 yield self._compute_mixed(plan)
                 self._apply_chunks(plan)
             elif plan.decodes:
                 yield self._compute_decodes(plan)
                 self._apply_decodes(plan)
-            elif not plan.preempted:
+            elif not (plan.preempted or self._plan_lagged()):
                 yield self._sleep()
-                if self._ahead is not None:
-                    self._ahead.last_step_ns = self.env.now
+                self._plan_lagged()
+
+    def _plan_lagged(self) -> bool:
+        """Let the next plan know all there is; tell whether the last one did not, though nothing is running."""
+        return self._ahead is not None and self._ahead.catch_up(self.env.now)
+
+    def _fetch(self, request: Request) -> None:
+        """Copy from the host what is there and not here of a request."""
+        self.state.fetching[request.index] = request
+        blocks = (request.computed - request.found) // self.state.pool.block_tokens
+        self._host_link.copy(request, blocks, self._fetched)
+
+    def _begin(self, plan: Plan) -> None:
+        """Note and pass on what a plan decided besides what the step computes."""
+        state = self.state
+        if plan.preempted:
+            self._note_stalled(plan.preempted, self.ledger.preemptions)
+        if plan.held:
+            self._note_stalled(plan.held)
+        for request in plan.loads:
+            state.loading += 1
+            request.loading = True
+            self.watcher.reserved(self.number, request)
+        for request in plan.fetches:
+            self._fetch(request)
+        self._joined = plan.joined
+        for request in plan.joined:
+            self._schedule_finish(request, request.tokens - self.ledger.prompt_tokens[request.index])
 
     # --- waiting -------------------------------------------------------------------------------------
 
@@ -255,7 +251,7 @@ class Instance:
 
     def _sleep(self) -> Event:
         state = self.state
-        if state.waiting and not (state.loading or self.held):
+        if state.waiting and not (state.loading or state.fetching or self.held):
             raise LawError(f"instance {self.number} has {len(state.waiting)} waiting requests and no plan")
         return self._wake_up.when_rung()
 

@@ -42,6 +42,7 @@ def _requests(cluster: Cluster) -> None:
     for instance in cluster.instances:
         state = instance.state
         left = len(state.running) + len(state.waiting) + len(state.ready) + state.loading + instance.held
+        left += len(state.fetching) + len(state.fetched)
         _equal(f"nothing is left on instance {instance.number}", left, 0)
         _equal(f"no load is left on instance {instance.number}", cluster.loads[instance.number], 0)
 

@@ -6,7 +6,7 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from hardware.errors import ScenarioError, UserError
-from simulator.build import build_requests
+from simulator.requests import build_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -32,17 +32,19 @@ class Lookahead:
     ----------
     last_step_ns
         When the last step began.
+    lags
+        Something had happened that the last plan did not know.
     changes
-        Something is unseen that may change the plan: a run must end after its first step.
+        It may change the plan: a run must end after its first step.
     """
 
-    __slots__ = ("_scheduler", "_state", "_unseen", "changes", "last_step_ns")
+    __slots__ = ("_scheduler", "_state", "_unseen", "changes", "lags", "last_step_ns")
 
     def __init__(self, scheduler: Scheduler, state: EngineState) -> None:
         self._scheduler, self._state = scheduler, state
         self._unseen: deque[tuple[int, Callable[[Request], object], Request, bool]] = deque()
         self.last_step_ns = 0
-        self.changes = False
+        self.changes = self.lags = False
 
     def __bool__(self) -> bool:
         return bool(self._unseen)
@@ -56,20 +58,23 @@ class Lookahead:
         """Do all that was remembered."""
         self._see(1 << 62)
 
-    def plan(self, now_ns: int) -> Plan:
-        """Return the plan made at the beginning of the step that ends now; a new one, if nothing can run by that."""
+    def plan(self) -> Plan:
+        """Return the plan made at the beginning of the step that ends now."""
         state = self._state
         if self._unseen:
             self._see(self.last_step_ns)
         plan = self._scheduler.plan(state)
         ended = bool(state.ending)
         state.let_go()
-        if plan.empty and (self._unseen or ended):
-            self._see(now_ns)
-            plan, ended = self._scheduler.plan(state), False
-        self.changes = ended and bool(state.waiting or state.ready)
+        self.lags = ended or bool(self._unseen)
+        self.changes = ended and bool(state.waiting or state.ready or state.fetched)
         self.changes |= any(flag or state.waiting.would_lead(request) for _, _, request, flag in self._unseen)
         return plan
+
+    def catch_up(self, now_ns: int) -> bool:
+        """Let the next plan know all that has happened by now; tell whether the last one did not."""
+        self.last_step_ns = now_ns
+        return self.lags
 
     def _see(self, until_ns: int) -> None:
         unseen, state = self._unseen, self._state

@@ -41,9 +41,18 @@ _CostSource: TypeAlias = Annotated[str, one_of(COST_SOURCES)]
 
 
 class Limits(Strict):
-    """``[pool.limits]``: measured figures that replace estimates."""
+    """``[pool.limits]``: measured figures that replace estimates.
+
+    Attributes
+    ----------
+    kv_blocks
+        KV blocks of an instance.
+    host_gb_per_s
+        Rate at which each chip reads host memory, GB/s.
+    """
 
     kv_blocks: Annotated[int, Field(gt=1, strict=True)] | None = None
+    host_gb_per_s: Annotated[float, Field(gt=0, strict=True)] | None = None
 
 
 class Pool(Strict):

@@ -117,6 +117,7 @@ def _pools(summary: Mapping[str, Any]) -> Table:
         ("peak KV use", lambda pool: f"{pool['kv_peak']:.1%}"),
         ("preemptions", lambda pool: f"{pool['preemptions']:,}"),
         ("prefix cache hits, of prompt tokens", lambda pool: f"{pool['prefix_cache_hit_rate']:.1%}"),
+        ("copied from the host, of prompt tokens", lambda pool: f"{pool['host_cache_hit_rate']:.1%}"),
         ("power cap, share of TDP", lambda pool: f"{pool['power_cap']:.0%}"),
         ("mean, peak, provided kW", _kilowatts),
     )

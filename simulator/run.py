@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from hardware.errors import ScenarioError
-from simulator.build import build_decode_router, build_pools, build_requests, build_router
+from simulator.build import build_decode_router, build_pools, build_router
 from simulator.cluster import Cluster
 from simulator.fabric import build_fabric
 from simulator.finished import Finished
@@ -17,6 +17,7 @@ from simulator.metrics import Bounds, request_times
 from simulator.operations import Operations
 from simulator.records import Ledger
 from simulator.request_table import request_table
+from simulator.requests import build_requests
 from simulator.summary import summarise
 from simulator.timeline import timeline_table
 from simulator.token_gaps import token_gaps
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from simulator.build import BuiltPool, Requests
+    from simulator.build import BuiltPool
     from simulator.clock import Clock
     from simulator.fabric import Fabric
     from simulator.passage import Carrier
+    from simulator.requests import Requests
     from simulator.scenario import Scenario
 
 __all__ = ["Result", "run_scenario"]

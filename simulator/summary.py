@@ -48,6 +48,7 @@ def summarise(run: Finished) -> dict[str, Any]:
         **_energy(run, whole),
         "preemptions": int(ledger.column("preemptions").sum()),
         "prefix_cache_hit_rate": _hit_rate(_prompt_states(run)),
+        "host_cache_hit_rate": _host_hit_rate(_prompt_states(run)),
         "pools": _pools(run, power),
         "operations": _operations(run),
         "transfers": _transfers(run),
@@ -143,6 +144,7 @@ def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, A
         "kv_peak": max(1 - state.pool.least_free / state.pool.blocks for state in states),
         "preemptions": sum(state.preemptions for state in states),
         "prefix_cache_hit_rate": _hit_rate(states),
+        "host_cache_hit_rate": _host_hit_rate(states),
         "time_ms": {name: ns / 1e6 for name, ns in time_ns.items()},
     }
 
@@ -161,6 +163,12 @@ def _hit_rate(states: Sequence[EngineState]) -> float:
     """Return the tokens found in the cache over those looked up when requests were first admitted, as vLLM does."""
     queried = sum(state.queried for state in states)
     return sum(state.hits for state in states) / queried if queried else 0.0
+
+
+def _host_hit_rate(states: Sequence[EngineState]) -> float:
+    """Return the tokens copied from the host over those looked up when requests were first admitted."""
+    queried = sum(state.queried for state in states)
+    return sum(state.host_hits for state in states) / queried if queried else 0.0
 
 
 def _operations(run: Finished) -> dict[str, int]:

@@ -88,7 +88,7 @@ def convert(file: str, target: str, name: str | None, on_error: Literal["raise",
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of every random stream.")
 def synth(scenario: str, target: str, changes: tuple[str, ...], seed: int | None) -> None:
     """Write the requests a SCENARIO with [workload.synthetic] draws as a trace."""
-    from simulator.build import synthetic_arrivals  # noqa: PLC0415 - --help stays light
+    from simulator.requests import synthetic_arrivals  # noqa: PLC0415 - --help stays light
     from simulator.scenario import load_changed  # noqa: PLC0415 - --help stays light
 
     path = _target(target, scenario)

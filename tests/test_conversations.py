@@ -8,7 +8,7 @@ from serving import Deployment
 
 from hardware.errors import ScenarioError
 from simulator import load_scenario, simulate
-from simulator.build import build_requests
+from simulator.requests import build_requests
 
 WAITING = {
     "workload.synthetic.requests": 400,

@@ -85,6 +85,11 @@ def caching_deployments(draw) -> dict:
     if "decode_blocks" in found:
         found["decode_blocks"] += longer
         found["terms"] = KvTransfer(**draw(st.sampled_from(TERMS)))
+    if found["policy"] == "vllm" and draw(st.booleans()):
+        found |= {
+            "host_blocks": draw(st.sampled_from([1, 30, 10_000])),
+            "host_block_ns": draw(st.sampled_from([1, 9e5])),
+        }
     return found | {"caching": True}
 
 
@@ -113,6 +118,8 @@ def assert_same(macro, single):
             assert getattr(one.state.pool, count, 0) == getattr(other.state.pool, count, 0)
         for count in ("queried", "hits", "reused"):
             assert getattr(one.state, count) == getattr(other.state, count)
+        if one.state.host is not None:
+            assert (one.state.host.read, one.state.host.written) == (other.state.host.read, other.state.host.written)
     # What cuts a run leaves the wake-up behind that it had: no more than one for an arrival, or for KV that arrives.
     assert macro.events <= single.events + 2 * len(macro.ledger)
 

@@ -7,8 +7,9 @@ from pricing import needs_tables
 
 from benchmarks.papers.attainment import Curve, Deployment, measure, rate_at
 from benchmarks.papers.distserve import FIGURES, LENGTHS, SYSTEMS, deployment, measured_knee
-from simulator.build import build_pools, build_requests
+from simulator.build import build_pools
 from simulator.candidates import load_candidate, load_cases
+from simulator.requests import build_requests
 from simulator.run import run_scenario
 from simulator.scenario import scenario_names
 

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 import simulator.side_by_side
 from perfdb.tables import installed_root
 from simulator import load_scenario, simulate
-from simulator.build import build_requests
 from simulator.journal import Journal
 from simulator.loads import loader, parse_grid
 from simulator.parallel import run_points
+from simulator.requests import build_requests
 from simulator.scenario import load_changed
 from simulator.sweep import find_capacity, sweep
 

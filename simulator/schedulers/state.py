@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from simulator.host_store import HostStore
 from simulator.kvcache import BlockPool
 from simulator.prefix_cache import PrefixCache
 from simulator.schedulers.queue import ArrivalQueue, CountedQueue
@@ -49,6 +50,8 @@ class EngineState:
         Tokens of one block.
     caching
         Blocks keep what they hold until they are taken again, and requests find it there.
+    host_blocks
+        Blocks of host memory that keep what requests leave behind.
 
     Attributes
     ----------
@@ -58,6 +61,9 @@ class EngineState:
         Requests not admitted, in the order they will be.
     loading
         Requests that hold blocks into which their KV is being fetched.
+    fetching, fetched
+        Requests whose blocks are being copied from the host, by index, and those whose blocks have been; the rest of
+        their prompts is computed next.
     ready
         Requests whose KV has been fetched and that wait for a place among the running.
     running
@@ -83,10 +89,12 @@ class EngineState:
         KV blocks.
     cache
         The pool, if it is one that keeps what blocks hold.
-    queried, hits
-        Tokens of requests when they were first admitted, and those of them that were found in the cache.
+    host
+        What the host keeps, if it keeps anything.
+    queried, hits, host_hits
+        Tokens of requests when they were first admitted, those of them found in the cache, and those on the host.
     reused
-        Tokens that were not computed because they were in the cache, after a preemption too.
+        Tokens that were not computed because they were in the cache or on the host, after a preemption too.
     unseen_tokens
         Tokens of requests that came too late for the next plan.
     """
@@ -96,8 +104,12 @@ class EngineState:
         "context_sum",
         "decodes",
         "ending",
+        "fetched",
+        "fetching",
         "held",
         "hits",
+        "host",
+        "host_hits",
         "loading",
         "memory",
         "pool",
@@ -113,11 +125,13 @@ class EngineState:
         "waiting",
     )
 
-    def __init__(self, blocks: int, block_tokens: int, *, caching: bool = False) -> None:
+    def __init__(self, blocks: int, block_tokens: int, *, caching: bool = False, host_blocks: int = 0) -> None:
         self.step = 0
         self.waiting: Queue = ArrivalQueue()
         self.loading = 0
         self.ready: deque[Request] = deque()
+        self.fetching: dict[int, Request] = {}
+        self.fetched: deque[Request] = deque()
         self.running: dict[int, Request] = {}
         self.prefilling: dict[int, Request] = {}
         self.held: dict[int, Request] = {}
@@ -128,7 +142,8 @@ class EngineState:
         self.recomputed = self.preemptions = 0
         self.cache = PrefixCache(blocks, block_tokens) if caching else None
         self.pool = BlockPool(blocks, block_tokens) if self.cache is None else self.cache
-        self.queried = self.hits = self.reused = 0
+        self.host = HostStore(host_blocks, block_tokens) if host_blocks else None
+        self.queried = self.hits = self.host_hits = self.reused = 0
         self.unseen_tokens = 0
 
     def join_decode(self, request: Request) -> None:
@@ -168,7 +183,9 @@ class EngineState:
         self.ending.clear()
 
     def release(self, request: Request) -> None:
-        """Give back the blocks of a request that is not decoding."""
+        """Give back the blocks of a request that is not decoding; the host keeps what they hold."""
+        if self.host is not None:
+            self.host.store(request)
         if self.cache is not None:
             self.cache.release(request)
         else:
@@ -184,12 +201,42 @@ class EngineState:
         request.computed = request.found
         self.cache.release(request)
 
-    def lose_all(self) -> None:
-        """Give back every block, and what it held."""
+    def enqueue(self, request: Request) -> bool:
+        """Let a request wait; tell whether that may change the plan."""
+        leads = self.waiting.would_lead(request)
+        self.waiting.append(request)
+        return leads
+
+    def deliver(self, request: Request) -> bool:
+        """Let a request decode whose KV is here now; tell whether that may change the plan."""
+        request.remote = request.loading = False
+        request.computed = request.tokens - 1
+        self.loading -= 1
+        self.ready.append(request)
+        # Whoever waits may find the blocks that came, and then needs fewer.
+        found = self.register(request, request.computed) and bool(self.waiting)
+        return found or len(self.ready) == 1
+
+    def deliver_from_host(self, request: Request) -> bool:
+        """Let a request go on whose blocks were copied from the host."""
+        del self.fetching[request.index]
+        self.fetched.append(request)
+        self.register(request, request.computed)
+        return True
+
+    def lose_all(self) -> list[Request]:
+        """Give back every block, and what it held; return the requests that were here, but for those being loaded."""
+        left = [*self.running.values(), *self.ready, *self.fetching.values(), *self.fetched, *self.waiting]
+        for by_index in (self.running, self.prefilling, self.held, self.fetching):
+            by_index.clear()
+        for queue in (self.ready, self.fetched, self.waiting):
+            queue.clear()
+        self.loading = 0
         if self.cache is not None:
             self.cache.clear()
         else:
             self.pool.give(self.pool.blocks - self.pool.free)
+        return left
 
     def find(self, request: Request) -> tuple[int, int]:
         """Return how many blocks of a request are here already, and how many of them nobody uses."""
@@ -200,7 +247,8 @@ class EngineState:
         waiting, pool = self.waiting, self.pool
         if type(waiting) is ArrivalQueue:
             waiting = self.waiting = CountedQueue(waiting)
-        started = sum(request.tokens - request.computed for request in self.prefilling.values())
+        coming = [*self.fetching.values(), *self.fetched, *self.prefilling.values()]
+        started = sum(request.tokens - request.computed for request in coming)
         return waiting.tokens + self.unseen_tokens + started, pool.blocks - pool.free, pool.block_tokens
 
     def claim(self, request: Request) -> int:
@@ -217,6 +265,17 @@ class EngineState:
         if not request.remote:
             self.reused += request.computed
         return blocks
+
+    def claim_from_host(self, request: Request, blocks: int) -> None:
+        """Let a request hold what is here of its first ``blocks`` blocks, and take blocks for the others."""
+        here = self.claim(request)
+        self.pool.take(blocks - here)
+        request.computed = blocks * self.pool.block_tokens
+        self.reused += request.computed - request.found
+        if not request.epoch:
+            self.host_hits += request.computed - request.found
+        if self.host is not None:
+            self.host.fetch(request, blocks - here)
 
     def take(self, request: Request, blocks: int, tokens: int) -> None:
         """Take ``blocks`` blocks for a request, into which its tokens up to the first ``tokens`` are computed."""
@@ -245,7 +304,9 @@ class Plan:
     preempted
         Requests put back into the queue to make room.
     loads
-        Requests that got blocks for KV that must now be fetched.
+        Requests that got blocks for KV that must now be fetched from another instance.
+    fetches
+        Requests that got blocks for KV that must now be copied from the host.
     joined
         Requests that decode from this step on after standing still, or whose KV was fetched; among ``decodes``.
     held
@@ -257,13 +318,9 @@ class Plan:
     steps: int
     preempted: list[Request]
     loads: Sequence[Request] = ()
+    fetches: Sequence[Request] = ()
     joined: Sequence[Request] = ()
     held: Sequence[Request] = ()
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing is computed and nothing has changed."""
-        return not (self.chunks or self.decodes or self.preempted or self.loads)
 
     def sums(self) -> tuple[int, int, int, int]:
         """Return the chunks' tokens, how many complete a prompt, their pairs of tokens, doubled, and their ends."""

@@ -83,7 +83,7 @@ class VllmScheduler:
 
     def plan(self, state: EngineState) -> Plan:
         """Return the next plan; see :class:`simulator.schedulers.state.Scheduler`."""
-        if not (state.running or state.waiting or state.ready):
+        if not (state.running or state.waiting or state.ready or state.fetched):
             return _IDLE
         plan = Plan([], 0, 1, [])
         if state.held:
@@ -158,20 +158,24 @@ class VllmScheduler:
         """Tell whether no waiting request can join before one leaves: then only decode steps remain."""
         budget = self.max_tokens - state.decodes
         full = len(state.running) >= self.max_sequences or budget <= 0
-        if not state.waiting or (full and not state.waiting[0].remote):
+        queue = state.fetched or state.waiting
+        if not queue or (full and not queue[0].remote):
             return True
-        request = state.waiting[0]
+        request = queue[0]
         if rest and not request.remote and self._missing(state, request) > 1:
             return True
         return self._blocks_to_admit(state, request, budget) > state.pool.free
 
     def _missing(self, state: EngineState, request: Request) -> int:
-        """Return the tokens of a waiting request that are not in the cache."""
+        """Return the tokens of a request to be admitted that are to be computed."""
+        if request.computed:
+            return request.tokens - request.computed
         return request.tokens - state.find(request)[0] * state.pool.block_tokens
 
     def most_of_one(self, state: EngineState) -> int:
         """Return the tokens of one prompt that a step computes at most."""
         others = len(state.running) + len(state.waiting) + len(state.ready) + state.loading
+        others += len(state.fetching) + len(state.fetched)
         if not self.chunk_tokens or others <= 1:
             return self.max_tokens
         return max(self.chunk_tokens, self.max_tokens // others) if self.chunk_share else self.chunk_tokens
@@ -179,7 +183,10 @@ class VllmScheduler:
     def _blocks_to_admit(self, state: EngineState, request: Request, budget: int) -> int:
         """Return the free blocks a request asks for before it is admitted; more than all if never now."""
         pool, tokens = state.pool, request.tokens
-        here, idle = state.find(request) if state.cache is not None else (0, 0)
+        if request.computed:
+            here, idle = request.computed // pool.block_tokens, 0
+        else:
+            here, idle = state.find(request) if state.cache is not None else (0, 0)
         if not request.remote:
             past = here * pool.block_tokens
             new = min(tokens - past, self.most_of_one(state)) if self.chunk_tokens else tokens - past
@@ -187,6 +194,8 @@ class VllmScheduler:
                 return pool.blocks + 1
             if not self.reserve_full_prompt:
                 tokens = past + min(new, budget)
+                if state.host is not None:
+                    tokens = max(tokens, state.host.find(request) * pool.block_tokens)
         # A block that is here but that nobody uses is a free one less, like a new one.
         blocks = pool.blocks_for(tokens) - here + idle
         if self.watermark and state.running:
@@ -195,10 +204,10 @@ class VllmScheduler:
         return blocks
 
     def _admit(self, state: EngineState, budget: int, plan: Plan, *, puts_off: bool) -> None:
-        waiting, pool = state.waiting, state.pool
+        pool = state.pool
         most = self.most_of_one(state) if self.chunk_tokens else self.max_tokens
-        while waiting:
-            request = waiting[0]
+        while queue := state.fetched or state.waiting:
+            request = queue[0]
             full = budget <= 0 or len(state.running) >= self.max_sequences
             if full and not request.remote:
                 break
@@ -206,8 +215,11 @@ class VllmScheduler:
                 break
             if self._blocks_to_admit(state, request, budget) > pool.free:
                 break
-            waiting.popleft()
-            here = state.claim(request)
+            queue.popleft()
+            if state.host is not None and self._fetch(state, request, plan):
+                continue
+            # What was copied from the host is held already.
+            here = state.claim(request) if queue is state.waiting else request.computed // pool.block_tokens
             if request.remote:
                 # As vLLM does, a request may fetch its KV however many are running.
                 pool.take(pool.blocks_for(request.tokens) - here)
@@ -219,6 +231,17 @@ class VllmScheduler:
             state.take(request, pool.blocks_for(tokens) - here, tokens)
             plan.chunks.append((request, new))
             budget -= new
+
+    def _fetch(self, state: EngineState, request: Request, plan: Plan) -> bool:
+        """Let a request that is admitted have copied what the host has of it, if that is more than what is here."""
+        if state.host is None or request.remote or request.computed:
+            return False
+        blocks = state.host.find(request)
+        if blocks <= state.find(request)[0]:
+            return False
+        state.claim_from_host(request, blocks)
+        plan.fetches = (*plan.fetches, request)
+        return True
 
     def victim(self, state: EngineState) -> Request:
         """Return the running request that is preempted next: the last admitted, or the least urgent."""
