@@ -147,7 +147,8 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     chip, engine = load_chip(pool.chip), ENGINES[pool.engine]
     layout = Layout(pool.tensor_parallel, pool.pipeline_parallel)
     _check_layout(name, model, layout)
-    options = pool.engine_options.filled(chip, _asked_tokens(model, pool.engine_options))
+    longest = _asked_tokens(model, pool.engine_options)
+    options = engine.filled(pool.engine_options, chip, longest, f"pool.{name}: {pool.engine}")
     plan = options.plan(prefills=pool.prefills)
     memory = plan_memory(model, layout, chip, engine.memory_budget(plan))
     blocks = (pool.limits.kv_blocks or memory.blocks) - engine.reserved_blocks
@@ -170,6 +171,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         caching=options.caches_prefixes,
         host_blocks=host_blocks(plan.host_gib, memory.block * layout.chips),
         host_block_ns=memory.block / _copy_rate(pool, chip, topology) * 1e9,
+        blank_first=engine.era is None or engine.era.blank_first,
         plans_ahead=plan.plans_ahead,
     )
     host_w = host_w_per_chip(topology or chip.node)

@@ -74,7 +74,7 @@ class EngineOptions(Strict):
 
     model_config = ConfigDict(strict=True)
 
-    gpu_memory_utilization: float = Field(default=0.92, gt=0, le=1)
+    gpu_memory_utilization: float | None = Field(default=0.9, gt=0, le=1)
     block_size: int = Field(default=16, gt=0, le=4096)
     max_model_len: int | Literal["auto"] | None = None
 
@@ -103,8 +103,7 @@ class EngineOptions(Strict):
 class VllmOptions(EngineOptions):
     """Options of ``vllm serve``.
 
-    Defaults are those of the OpenAI-compatible server in late 2026 (conventions of the field, section B3):
-    8192 batched tokens and 1024 sequences on chips of 70 GiB or more that are not A100, else 2048 and 256.
+    Defaults that depend on the release or the chip are None here; :class:`simulator.vllm_eras.Era` fills them in.
 
     Attributes
     ----------
@@ -134,10 +133,11 @@ class VllmOptions(EngineOptions):
         Plan each step when the one before begins, so that the chip never waits for the host.
     """
 
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
     max_num_batched_tokens: int | None = Field(default=None, gt=0)
     max_num_seqs: int | None = Field(default=None, gt=0)
     enable_chunked_prefill: bool = True
-    scheduler_reserve_full_isl: bool = True
+    scheduler_reserve_full_isl: bool | None = None
     enable_prefix_caching: bool = True
     long_prefill_token_threshold: int = Field(default=0, ge=0)
     long_prefill_token_threshold_adaptive: bool = False
@@ -145,7 +145,7 @@ class VllmOptions(EngineOptions):
     prefill_schedule_interval: int = Field(default=1, ge=1)
     watermark: float = Field(default=0.0, ge=0, lt=1)
     kv_offloading_size: float = Field(default=0.0, ge=0, le=2**20)
-    async_scheduling: bool = True
+    async_scheduling: bool | None = None
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -158,14 +158,6 @@ class VllmOptions(EngineOptions):
     def caches_prefixes(self) -> bool:
         """Whether blocks keep what they hold for requests that begin alike."""
         return self.enable_prefix_caching
-
-    def filled(self, chip: Chip, longest: int) -> VllmOptions:
-        """Return the options with the defaults that depend on the chip filled in."""
-        del longest
-        large = chip.visible_memory_bytes >= 70 * 2**30 and not chip.name.startswith("a100")
-        tokens = self.max_num_batched_tokens or max(8192 if large else 2048, self.max_num_seqs or 0)
-        sequences = self.max_num_seqs or min(1024 if large else 256, tokens)
-        return self.model_copy(update={"max_num_batched_tokens": tokens, "max_num_seqs": sequences})
 
     def plan(self, *, prefills: bool) -> EnginePlan:
         """Return what filled options come to; the stages of the pool do not matter."""
@@ -181,10 +173,10 @@ class VllmOptions(EngineOptions):
         }
         return EnginePlan(
             limits,
-            self.gpu_memory_utilization,
+            self.gpu_memory_utilization or 0.0,
             self.block_size,
             rules=rules,
-            plans_ahead=self.async_scheduling,
+            plans_ahead=bool(self.async_scheduling),
             host_gib=self.kv_offloading_size,
         )
 
@@ -219,7 +211,7 @@ class VllmV0Options(EngineOptions):
         """Return what filled options come to; the stages of the pool do not matter."""
         del prefills
         limits = Limits(self.max_num_batched_tokens or 0, self.max_num_seqs, chunked=False)
-        return EnginePlan(limits, self.gpu_memory_utilization, self.block_size)
+        return EnginePlan(limits, self.gpu_memory_utilization or 0.0, self.block_size)
 
 
 class DistserveOptions(EngineOptions):
@@ -246,7 +238,7 @@ class DistserveOptions(EngineOptions):
         else:
             sequences = min(self.decoding_max_batch_size, self.decoding_max_tokens_per_batch)
             limits = Limits(sequences, sequences, chunked=False)
-        return EnginePlan(limits, self.gpu_memory_utilization, self.block_size, "context_max_tokens_per_batch")
+        return EnginePlan(limits, self.gpu_memory_utilization or 0.0, self.block_size, "context_max_tokens_per_batch")
 
 
 class SplitwiseOptions(EngineOptions):
@@ -268,7 +260,7 @@ class SplitwiseOptions(EngineOptions):
         """Return what the options come to; the stages of the pool do not matter."""
         del prefills
         limits = Limits(self.max_batch_tokens, self.max_batch_size, chunked=False)
-        return EnginePlan(limits, self.gpu_memory_utilization, self.block_size, None)
+        return EnginePlan(limits, self.gpu_memory_utilization or 0.0, self.block_size, None)
 
 
 class OptionTable(dict[str, Any]):

@@ -23,6 +23,7 @@ from simulator.engine_options import (
     VllmV0Options,
 )
 from simulator.schedulers import SCHEDULERS
+from simulator.vllm_eras import ERAS, LATEST, era_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from perfdb.eager import EagerKernels
     from perfdb.sources import SourceChain
     from simulator.schedulers import Scheduler
+    from simulator.vllm_eras import Era
 
 __all__ = ["ENGINES", "Engine", "mark_options"]
 
@@ -69,6 +71,8 @@ class Engine:
         Time of the host per step, sequence and chip, where several chips are each sent what to compute.
     kernels
         Its kernels are those of an eager engine; None for today's.
+    era
+        Which releases of vLLM V1 it stands for; None for another engine.
     """
 
     framework: str
@@ -80,10 +84,23 @@ class Engine:
     one_stage: bool = False
     message_ns: int = 0
     kernels: EagerKernels | None = None
+    era: Era | None = None
+
+    def filled(self, options: EngineOptions, chip: Chip, longest: int, name: str) -> EngineOptions:
+        """Return options with the defaults that depend on the release, the chip and the longest sequence filled in.
+
+        Raises
+        ------
+        ScenarioError
+            If an option is set that the release ``name`` does not have.
+        """
+        if self.era is not None and isinstance(options, VllmOptions):
+            return self.era.filled(options, chip, name)
+        return options.filled(chip, longest)
 
     def scheduler(self, plan: EnginePlan) -> Scheduler:
         """Return the policy within its limits."""
-        return SCHEDULERS[self.policy](plan.limits, **plan.rules)
+        return SCHEDULERS[self.policy](plan.limits, **plan.rules, **(self.era.rules if self.era else {}))
 
     def cost_chain(self, chip: Chip, names: Sequence[str]) -> SourceChain:
         """Return what prices its operators on a chip, from the named sources."""
@@ -119,20 +136,20 @@ _RAY_MESSAGE_NS = 46_000
 
 _VLLM_V0_HOST = HostTime(step_ns=7_000_000, sequence_ns=50_000, launch_ns=32_000, prompt_attention_launches=9)
 
+
+def _vllm(minor: int) -> Engine:
+    host = HostTime(step_ns=600_000, sequence_ns=20_000)
+    return Engine("vllm", "vllm", VllmOptions, host, reserved_blocks=1, graphs=True, era=era_of(minor))
+
+
 #: Engines by name; one after an ``@`` is a version whose behaviour differs. The host time of today's vLLM, 0.6 ms
 #: per step and 20 us per sequence, is the median of measured minus simulated token times over 120 public runs on
 #: H100 to B200 (docs/decisions/005-host-time.md). Where those of the engines of 2023 come from is said in
 #: docs/decisions/010-engines-of-2023.md.
 ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
-        "vllm": Engine(
-            "vllm",
-            "vllm",
-            VllmOptions,
-            HostTime(step_ns=600_000, sequence_ns=20_000),
-            reserved_blocks=1,
-            graphs=True,
-        ),
+        "vllm": _vllm(LATEST),
+        **{f"vllm@0.{minor}": _vllm(minor) for minor in range(ERAS[0].since, LATEST + 1)},
         "vllm@0.2": Engine(
             "vllm",
             "vllm_v0",

@@ -38,17 +38,21 @@ class PrefixCache(BlockPool):
     ----------
     blocks, block_tokens
         As for :class:`simulator.kvcache.BlockPool`.
+    blank_first
+        Freed blocks that hold nothing to be found are taken before all others, as vLLM does since 0.24; else they
+        queue with the others.
 
     Attributes
     ----------
     blank
-        Free blocks that hold nothing to be found: never used, or the last and partial one of a sequence.
+        Free blocks that hold nothing to be found and go first: never used, or the last and partial one of a sequence.
     """
 
-    __slots__ = ("_known", "_queue", "blank")
+    __slots__ = ("_blank_first", "_known", "_queue", "blank")
 
-    def __init__(self, blocks: int, block_tokens: int) -> None:
+    def __init__(self, blocks: int, block_tokens: int, *, blank_first: bool = True) -> None:
         super().__init__(blocks, block_tokens)
+        self._blank_first = blank_first
         self.blank = blocks
         self._known: dict[int, list[Piece]] = {}
         self._queue = Piece(0, 0, 0, 1)
@@ -140,7 +144,10 @@ class PrefixCache(BlockPool):
             full, rest = held, 0
         own = full - held
         if rest:
-            self.blank += 1
+            if self._blank_first:
+                self.blank += 1
+            else:
+                Piece(None, full, full + 1, 0).join(self._queue)
             self.free += 1
             self.freed += 1
         self.free += own

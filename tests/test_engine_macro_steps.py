@@ -41,6 +41,9 @@ RULES = st.fixed_dictionaries(
         "by_priority": st.booleans(),
         "interval": st.integers(1, 6),
         "watermark": st.sampled_from([0.05, 0.3]),
+        "uncapped_alone": st.booleans(),
+        "loan_reserves": st.booleans(),
+        "goes_on": st.booleans(),
     },
 )
 
@@ -90,7 +93,7 @@ def caching_deployments(draw) -> dict:
             "host_blocks": draw(st.sampled_from([1, 30, 10_000])),
             "host_block_ns": draw(st.sampled_from([1, 9e5])),
         }
-    return found | {"caching": True}
+    return found | {"caching": True, "blank_first": draw(st.booleans())}
 
 
 def serve_both(settings_, arrivals, prompts, outputs, router="round_robin"):

@@ -50,6 +50,8 @@ class EngineState:
         Tokens of one block.
     caching
         Blocks keep what they hold until they are taken again, and requests find it there.
+    blank_first
+        See :class:`simulator.prefix_cache.PrefixCache`.
     host_blocks
         Blocks of host memory that keep what requests leave behind.
 
@@ -125,7 +127,15 @@ class EngineState:
         "waiting",
     )
 
-    def __init__(self, blocks: int, block_tokens: int, *, caching: bool = False, host_blocks: int = 0) -> None:
+    def __init__(
+        self,
+        blocks: int,
+        block_tokens: int,
+        *,
+        caching: bool = False,
+        blank_first: bool = True,
+        host_blocks: int = 0,
+    ) -> None:
         self.step = 0
         self.waiting: Queue = ArrivalQueue()
         self.loading = 0
@@ -140,7 +150,7 @@ class EngineState:
         self.decodes = 0
         self.context_sum = 0
         self.recomputed = self.preemptions = 0
-        self.cache = PrefixCache(blocks, block_tokens) if caching else None
+        self.cache = PrefixCache(blocks, block_tokens, blank_first=blank_first) if caching else None
         self.pool = BlockPool(blocks, block_tokens) if self.cache is None else self.cache
         self.host = HostStore(host_blocks, block_tokens) if host_blocks else None
         self.queried = self.hits = self.host_hits = self.reused = 0
