@@ -8,13 +8,14 @@ token cost ``T_n(m + k) - T_n(m)``: the same nanoseconds, exactly, whether taken
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence  # noqa: TC003 - looked up where this is compiled
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 __all__ = ["FRACTION_BITS", "ContextCurve", "DecodeCurve", "Launches", "StepPrices", "cumulated"]
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence  # noqa: TC003 - looked up where this is compiled
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from simulator.host_store import HostStore
 from simulator.kvcache import BlockPool
 from simulator.prefix_cache import PrefixCache
+from simulator.request import Request  # noqa: TC001 - the same
 from simulator.schedulers.queue import ArrivalQueue, CountedQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from simulator.request import Request
     from simulator.schedulers.queue import Queue
 
 __all__ = ["EngineState", "Limits", "Plan", "Scheduler"]

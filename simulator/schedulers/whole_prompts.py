@@ -93,8 +93,8 @@ class WholePromptScheduler:
 
     def _admit(self, state: EngineState, plan: Plan) -> None:
         """Take prompts, and requests whose KV can now be fetched, from the queue while its head fits."""
-        tokens, first = plan.decodes, True
-        while self._admits_head(state, 0 if first else tokens):
+        tokens, beside = plan.decodes, 0
+        while self._admits_head(state, beside):
             request = state.waiting.popleft()
             blocks = state.pool.blocks_for(request.tokens) - state.claim(request)
             if request.remote:
@@ -106,7 +106,7 @@ class WholePromptScheduler:
             new = request.tokens - request.computed
             plan.chunks.append((request, new))
             tokens += new
-            first = False
+            beside = tokens
 
     def _join_ready(self, state: EngineState, joined: list[Request]) -> None:
         """Let requests decode whose KV was fetched; the block of their next token is taken with all others'."""
