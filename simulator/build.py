@@ -157,7 +157,8 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     if not plan.limits.chunked and pool.prefills:
         _check_budget(name, plan, max_tokens)
     options = options.model_copy(update={"max_model_len": max_tokens})
-    limits = StepLimits(_most_tokens(plan, max_tokens), plan.limits.max_sequences, max_tokens)
+    most = min(_most_tokens(plan, max_tokens), blocks * plan.block_tokens + plan.limits.max_sequences)
+    limits = StepLimits(most, plan.limits.max_sequences, max_tokens)
     operators = step_operators(model, layout)
     costs, tables = _priced(pool, name, model, chip, operators, limits)
     parts = EngineParts(
