@@ -117,6 +117,16 @@ def test_sarathi_takes_blocks_of_a_cut_prompt_for_nobody_who_decodes():
     assert step()[2] == [1]
 
 
+def test_sarathi_fetches_no_kv_into_blocks_of_a_cut_prompt():
+    state, step = instance("sarathi", Limits(16, 10), blocks=10, watermark=0.0)
+    sends(state, 160)
+    step()
+    (fetched,) = sends(state, 17)
+    fetched.remote = True
+    assert step()[0] == {0: 16}
+    assert list(state.waiting) == [fetched]
+
+
 def test_sarathi_leaves_a_hundredth_of_the_blocks_free_unless_it_is_empty():
     state, step = instance("sarathi", blocks=100)
     sends(state, 100 * 16)

@@ -9,7 +9,7 @@ from pricing import SHARED, needs_tables
 
 from benchmarks.papers.sarathi import DEPLOYMENTS, SYSTEMS, run
 from benchmarks.papers.vidur import TOLERANCE, Found, arrivals, cells, lengths, llama_prices, serve, work_of
-from benchmarks.papers.vidur_rows import REPLICAS, ROWS
+from benchmarks.papers.vidur_rows import ALIKE, REPLICAS, ROWS
 from simulator.build import build_pools, build_requests
 from simulator.candidates import load_candidate
 
@@ -58,8 +58,8 @@ def test_a_run_gives_vidurs_figures(label):
 
 
 @needs_profiles
-def test_four_replicas_give_vidurs_figures():
-    row = REPLICAS[1]
+@pytest.mark.parametrize("row", [ALIKE, REPLICAS[1]], ids=lambda row: row.label)
+def test_requests_all_alike_and_four_replicas_give_vidurs_figures(row):
     found = Found.of(serve(row, llama_prices(str(PROFILES)), work_of(row, str(TRACE))))
     assert all(abs(ours / theirs - 1) <= 0.005 for _, theirs, ours in cells(row, found))
 

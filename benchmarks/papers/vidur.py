@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.papers.vidur_forest import forest_prices
-from benchmarks.papers.vidur_rows import REPLICAS, ROWS
+from benchmarks.papers.vidur_rows import ALIKE, REPLICAS, ROWS
 from perfdb.compile import StepLimits
 from perfdb.load_model import load_model
 from perfdb.whole_steps import vidur_costs
@@ -155,6 +155,9 @@ def work_of(row: Row, trace: str) -> Requests:
     """Return the requests of a row."""
     if row.trace == "replay":
         return replay(trace)
+    if row.trace == "alike":
+        each = np.ones(row.requests, np.int64)
+        return requests(arrivals(row.qps, row.requests).astype(np.float64), 2048 * each, 512 * each)
     if row.trace == "arxiv":
         streams = (np.random.default_rng([SEED, number]) for number in range(2))
         drawn = [of.sample(rng, 28_257) for of, rng in zip(SUMMARIES, streams, strict=True)]
@@ -178,7 +181,8 @@ def cells(row: Row, found: Found) -> Iterator[tuple[str, float, float]]:
         for quantile, theirs, ours in zip(
             names.get(name, names["ttft"]), wanted or (), getattr(found, name), strict=False
         ):
-            yield f"{name.upper()} {quantile}", theirs, ours
+            if not math.isnan(theirs):
+                yield f"{name.upper()} {quantile}", theirs, ours
     yield "tokens/s", row.tokens_per_s, found.tokens_per_s
     yield "batches", row.batches, found.batches
 
@@ -241,5 +245,6 @@ def main(profiles: str, trace: str, forests: int) -> None:
     outside = print_rows([row for row in ROWS if row.trace == "conv"], found, "Llama-2-7B, conversation")
     if forests:
         print_chance(outside, profiles, trace, forests)
+    print_rows([ALIKE], found, "Llama-2-7B, 128 requests of 2,048 and 512 tokens")
     print_rows(REPLICAS, found, "Llama-2-7B, four replicas")
     print_rows([row for row in ROWS if row.trace == "arxiv"], found, "Llama-2-7B, summaries, lengths drawn")

@@ -8,9 +8,10 @@ padded prompt tokens a step (vllm), and no time of the host.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import nan
 from typing import TypeAlias
 
-__all__ = ["REPLICAS", "ROWS", "Row"]
+__all__ = ["ALIKE", "REPLICAS", "ROWS", "Row"]
 
 Four: TypeAlias = tuple[float, float, float, float]
 
@@ -22,7 +23,8 @@ class Row:
     Attributes
     ----------
     trace
-        Where the lengths are from: ``conv`` is the conversation trace of Azure, ``arxiv`` article summaries.
+        Where the lengths are from:``conv`` is the conversation trace of Azure, ``replay`` the same at its own times,
+        ``arxiv`` article summaries, and ``alike`` has no lengths but two.
     qps
         Rate of its arrivals, which are not quite Poisson (:func:`benchmarks.papers.vidur.arrivals`).
     scheduler
@@ -302,6 +304,20 @@ ROWS = (
         529.7,
         9776,
     ),
+)
+
+#: Requests that are all alike, 2,048 and 512 tokens; of TTFT only P99 is known.
+ALIKE = Row(
+    "alike",
+    0.5,
+    "sarathi",
+    (nan, nan, nan, 0.449),
+    (0.01466, 0.01426, 0.01827, 0.0205),
+    (7.56, 9.65, 10.82),
+    (0.0130, 0.0169, 0.0568, 0.0605),
+    272,
+    17377,
+    128,
 )
 
 #: Several instances; ``fewest_waiting`` counts requests in the queue alone, and of equals takes the first.
