@@ -301,13 +301,14 @@ class Instance:
         self._joined = ()
 
     def _compute_mixed(self, plan: Plan) -> Event:
-        state, now, ledger, decodes = self.state, self.env.now, self.ledger, plan.decodes
-        prompts, context = len(plan.chunks), state.context_sum // decodes if decodes else 0
+        state, now, ledger = self.state, self.env.now, self.ledger
         tokens, completed, pairs, reach, squares = plan.sums()
         for request, _ in plan.chunks:
             if ledger.admitted_ns[request.index] < 0:
                 ledger.admitted_ns[request.index] = now
                 ledger.cached_tokens[request.index] = request.computed
+        prompts, decodes = len(plan.chunks), plan.decodes
+        context = state.context_sum // decodes if decodes else 0
         duration = self.prices.mixed_ns(
             tokens=tokens + decodes,
             samples=decodes + completed,
@@ -318,9 +319,9 @@ class Instance:
             reach=reach,
             squares=squares,
         )
-        self._run.start_ns = now
         if decodes == 0 < state.decodes and self._standstill.since_ns < 0:
             self._standstill.since_ns = now
+        self._run.start_ns = now
         self._mixed = (now, duration, 1, decodes, context, tokens, prompts, completed, pairs, reach, len(self._joined))
         if self.tells_chunks:
             for request, new in plan.chunks:

@@ -10,8 +10,9 @@ from pricing import SHARED, needs_tables
 from benchmarks.papers.sarathi import DEPLOYMENTS, SYSTEMS, run
 from benchmarks.papers.vidur import TOLERANCE, Found, arrivals, cells, lengths, llama_prices, serve, work_of
 from benchmarks.papers.vidur_rows import ALIKE, REPLICAS, ROWS
-from simulator.build import build_pools, build_requests
+from simulator.build import build_pools
 from simulator.candidates import load_candidate
+from simulator.requests import build_requests
 
 TRACE, PROFILES = SHARED / "data" / "traces" / "azure2023_conv.csv", SHARED / "data" / "vidur-profiles"
 needs_profiles = pytest.mark.skipif(not (TRACE.is_file() and PROFILES.is_dir()), reason="profiles are not at hand")

@@ -20,11 +20,11 @@ from benchmarks.papers.vidur_rows import ALIKE, REPLICAS, ROWS
 from perfdb.compile import StepLimits
 from perfdb.load_model import load_model
 from perfdb.whole_steps import vidur_costs
-from simulator.build import Requests
 from simulator.cluster import Cluster
 from simulator.engine_parts import EngineParts
 from simulator.laws import check_laws
 from simulator.records import Ledger
+from simulator.requests import Requests
 from simulator.router import ROUTERS
 from simulator.schedulers import SCHEDULERS, Limits
 from simulator.token_gaps import token_gaps
