@@ -149,6 +149,7 @@ def _in_sarathi_serve(policy: str, options: type[EngineOptions]) -> Engine:
     """Return an engine that is a policy within Sarathi-Serve's code, as its authors compared them."""
     return Engine("vllm", policy, options, _SARATHI_HOST, kernels=KERNELS_OF_2024, message_ns=_SARATHI_MESSAGE_NS)
 
+
 def _vllm(minor: int) -> Engine:
     host = HostTime(step_ns=600_000, sequence_ns=20_000)
     return Engine("vllm", "vllm", VllmOptions, host, reserved_blocks=1, graphs=True, era=era_of(minor))
