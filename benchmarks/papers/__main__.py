@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--profiles", help="sarathi: a folder of Vidur's profiles of Llama-2-7B on A100")
     parser.add_argument("--trace", help="sarathi: Azure's conversation trace of 2023, as CSV")
-    parser.add_argument("--forests", type=int, help="sarathi: train Vidur's forests so often, too (scikit-learn)")
+    parser.add_argument("--forests", type=int, help="sarathi: train Vidur's forests so often, too (extra bench)")
     options = parser.parse_args()
     more = {name: getattr(options, name) for name in MORE if getattr(options, name) is not None}
     module = import_module(f"benchmarks.papers.{options.paper}")
