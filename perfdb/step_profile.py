@@ -132,7 +132,7 @@ def step_profile_path(name: str) -> Path:
         return _PROFILES / f"{name}.toml"
     if not Path(name).is_file():
         advice = suggest(name, step_profile_names())
-        raise CatalogueError(f"step_profile {name!r} is neither a file nor one that is shipped; {advice}")
+        raise CatalogueError(f"step_profile {name!r} is neither a file or folder nor one that is shipped; {advice}")
     return Path(name)
 
 
