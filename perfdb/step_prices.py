@@ -274,8 +274,17 @@ class StepPrices:
                 low = middle + 1
         return (limit, lasting(limit)) if low > limit else (low, lasting(low))
 
-    def mixed_ns(  # noqa: PLR0913 - one forward pass is described by these seven sums
-        self, *, tokens: int, samples: int, decodes: int, context: int, prompts: int, pairs: int, reach: int
+    def mixed_ns(  # noqa: PLR0913 - one forward pass is described by these eight sums
+        self,
+        *,
+        tokens: int,
+        samples: int,
+        decodes: int,
+        context: int,
+        prompts: int,
+        pairs: int,
+        reach: int,
+        squares: int = 0,
     ) -> int:
         """Return the time of one forward pass over prompt chunks and decodes together, ns.
 
@@ -293,17 +302,21 @@ class StepPrices:
             Sum over the chunks of ``(past + new)**2 - past**2``: twice the pairs of new and visible tokens.
         reach
             Sum over the chunks of ``past + new``: cached tokens that must be read at least once.
+        squares
+            Sum over the chunks of ``new**2``; it may be left out where none has a past, for then it is ``pairs``. Only
+            prices in Vidur's way look at it.
 
         Notes
         -----
         Several chunks cost what as many equal prompts without a past would that attend to as many pairs
         (``docs/decisions/004-chunk-prices.md``), but never less than reading the KV they look at.
         """
+        del squares
         kernels = self.kernels_ns(tokens, samples, decodes, context, prompts, pairs, reach)
         launches = self.launches.prompt_ns if prompts else self.launches.decode_ns
         return max(kernels, launches) + self.host_ns[decodes + prompts]
 
-    def kernels_ns(  # noqa: PLR0913, PLR0917 - the same seven sums
+    def kernels_ns(  # noqa: PLR0913, PLR0917 - seven of these sums
         self, tokens: int, samples: int, decodes: int, context: int, prompts: int, pairs: int, reach: int
     ) -> int:
         """Return the time the kernels of such a pass take, ns; see :meth:`mixed_ns`."""

@@ -13,9 +13,9 @@ from perfdb.layout import Layout
 from perfdb.load_model import load_model
 from perfdb.memory import MemoryPlan, plan_memory
 from perfdb.operators import step_operators
-from perfdb.power_cap import capped_chain, capped_fit
-from perfdb.step_profile import ProfiledCosts, load_step_profile, profiled_costs, step_profile_path
+from perfdb.power_cap import capped_chain
 from perfdb.tables import sha256
+from perfdb.whole_steps import whole_step_costs
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
 from simulator.host_memory import copy_bytes_per_s, host_blocks
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hardware.catalogue import Chip
     from perfdb.model import ModelSpec
     from perfdb.operators import StepOperators
+    from perfdb.step_profile import ProfiledCosts
     from simulator.engine_options import EngineOptions, EnginePlan
     from simulator.pool_table import Pool
     from simulator.router import Router
@@ -156,7 +157,8 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     if not plan.limits.chunked and pool.prefills:
         _check_budget(name, plan, max_tokens)
     options = options.model_copy(update={"max_model_len": max_tokens})
-    limits = StepLimits(_most_tokens(plan, max_tokens), plan.limits.max_sequences, max_tokens)
+    most = min(_most_tokens(plan, max_tokens), blocks * plan.block_tokens + plan.limits.max_sequences)
+    limits = StepLimits(most, plan.limits.max_sequences, max_tokens)
     operators = step_operators(model, layout)
     costs, tables = _priced(pool, name, model, chip, operators, limits)
     parts = EngineParts(
@@ -192,10 +194,8 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
     """Return the costs of a pool's steps, and the SHA-256 of every file they come from."""
     engine, layout = ENGINES[pool.engine], Layout(pool.tensor_parallel, pool.pipeline_parallel)
     if pool.step_profile is not None:
-        profile, where = load_step_profile(pool.step_profile), f"pool.{name}.step_profile {pool.step_profile!r}"
-        fit = capped_fit(profile.of(model, layout.tensor, chip.name, where), chip, pool.power_cap)
-        path = step_profile_path(pool.step_profile)
-        return profiled_costs(fit, limits, layout.pipeline), {f"profiles/{path.name}": sha256(path)}
+        where = f"pool.{name}.step_profile {pool.step_profile!r}"
+        return whole_step_costs(pool.step_profile, model, layout, chip, limits, cap=pool.power_cap, where=where)
     source = capped_chain(engine.cost_chain(chip, pool.cost_sources), chip, pool.power_cap)
     costs = compile_costs(operators, source, limits, engine.host_on(chip, layout.tensor), layout.pipeline)
     return costs, {"/".join(path.parts[-5:]): sha256(path) for path in source.files}

@@ -331,17 +331,18 @@ class Plan:
     joined: Sequence[Request] = ()
     held: Sequence[Request] = ()
 
-    def sums(self) -> tuple[int, int, int, int]:
-        """Return the chunks' tokens, how many complete a prompt, their pairs of tokens, doubled, and their ends."""
-        tokens = completed = pairs = reach = 0
+    def sums(self) -> tuple[int, int, int, int, int]:
+        """Return of the chunks: tokens, how many complete a prompt, pairs of tokens, doubled, ends, and squares."""
+        tokens = completed = pairs = reach = squares = 0
         for request, new in self.chunks:
             past = request.computed
             end = past + new
             tokens += new
             pairs += end * end - past * past
             reach += end
+            squares += new * new
             completed += end == request.tokens
-        return tokens, completed, pairs, reach
+        return tokens, completed, pairs, reach, squares
 
 
 class Scheduler(Protocol):
