@@ -149,7 +149,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     layout = Layout(pool.tensor_parallel, pool.pipeline_parallel)
     _check_layout(name, model, layout)
     longest = _asked_tokens(model, pool.engine_options)
-    options = engine.filled(pool.engine_options, chip, longest, f"pool.{name}: {pool.engine}")
+    options = engine.filled(pool.engine_options, chip, longest, name)
     plan = options.plan(prefills=pool.prefills)
     memory = plan_memory(model, layout, chip, engine.memory_budget(plan))
     blocks = (pool.limits.kv_blocks or memory.blocks) - engine.reserved_blocks

@@ -89,16 +89,16 @@ class Engine:
     kernels: EagerKernels | None = None
     era: Era | None = None
 
-    def filled(self, options: EngineOptions, chip: Chip, longest: int, name: str) -> EngineOptions:
-        """Return options with the defaults that depend on the release, the chip and the longest sequence filled in.
+    def filled(self, options: EngineOptions, chip: Chip, longest: int, pool: str) -> EngineOptions:
+        """Return a pool's options with the defaults of the release, of the chip and of the longest sequence filled in.
 
         Raises
         ------
         ScenarioError
-            If an option is set that the release ``name`` does not have.
+            If an option is set that the release does not have.
         """
         if self.era is not None and isinstance(options, VllmOptions):
-            return self.era.filled(options, chip, name)
+            return self.era.filled(options, chip, pool)
         return options.filled(chip, longest)
 
     def scheduler(self, plan: EnginePlan) -> Scheduler:
