@@ -89,8 +89,12 @@ class Instance:
 
     def submit(self, request: Request) -> None:
         """Queue a request now; a run of decode steps is cut at its next step boundary."""
-        # Behind the head of the queue, which could not be admitted and still cannot, it changes nothing.
-        self._note(self.state.enqueue, request, changes=self.state.waiting.would_lead(request))
+        if request.remote:
+            # A plan made ahead lets KV be fetched when it is made, a step before what it computes.
+            self._notice(changed=self.state.enqueue(request))
+        else:
+            # Behind the head of the queue, which could not be admitted and still cannot, it changes nothing.
+            self._note(self.state.enqueue, request, changes=self.state.waiting.would_lead(request))
 
     def deliver(self, request: Request) -> None:
         """Take note that the KV a request asked for is here now."""
