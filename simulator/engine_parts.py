@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from simulator.schedulers.state import EngineState
+
 if TYPE_CHECKING:
     from perfdb.step_prices import StepPrices
     from simulator.schedulers.state import Scheduler
@@ -24,6 +26,8 @@ class EngineParts:
         KV capacity of each instance.
     max_tokens
         Longest sequence served; a longer request is refused.
+    max_prompt
+        Longest prompt served.
     replicas
         Instances.
     prefills, decodes
@@ -44,6 +48,7 @@ class EngineParts:
         blocks: int,
         block_tokens: int,
         max_tokens: int,
+        max_prompt: int = 1 << 62,
         replicas: int,
         prefills: bool = True,
         decodes: bool = True,
@@ -55,5 +60,17 @@ class EngineParts:
         self.scheduler, self.prices, self.plans_ahead = scheduler, prices, plans_ahead
         self.host_blocks, self.host_block_ns = host_blocks, host_block_ns
         self.blocks, self.block_tokens = blocks, block_tokens
-        self.max_tokens, self.replicas = max_tokens, replicas
+        self.max_tokens, self.max_prompt, self.replicas = max_tokens, max_prompt, replicas
         self.prefills, self.decodes, self.caching = prefills, decodes, caching
+
+    def new_state(self) -> EngineState:
+        """Return the state of a new instance."""
+        return EngineState(
+            self.blocks,
+            self.block_tokens,
+            caching=self.caching,
+            host_blocks=self.host_blocks,
+            longest=self.max_tokens,
+            answers=self.decodes,
+            ahead=self.plans_ahead,
+        )

@@ -9,7 +9,6 @@ from simulator.decode_run import DecodeRun
 from simulator.finishes import Finishes
 from simulator.host_link import HostLink
 from simulator.lookahead import Lookahead
-from simulator.schedulers.state import EngineState
 from simulator.standstill import Standstill
 from simulator.wake_up import WakeUp
 
@@ -69,9 +68,8 @@ class Instance:
     ) -> None:
         self.env, self.number = env, number
         self.scheduler, self.prices = parts.scheduler, parts.prices
-        host_blocks, block_ns = parts.host_blocks, parts.host_block_ns
-        self.state = EngineState(parts.blocks, parts.block_tokens, caching=parts.caching, host_blocks=host_blocks)
-        self._host_link = HostLink(env, block_ns)
+        self.state = parts.new_state()
+        self._host_link = HostLink(env, parts.host_block_ns)
         self.scheduler.begin(self.state)
         self.ledger, self.log, self.watcher = ledger, log, watcher
         self.decodes_here, self.tells_chunks = parts.decodes, tells_chunks
@@ -126,6 +124,7 @@ class Instance:
             self._ahead.see_all()
         if request.loading:
             state.loading -= 1
+            request.loading = False
             state.abandon(request)
             request.computed = request.tokens
         else:

@@ -43,13 +43,15 @@ class PrefixCache(BlockPool):
     ----------
     blank
         Free blocks that hold nothing to be found: never used, or the last and partial one of a sequence.
+    blanks_first
+        They are taken before all others. Off, the last and partial block of a sequence waits its turn like its others.
     """
 
-    __slots__ = ("_known", "_queue", "blank")
+    __slots__ = ("_known", "_queue", "blank", "blanks_first")
 
     def __init__(self, blocks: int, block_tokens: int) -> None:
         super().__init__(blocks, block_tokens)
-        self.blank = blocks
+        self.blank, self.blanks_first = blocks, True
         self._known: dict[int, list[Piece]] = {}
         self._queue = Piece(0, 0, 0, 1)
 
@@ -134,33 +136,55 @@ class PrefixCache(BlockPool):
 
     def release(self, request: Request) -> None:
         """Give back the blocks of a request that computed ``request.computed`` tokens; its last ones go first."""
+        self.register(request, request.computed)
         held = request.held
         full, rest = divmod(request.computed, self.block_tokens)
         if full < held:
             full, rest = held, 0
         own = full - held
         if rest:
-            self.blank += 1
             self.free += 1
             self.freed += 1
+            if self.blanks_first:
+                self.blank += 1
+            else:
+                self._queue_blanks(1)
         self.free += own
         self.freed += full
         queue = self._queue
         if own:
-            last = queue.older
             if request.epoch or request.named:
                 self._learn(request.own_content, held, full, users=0).join(queue)
-            elif last.content is None:
-                last.end += own
             else:
-                Piece(None, held, full, 0).join(queue)
+                self._queue_blanks(own)
         if held:
             for piece in reversed(list(_parts(request))):
                 piece.users -= 1
                 if not piece.users:
                     piece.join(queue)
                     self.free += piece.end - piece.start
-            request.pieces, request.held = [], 0
+            request.held = 0
+        request.pieces = []
+
+    def _queue_blanks(self, blocks: int) -> None:
+        """Let blocks nobody will look for enter the queue."""
+        last = self._queue.older
+        if last.content is None:
+            last.end += blocks
+        else:
+            Piece(None, 0, blocks, 0).join(self._queue)
+
+    def first_missing(self, request: Request) -> tuple[int, int] | None:
+        """Return (content, place) of the first full block of a request's prefix that is not here, if there is one."""
+        place = 0
+        for content, span_end in zip(request.prefix, request.prefix_ends, strict=True):
+            end = span_end // self.block_tokens
+            while place < end:
+                piece = self._first_known(content, place)
+                if piece is None:
+                    return content, place
+                place = min(piece.end, end)
+        return None
 
     def clear(self) -> None:
         """Take all blocks back from whoever holds them, and forget what they hold."""
