@@ -6,17 +6,31 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from simulator.schedulers.state import EngineState, Limits, Plan, Scheduler
+from simulator.schedulers.trtllm import TrtllmScheduler
 from simulator.schedulers.vllm import VllmScheduler
 from simulator.schedulers.whole_prompts import WholePromptScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["SCHEDULERS", "EngineState", "Limits", "Plan", "Scheduler", "VllmScheduler", "WholePromptScheduler"]
+__all__ = [
+    "SCHEDULERS",
+    "EngineState",
+    "Limits",
+    "Plan",
+    "Scheduler",
+    "TrtllmScheduler",
+    "VllmScheduler",
+    "WholePromptScheduler",
+]
 
 
 def _vllm(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the policy checks them
     return VllmScheduler(limits.max_tokens, limits.max_sequences, limits.chunked, **rules)
+
+
+def _trtllm(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the policy checks them
+    return TrtllmScheduler(limits.max_tokens, limits.max_sequences, limits.chunked, **rules)
 
 
 def _vllm_v0(limits: Limits) -> Scheduler:
@@ -35,5 +49,5 @@ def _splitwise(limits: Limits) -> Scheduler:
 
 #: Every policy by name: made from the limits of a step, and from rules of its own by name.
 SCHEDULERS: Mapping[str, Callable[..., Scheduler]] = MappingProxyType(
-    {"vllm": _vllm, "vllm_v0": _vllm_v0, "distserve": _distserve, "splitwise": _splitwise}
+    {"vllm": _vllm, "trtllm": _trtllm, "vllm_v0": _vllm_v0, "distserve": _distserve, "splitwise": _splitwise}
 )

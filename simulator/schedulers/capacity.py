@@ -1,0 +1,265 @@
+"""Who fits the KV cache of TensorRT-LLM: its capacity stage.
+
+Order of decisions as in ``tensorrt_llm/_torch/pyexecutor/scheduler/scheduler.py`` (``PyCapacityScheduler``) of
+TensorRT-LLM 1.3, with the block counts of ``cpp/tensorrt_llm/batch_manager/kvCacheManager.cpp``. A prompt takes the
+blocks of all its tokens when its first chunk is computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from heapq import merge
+from itertools import chain
+from operator import attrgetter
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from simulator.schedulers.chunking import Context
+from simulator.schedulers.preemption import preempt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from simulator.request import Request
+    from simulator.schedulers.queue import TurnQueue
+    from simulator.schedulers.state import EngineState
+
+__all__ = ["CAPACITY", "Fitting"]
+
+_TURN = attrgetter("turn")
+
+
+@dataclass(slots=True)
+class Fitting:
+    """What fits the KV cache besides the sequences that decode.
+
+    Attributes
+    ----------
+    places
+        Requests that may be scheduled at once (``max_batch_size``).
+    reuses
+        Blocks found in the cache are deducted, and a prompt that would compute what another is computing waits.
+    contexts
+        Prompts, in turn.
+    loads
+        Requests that get blocks for KV to be fetched.
+    paused
+        Requests whose KV was given up.
+    deferred
+        A prompt waits for what another is computing.
+    """
+
+    places: int
+    reuses: bool
+    contexts: list[Context] = field(default_factory=list)
+    loads: list[Request] = field(default_factory=list)
+    paused: list[Request] = field(default_factory=list)
+    deferred: bool = False
+
+    def defers(self, state: EngineState, request: Request, promised: set[tuple[int, int]]) -> bool:
+        """Tell whether a prompt waits, for its first missing block is ``promised``; else promise that block."""
+        if not (self.reuses and request.prefix and state.cache is not None):
+            return False
+        missing = state.cache.first_missing(request)
+        if missing is None:
+            return False
+        if missing in promised:
+            self.deferred = True
+            return True
+        promised.add(missing)
+        return False
+
+    def promises(self, state: EngineState) -> set[tuple[int, int]]:
+        """Return the first missing blocks of prompts that are being computed chunk by chunk."""
+        promised: set[tuple[int, int]] = set()
+        if self.reuses and state.cache is not None:
+            for request in state.prefilling.values():
+                if request.prefix and (missing := state.cache.first_missing(request)) is not None:
+                    promised.add(missing)
+        return promised
+
+    def find(self, state: EngineState, request: Request) -> tuple[int, int]:
+        """Return a prompt's blocks that are here already, and how many of them others use."""
+        if not self.reuses:
+            return 0, 0
+        here, idle = state.find(request)
+        return here, here - idle
+
+    def add(self, state: EngineState, request: Request, here: int) -> None:
+        """Let a prompt, of which ``here`` blocks are found, go to the next stage."""
+        self.contexts.append(Context(request, request.tokens - request.computed, here * state.pool.block_tokens))
+
+
+def guaranteed_no_evict(state: EngineState, fitting: Fitting, *, static: bool = False) -> None:
+    """Let in who fits beside all that the others may still need; nobody is ever paused.
+
+    Requests whose KV is to be fetched come first, and the first one that does not fit holds up those like it.
+    """
+    decoding = len(state.running) - len(state.prefilling)
+    if static and decoding:
+        return
+    places = fitting.places - decoding - state.loading - len(state.ready)
+    room = state.pool.free - _promised_blocks(state)
+    waiting: TurnQueue = state.waiting  # type: ignore[assignment]
+    for request in waiting.fetches:
+        needed = state.most_blocks(request)
+        if places <= 0 or needed > room:
+            break
+        room -= needed
+        places -= 1
+        fitting.loads.append(request)
+    promised = set() if static else fitting.promises(state)
+    for request in _in_turn(state, waiting.prompts):
+        started = request.index in state.prefilling
+        if not (started or static) and fitting.defers(state, request, promised):
+            continue
+        here, used = (0, 0) if started else fitting.find(state, request)
+        needed = state.most_blocks(request) - (state.pool.blocks_for(request.tokens) if started else used)
+        if places <= 0 or needed > room:
+            break
+        room -= needed
+        places -= 1
+        fitting.add(state, request, here)
+
+
+def static_batch(state: EngineState, fitting: Fitting) -> None:
+    """Let nobody in while anybody decodes."""
+    guaranteed_no_evict(state, fitting, static=True)
+
+
+def max_utilization(state: EngineState, fitting: Fitting) -> None:
+    """Let in who fits now; where the running do not, pause the last of them in turn."""
+    waiting: TurnQueue = state.waiting  # type: ignore[assignment]
+    if _is_ahead(state, waiting):
+        _Walk(state, fitting).run()
+        return
+    pool = state.pool
+    growth = pool.growth[state.step % pool.block_tokens] + _ending_blocks(state)
+    while growth > pool.free:
+        fitting.paused.append(preempt(state, max(state.running.values(), key=_TURN)))
+        growth = pool.growth[state.step % pool.block_tokens] + _ending_blocks(state)
+    for request in sorted(state.prefilling.values(), key=_TURN):
+        fitting.add(state, request, 0)
+    if not fitting.paused:
+        _let_in(state, fitting, waiting, pool.free - growth)
+
+
+def _let_in(state: EngineState, fitting: Fitting, waiting: TurnQueue, room: int) -> None:
+    """Let in those who wait, in turn, until one does not fit into ``room`` blocks."""
+    places = fitting.places - len(state.running) - state.loading - len(state.ready)
+    promised = fitting.promises(state)
+    for request in merge(waiting.fetches, waiting.prompts, key=_TURN):
+        if not request.remote and fitting.defers(state, request, promised):
+            continue
+        here, used = (0, 0) if request.remote else fitting.find(state, request)
+        needed = state.pool.blocks_for(request.tokens) - used
+        if places <= 0 or needed > room:
+            break
+        room -= needed
+        places -= 1
+        if request.remote:
+            fitting.loads.append(request)
+        else:
+            fitting.add(state, request, here)
+
+
+#: Who fits, by the name of the option ``capacity_scheduler_policy``.
+CAPACITY: Mapping[str, Callable[[EngineState, Fitting], None]] = MappingProxyType(
+    {
+        "GUARANTEED_NO_EVICT": guaranteed_no_evict,
+        "MAX_UTILIZATION": max_utilization,
+        "STATIC_BATCH": static_batch,
+    }
+)
+
+
+class _Walk:
+    """The walk over all requests in turn, needed where somebody waits whose turn is before that of one that runs."""
+
+    def __init__(self, state: EngineState, fitting: Fitting) -> None:
+        self.state, self.fitting = state, fitting
+        self.promised = fitting.promises(state)
+        self.order = sorted(chain(state.running.values(), state.waiting), key=_TURN)
+        self.end = len(self.order)
+        self.taken = 0
+        self.places = fitting.places - state.loading - len(state.ready)
+
+    def run(self) -> None:
+        """Let in and pause."""
+        place = 0
+        while place < self.end:
+            request = self.order[place]
+            runs = request.index in self.state.running
+            if runs or request.remote or not self.fitting.defers(self.state, request, self.promised):
+                if not self._fits(request, runs=runs):
+                    if not self._pause(place):
+                        break
+                    continue
+            place += 1
+
+    def _fits(self, request: Request, *, runs: bool) -> bool:
+        """Let a request in if it fits; tell whether it does."""
+        state, here = self.state, 0
+        if runs:
+            needed = self._growth(request)
+        else:
+            here, used = (0, 0) if request.remote else self.fitting.find(state, request)
+            needed = state.pool.blocks_for(request.tokens) - used
+        if self.places <= 0 or self.taken + needed > state.pool.free:
+            return False
+        self.taken += needed
+        self.places -= 1
+        if not runs and request.remote:
+            self.fitting.loads.append(request)
+        elif not runs or request.index in state.prefilling:
+            self.fitting.add(state, request, here)
+        return True
+
+    def _growth(self, request: Request) -> int:
+        """Return the blocks a running request takes in this step."""
+        state = self.state
+        if request.index in state.prefilling:
+            return 0
+        tokens = request.computed if request.index in state.ending else request.anchor + state.step
+        return int(tokens % state.pool.block_tokens == 0)
+
+    def _pause(self, place: int) -> bool:
+        """Pause the last one that runs, from ``place`` on, and forget those after it; tell whether there is one."""
+        running = self.state.running
+        for last in range(self.end - 1, place - 1, -1):
+            if (request := self.order[last]).index in running:
+                self.fitting.paused.append(preempt(self.state, request))
+                self.end = last
+                return True
+        return False
+
+
+def _in_turn(state: EngineState, prompts: Iterable[Request]) -> Iterable[Request]:
+    """Return the prompts in progress and those that wait, in turn."""
+    if not state.prefilling:
+        return prompts
+    return merge(sorted(state.prefilling.values(), key=_TURN), prompts, key=_TURN)
+
+
+def _is_ahead(state: EngineState, waiting: TurnQueue) -> bool:
+    """Tell whether somebody waits whose turn is before that of one that runs."""
+    if not waiting or not state.running:
+        return False
+    first = min(queue[0].turn for queue in (waiting.fetches, waiting.prompts) if queue)
+    return first < max(map(_TURN, state.running.values()))
+
+
+def _ending_blocks(state: EngineState) -> int:
+    """Return the blocks counted for requests that have all their tokens and have not been noticed."""
+    return sum(request.computed % state.pool.block_tokens == 0 for request in state.ending.values())
+
+
+def _promised_blocks(state: EngineState) -> int:
+    """Return the blocks that admitted requests may still take, but for those whose prompt is being computed."""
+    pool = state.pool
+    promised = state.promised - pool.decoding(state.step)
+    for request in state.ending.values():
+        promised += state.most_blocks(request) - pool.blocks_for(request.computed)
+    for request in chain(state.memory.loading.values(), state.ready):
+        promised += state.most_blocks(request) - pool.blocks_for(request.tokens)
+    return promised
