@@ -17,6 +17,7 @@ queue, but no name.
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from hardware.errors import LawError
@@ -148,7 +149,7 @@ class PrefixCache(BlockPool):
             if self.blanks_first:
                 self.blank += 1
             else:
-                self._queue_blanks(1)
+                self.queue_blanks(1)
         self.free += own
         self.freed += full
         queue = self._queue
@@ -156,7 +157,7 @@ class PrefixCache(BlockPool):
             if request.epoch or request.named:
                 self._learn(request.own_content, held, full, users=0).join(queue)
             else:
-                self._queue_blanks(own)
+                self.queue_blanks(own)
         if held:
             for piece in reversed(list(_parts(request))):
                 piece.users -= 1
@@ -166,8 +167,8 @@ class PrefixCache(BlockPool):
             request.held = 0
         request.pieces = []
 
-    def _queue_blanks(self, blocks: int) -> None:
-        """Let blocks nobody will look for enter the queue."""
+    def queue_blanks(self, blocks: int) -> None:
+        """Let blocks nobody will look for enter the queue; those of a request before the ones it computed."""
         last = self._queue.older
         if last.content is None:
             last.end += blocks
@@ -175,9 +176,12 @@ class PrefixCache(BlockPool):
             Piece(None, 0, blocks, 0).join(self._queue)
 
     def first_missing(self, request: Request) -> tuple[int, int] | None:
-        """Return (content, place) of the first full block of a request's prefix that is not here, if there is one."""
-        place = 0
-        for content, span_end in zip(request.prefix, request.prefix_ends, strict=True):
+        """Return (content, place) of the first full block of a request's tokens that is not here, if there is one.
+
+        Tokens that nobody else can have do not count.
+        """
+        place, spans = 0, zip(request.prefix, request.prefix_ends, strict=True)
+        for content, span_end in chain(spans, [(request.own_content, request.tokens)] if request.named else ()):
             end = span_end // self.block_tokens
             while place < end:
                 piece = self._first_known(content, place)

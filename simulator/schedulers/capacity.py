@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from heapq import merge
-from itertools import chain
+from itertools import chain, islice
 from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ class Fitting:
     Attributes
     ----------
     places
-        Requests that may be scheduled at once (``max_batch_size``).
+        Requests that may be active at once (``max_batch_size``); those that wait for others count.
     reuses
         Blocks found in the cache are deducted, and a prompt that would compute what another is computing waits.
     contexts
@@ -58,7 +58,7 @@ class Fitting:
 
     def defers(self, state: EngineState, request: Request, promised: set[tuple[int, int]]) -> bool:
         """Tell whether a prompt waits, for its first missing block is ``promised``; else promise that block."""
-        if not (self.reuses and request.prefix and state.cache is not None):
+        if not (self.reuses and (request.prefix or request.named) and state.cache is not None):
             return False
         missing = state.cache.first_missing(request)
         if missing is None:
@@ -74,7 +74,7 @@ class Fitting:
         promised: set[tuple[int, int]] = set()
         if self.reuses and state.cache is not None:
             for request in state.prefilling.values():
-                if request.prefix and (missing := state.cache.first_missing(request)) is not None:
+                if (missing := state.cache.first_missing(request)) is not None:
                     promised.add(missing)
         return promised
 
@@ -98,27 +98,26 @@ def guaranteed_no_evict(state: EngineState, fitting: Fitting, *, static: bool = 
     decoding = len(state.running) - len(state.prefilling)
     if static and decoding:
         return
-    places = fitting.places - decoding - state.loading - len(state.ready)
+    places = _places(state, fitting)
     room = state.pool.free - _promised_blocks(state)
     waiting: TurnQueue = state.waiting  # type: ignore[assignment]
-    for request in waiting.fetches:
+    for request in islice(waiting.fetches, places):
         needed = state.most_blocks(request)
-        if places <= 0 or needed > room:
+        if needed > room:
             break
         room -= needed
         places -= 1
         fitting.loads.append(request)
     promised = set() if static else fitting.promises(state)
-    for request in _in_turn(state, waiting.prompts):
+    for request in _in_turn(state, islice(waiting.prompts, places)):
         started = request.index in state.prefilling
         if not (started or static) and fitting.defers(state, request, promised):
             continue
         here, used = (0, 0) if started else fitting.find(state, request)
         needed = state.most_blocks(request) - (state.pool.blocks_for(request.tokens) if started else used)
-        if places <= 0 or needed > room:
+        if needed > room:
             break
         room -= needed
-        places -= 1
         fitting.add(state, request, here)
 
 
@@ -136,7 +135,7 @@ def max_utilization(state: EngineState, fitting: Fitting) -> None:
     pool = state.pool
     growth = pool.growth[state.step % pool.block_tokens] + _ending_blocks(state)
     while growth > pool.free:
-        fitting.paused.append(preempt(state, max(state.running.values(), key=_TURN)))
+        fitting.paused.append(_pause(state, max(state.running.values(), key=_TURN)))
         growth = pool.growth[state.step % pool.block_tokens] + _ending_blocks(state)
     for request in sorted(state.prefilling.values(), key=_TURN):
         fitting.add(state, request, 0)
@@ -146,21 +145,19 @@ def max_utilization(state: EngineState, fitting: Fitting) -> None:
 
 def _let_in(state: EngineState, fitting: Fitting, waiting: TurnQueue, room: int) -> None:
     """Let in those who wait, in turn, until one does not fit into ``room`` blocks."""
-    places = fitting.places - len(state.running) - state.loading - len(state.ready)
     promised = fitting.promises(state)
-    for request in merge(waiting.fetches, waiting.prompts, key=_TURN):
+    for request in _active(state, fitting, waiting):
         if not request.remote and fitting.defers(state, request, promised):
             continue
-        here, used = (0, 0) if request.remote else fitting.find(state, request)
+        used = 0 if request.remote else fitting.find(state, request)[1]
         needed = state.pool.blocks_for(request.tokens) - used
-        if places <= 0 or needed > room:
+        if needed > room:
             break
         room -= needed
-        places -= 1
         if request.remote:
             fitting.loads.append(request)
         else:
-            fitting.add(state, request, here)
+            fitting.add(state, request, used)
 
 
 #: Who fits, by the name of the option ``capacity_scheduler_policy``.
@@ -179,10 +176,10 @@ class _Walk:
     def __init__(self, state: EngineState, fitting: Fitting) -> None:
         self.state, self.fitting = state, fitting
         self.promised = fitting.promises(state)
-        self.order = sorted(chain(state.running.values(), state.waiting), key=_TURN)
+        waiting: TurnQueue = state.waiting  # type: ignore[assignment]
+        self.order = sorted(chain(state.running.values(), _active(state, fitting, waiting)), key=_TURN)
         self.end = len(self.order)
         self.taken = 0
-        self.places = fitting.places - state.loading - len(state.ready)
 
     def run(self) -> None:
         """Let in and pause."""
@@ -199,20 +196,19 @@ class _Walk:
 
     def _fits(self, request: Request, *, runs: bool) -> bool:
         """Let a request in if it fits; tell whether it does."""
-        state, here = self.state, 0
+        state, used = self.state, 0
         if runs:
             needed = self._growth(request)
         else:
-            here, used = (0, 0) if request.remote else self.fitting.find(state, request)
+            used = 0 if request.remote else self.fitting.find(state, request)[1]
             needed = state.pool.blocks_for(request.tokens) - used
-        if self.places <= 0 or self.taken + needed > state.pool.free:
+        if self.taken + needed > state.pool.free:
             return False
         self.taken += needed
-        self.places -= 1
         if not runs and request.remote:
             self.fitting.loads.append(request)
         elif not runs or request.index in state.prefilling:
-            self.fitting.add(state, request, here)
+            self.fitting.add(state, request, used)
         return True
 
     def _growth(self, request: Request) -> int:
@@ -228,10 +224,27 @@ class _Walk:
         running = self.state.running
         for last in range(self.end - 1, place - 1, -1):
             if (request := self.order[last]).index in running:
-                self.fitting.paused.append(preempt(self.state, request))
+                self.fitting.paused.append(_pause(self.state, request))
                 self.end = last
                 return True
         return False
+
+
+def _pause(state: EngineState, request: Request) -> Request:
+    """Give up the KV of a request, to be recomputed in its turn, and return it."""
+    if request.index in state.prefilling:
+        state.give_unused(state.pool.blocks_for(request.tokens) - state.pool.blocks_for(request.computed))
+    return preempt(state, request)
+
+
+def _places(state: EngineState, fitting: Fitting) -> int:
+    """Return how many of those who wait are active, that is, looked at."""
+    return max(0, fitting.places - len(state.running) - state.loading - len(state.ready))
+
+
+def _active(state: EngineState, fitting: Fitting, waiting: TurnQueue) -> Iterable[Request]:
+    """Return those who wait and are active, in turn."""
+    return islice(merge(waiting.fetches, waiting.prompts, key=_TURN), _places(state, fitting))
 
 
 def _in_turn(state: EngineState, prompts: Iterable[Request]) -> Iterable[Request]:

@@ -221,6 +221,13 @@ class EngineState:
         else:
             self.pool.give(self.pool.blocks_for(request.computed))
 
+    def give_unused(self, blocks: int) -> None:
+        """Give back blocks of a request into which it has computed nothing yet."""
+        self.pool.give(blocks)
+        if self.cache is not None and blocks and not self.cache.blanks_first:
+            self.cache.blank -= blocks
+            self.cache.queue_blanks(blocks)
+
     def abandon(self, request: Request) -> None:
         """Give back the blocks of a request for all its tokens; only what it found here holds anything."""
         blocks = self.pool.blocks_for(request.tokens)
