@@ -150,7 +150,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     options = pool.engine_options.filled(chip, _asked_tokens(model, pool.engine_options))
     plan = options.plan(prefills=pool.prefills)
     memory = plan_memory(model, layout, chip, engine.memory_budget(plan))
-    blocks = (pool.limits.kv_blocks or memory.blocks) - engine.reserved_blocks
+    blocks = (pool.limits.kv_blocks or min(memory.blocks, plan.most_blocks or memory.blocks)) - engine.reserved_blocks
     max_tokens = _max_tokens(name, model, options, plan, blocks)
     if not plan.limits.chunked and pool.prefills:
         _check_budget(name, plan, max_tokens)
@@ -164,6 +164,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         blocks=blocks,
         block_tokens=plan.block_tokens,
         max_tokens=max_tokens,
+        max_prompt=plan.max_prompt or max_tokens,
         replicas=pool.replicas,
         prefills=pool.prefills,
         decodes=pool.decodes,

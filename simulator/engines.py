@@ -17,12 +17,13 @@ from simulator.engine_options import (
     DistserveOptions,
     EngineOptions,
     EnginePlan,
-    OptionTable,
     SplitwiseOptions,
     VllmOptions,
     VllmV0Options,
 )
+from simulator.option_table import OptionTable
 from simulator.schedulers import SCHEDULERS
+from simulator.trtllm_options import TrtllmOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -110,6 +111,7 @@ class Engine:
             step_sequences=sequences,
             block_tokens=plan.block_tokens,
             graphs=_captured_graphs(sequences) if self.graphs else 0,
+            of_free=plan.of_free,
         )
 
 
@@ -133,6 +135,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             reserved_blocks=1,
             graphs=True,
         ),
+        "trtllm": Engine("trtllm", "trtllm", TrtllmOptions, HostTime(step_ns=0, sequence_ns=0)),
         "vllm@0.2": Engine(
             "vllm",
             "vllm_v0",

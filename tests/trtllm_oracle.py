@@ -1,4 +1,4 @@
-"""An independent, slow TensorRT-LLM: every request, token and block on its own, one iteration of ``PyExecutor`` at a time.
+"""An independent, slow TensorRT-LLM: requests, tokens and blocks one by one, one iteration of ``PyExecutor`` at a time.
 
 Active requests are a list in the order they were fetched; a block is known by all tokens up to its end and lies in a
 tree, free ones wait in one queue. The two loops, with and without overlap, are those of ``py_executor.py``. Nothing is
@@ -246,7 +246,9 @@ class TrtllmOracle:
             if row.hit < 0:
                 row.hit, row.admitted_ns = reused, now
             end = reused + row.chunk
-            row.chunk = row.prompt - reused if end >= row.prompt else end // self.block_tokens * self.block_tokens - reused
+            row.chunk = (
+                row.prompt - reused if end >= row.prompt else end // self.block_tokens * self.block_tokens - reused
+            )
             row.position = reused
         for row in fresh:
             while len(row.blocks) * self.block_tokens < row.prompt:
@@ -332,16 +334,17 @@ class TrtllmOracle:
         contributed = set() if static else self._contributed()
         if static and scheduled:
             return scheduled, []
+        closed = False
         for row in self.active:
-            if row.generating:
+            if row.generating or (closed and row.first_chunk):
                 continue
             if not static and self._beneficial_to_skip(row, contributed):
                 continue
-            if len(scheduled) >= self.max_sequences:
-                break
             needed = self._remaining_blocks(row)
             if needed > free:
-                break
+                # Here PyExecutor stops; a prompt in progress that comes later and holds what lacks would never end.
+                closed = True
+                continue
             free -= needed
             scheduled.append(row)
         return scheduled, []
@@ -382,7 +385,7 @@ class TrtllmOracle:
         row.estimated = used * self.block_tokens
         return -(-row.prompt // self.block_tokens) - used
 
-    def _micro_batch(self, rows):
+    def _micro_batch(self, rows):  # noqa: C901 - in one piece, as it is there
         contexts, gens, cut, tokens, cut_tokens, fit = [], [], [], 0, 0, True
         for row in rows:
             if row.completing:

@@ -93,7 +93,8 @@ class Fitting:
 def guaranteed_no_evict(state: EngineState, fitting: Fitting, *, static: bool = False) -> None:
     """Let in who fits beside all that the others may still need; nobody is ever paused.
 
-    Requests whose KV is to be fetched come first, and the first one that does not fit holds up those like it.
+    Requests whose KV is to be fetched come first, and the first one that does not fit holds up those like it; but no
+    prompt that is being computed, for which TensorRT-LLM would wait for ever where it holds the blocks that lack.
     """
     decoding = len(state.running) - len(state.prefilling)
     if static and decoding:
@@ -109,16 +110,17 @@ def guaranteed_no_evict(state: EngineState, fitting: Fitting, *, static: bool = 
         places -= 1
         fitting.loads.append(request)
     promised = set() if static else fitting.promises(state)
+    closed = False
     for request in _in_turn(state, islice(waiting.prompts, places)):
         started = request.index in state.prefilling
-        if not (started or static) and fitting.defers(state, request, promised):
+        if not started and (closed or (not static and fitting.defers(state, request, promised))):
             continue
         here, used = (0, 0) if started else fitting.find(state, request)
         needed = state.most_blocks(request) - (state.pool.blocks_for(request.tokens) if started else used)
-        if needed > room:
-            break
-        room -= needed
-        fitting.add(state, request, here)
+        closed |= needed > room
+        if needed <= room:
+            room -= needed
+            fitting.add(state, request, here)
 
 
 def static_batch(state: EngineState, fitting: Fitting) -> None:
@@ -187,12 +189,11 @@ class _Walk:
         while place < self.end:
             request = self.order[place]
             runs = request.index in self.state.running
-            if runs or request.remote or not self.fitting.defers(self.state, request, self.promised):
-                if not self._fits(request, runs=runs):
-                    if not self._pause(place):
-                        break
-                    continue
-            place += 1
+            waits = not (runs or request.remote) and self.fitting.defers(self.state, request, self.promised)
+            if waits or self._fits(request, runs=runs):
+                place += 1
+            elif not self._pause(place):
+                break
 
     def _fits(self, request: Request, *, runs: bool) -> bool:
         """Let a request in if it fits; tell whether it does."""
@@ -217,7 +218,7 @@ class _Walk:
         if request.index in state.prefilling:
             return 0
         tokens = request.computed if request.index in state.ending else request.anchor + state.step
-        return int(tokens % state.pool.block_tokens == 0)
+        return 0 if tokens % state.pool.block_tokens else 1
 
     def _pause(self, place: int) -> bool:
         """Pause the last one that runs, from ``place`` on, and forget those after it; tell whether there is one."""
@@ -258,8 +259,9 @@ def _is_ahead(state: EngineState, waiting: TurnQueue) -> bool:
     """Tell whether somebody waits whose turn is before that of one that runs."""
     if not waiting or not state.running:
         return False
-    first = min(queue[0].turn for queue in (waiting.fetches, waiting.prompts) if queue)
-    return first < max(map(_TURN, state.running.values()))
+    first: int = min(queue[0].turn for queue in (waiting.fetches, waiting.prompts) if queue)
+    last: int = max(map(_TURN, state.running.values()))
+    return first < last
 
 
 def _ending_blocks(state: EngineState) -> int:

@@ -116,9 +116,16 @@ class TrtllmScheduler:
         chosen = self._choose(state, fitting.contexts)
         if self.wait_steps and chosen and plan.decodes and self._puts_off(state, chosen):
             chosen = []
-        elif not (chosen or fitting.deferred or recall.stale or plan.preempted):
+        elif not (chosen or plan.preempted or self._may_change(recall, fitting)):
             plan.steps = _UNBOUNDED if self.capacity != "MAX_UTILIZATION" else max(1, state.pool.lasting(state.step))
         self._take(state, plan, chosen)
+
+    def _may_change(self, recall: Recall, fitting: Fitting) -> bool:
+        """Tell whether prompts may be computed in the next step though nobody leaves and none comes before all others.
+
+        Where no chunk fits what is left of the budget, a shorter prompt that comes may.
+        """
+        return fitting.deferred or bool(recall.stale) or (self.chunked and bool(fitting.contexts))
 
     # --- requests that come ----------------------------------------------------------------------------
 
