@@ -135,7 +135,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             reserved_blocks=1,
             graphs=True,
         ),
-        "trtllm": Engine("trtllm", "trtllm", TrtllmOptions, HostTime(step_ns=0, sequence_ns=0)),
+        "trtllm": Engine("trtllm", "trtllm", TrtllmOptions, HostTime(step_ns=400_000, sequence_ns=20_000)),
         "vllm@0.2": Engine(
             "vllm",
             "vllm_v0",

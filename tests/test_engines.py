@@ -40,7 +40,7 @@ def test_every_engine_names_a_policy_and_builds_with_its_defaults(name):
     assert engine.policy in SCHEDULERS
     stages = [["prefill"], ["decode"]] if engine.one_stage else [["prefill", "decode"]]
     pools = built(*({"engine": name, "stages": each} for each in stages))
-    assert all(pool.parts.blocks > 3000 for pool in pools)
+    assert all(pool.parts.blocks * pool.parts.block_tokens > 48_000 for pool in pools)
     assert all(type(pool.options) is engine.options for pool in pools)
 
 
