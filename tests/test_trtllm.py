@@ -201,9 +201,15 @@ def test_blocks_are_promised_to_requests_whose_kv_is_under_way_or_waits():
     assert engine.step().loads == [0]
     engine.add(1, 12)
     assert engine.chunks() == {}
-    engine.deliver(0)
-    engine.scheduler = Steps(max_sequences=0).scheduler
-    assert engine.chunks() == {}
+    engine = Steps(blocks=10, max_tokens=1)
+    engine.add(0, 1, answer=3)
+    engine.step()
+    engine.add(1, 9, answer=11, remote=True)
+    assert engine.step().loads == [1]
+    engine.deliver(1)
+    engine.add(2, 9, answer=11, remote=True)
+    step = engine.step()
+    assert (step.decoding, step.loads) == ([0], [])
 
 
 def test_a_prompt_in_progress_goes_on_where_an_earlier_one_lacks_the_blocks_it_holds():
@@ -236,12 +242,11 @@ def test_those_behind_a_prompt_that_waits_are_let_in():
 
 
 def test_a_prompt_waits_for_one_that_is_computed_in_chunks():
-    engine = Steps(caching=True, max_tokens=8)
+    engine = Steps(caching=True, max_tokens=14)
     engine.add(0, 21, prefix=(1,), ends=(20,))
-    assert engine.chunks() == {0: 8}
+    assert engine.chunks() == {0: 12}
     engine.add(1, 21, prefix=(1,), ends=(20,))
-    assert engine.chunks() == {0: 8}
-    assert engine.chunks() == {0: 5}
+    assert engine.chunks() == {0: 9}
     assert engine.chunks() == {1: 1}
 
 
@@ -288,14 +293,37 @@ def test_max_utilization_pauses_the_last_to_come_and_lets_it_in_again_in_its_tur
     assert engine.chunks() == {1: 8, 2: 3, 3: 1}
 
 
-def test_nobody_is_let_in_in_a_step_that_pauses():
-    engine = utilizing(blocks=5)
-    engine.add(0, 8, answer=20)
-    engine.add(1, 8, answer=20)
+def test_max_utilization_counts_a_block_for_requests_that_have_ended_until_the_engine_knows():
+    engine = utilizing(blocks=5, ahead=True)
+    engine.add(0, 8)
+    engine.add(1, 8)
     engine.step()
+    engine.finish(0)
+    assert engine.step().paused == [1]
+
+
+def test_nobody_is_let_in_in_a_step_that_pauses():
+    engine = utilizing(blocks=5, ahead=True)
+    engine.add(0, 8)
+    engine.add(1, 8)
+    engine.step()
+    engine.finish(1)
     engine.add(2, 1)
     step = engine.step()
     assert (step.paused, step.chunks) == ([1], {})
+
+
+def test_max_utilization_deducts_from_the_cost_of_a_prompt_what_others_use():
+    engine = utilizing(max_tokens=20, chunked=False, caching=True)
+    for index, prompt in enumerate((17, 17, 18, 17, 4)):
+        shared = {} if prompt in {18, 4} else {"prefix": (1,), "ends": (16,)}
+        if index == 3:
+            engine.finish(0, 1)
+            engine.step()
+        engine.add(index, prompt, **shared)
+        if index in {0, 2, 4}:
+            found = engine.chunks()
+            assert found == {0: {0: 17}, 2: {1: 1, 2: 18}, 4: {3: 1}}[index]
 
 
 def test_a_paused_prompt_gives_back_the_blocks_it_has_not_filled():

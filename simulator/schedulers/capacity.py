@@ -69,6 +69,15 @@ class Fitting:
         promised.add(missing)
         return False
 
+    def lacks_any(self, state: EngineState, request: Request) -> bool:
+        """Tell whether a full block of a prompt is not here, where that counts."""
+        cache, full = state.cache, request.tokens // state.pool.block_tokens
+        if not self.reuses or cache is None:
+            return False
+        if request.prefix and not request.epoch and request.prefix_ends[-1] // state.pool.block_tokens >= full:
+            return cache.first_missing(request) is not None
+        return cache.find(request)[0] < full
+
     def promises(self, state: EngineState) -> set[tuple[int, int]]:
         """Return the first missing blocks of prompts that are being computed chunk by chunk."""
         promised: set[tuple[int, int]] = set()
@@ -178,6 +187,7 @@ class _Walk:
     def __init__(self, state: EngineState, fitting: Fitting) -> None:
         self.state, self.fitting = state, fitting
         self.promised = fitting.promises(state)
+        self.passed_over = -1
         waiting: TurnQueue = state.waiting  # type: ignore[assignment]
         self.order = sorted(chain(state.running.values(), _active(state, fitting, waiting)), key=_TURN)
         self.end = len(self.order)
@@ -189,11 +199,24 @@ class _Walk:
         while place < self.end:
             request = self.order[place]
             runs = request.index in self.state.running
-            waits = not (runs or request.remote) and self.fitting.defers(self.state, request, self.promised)
+            waits = not (runs or request.remote) and self._waits(request)
             if waits or self._fits(request, runs=runs):
                 place += 1
             elif not self._pause(place):
                 break
+            else:
+                self.passed_over = request.index
+
+    def _waits(self, request: Request) -> bool:
+        """Tell whether a prompt waits for a block that is being computed.
+
+        One for which somebody was just paused is looked at once more, and takes its own first missing block for that
+        of another.
+        """
+        if request.index == self.passed_over and self.fitting.lacks_any(self.state, request):
+            self.fitting.deferred = True
+            return True
+        return self.fitting.defers(self.state, request, self.promised)
 
     def _fits(self, request: Request, *, runs: bool) -> bool:
         """Let a request in if it fits; tell whether it does."""
