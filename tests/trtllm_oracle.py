@@ -4,7 +4,7 @@ Active requests are a list in the order they were fetched; a block is known by a
 tree, free ones wait in one queue. The two loops, with and without overlap, are those of ``py_executor.py``. Nothing is
 shared with the engine but the prices. What the engine leaves out is left out here: partially filled blocks are not
 reused, of a prompt only what others can ask for is stored while its request is active, and a block that was computed
-twice is stored twice.
+twice is stored twice. Two things PyExecutor does are left out as well, and said where they are.
 """
 
 from __future__ import annotations
@@ -387,7 +387,8 @@ class TrtllmOracle:
 
     def _micro_batch(self, rows):  # noqa: C901 - in one piece, as it is there
         contexts, gens, cut, tokens, cut_tokens, fit = [], [], [], 0, 0, True
-        for row in rows:
+        # PyExecutor takes them in turn: a prompt that does not fit would hold up sequences that came after it.
+        for row in sorted(rows, key=lambda row: not row.generating):
             if row.completing:
                 continue
             if row.generating:

@@ -123,9 +123,11 @@ class TrtllmScheduler:
     def _may_change(self, recall: Recall, fitting: Fitting) -> bool:
         """Tell whether prompts may be computed in the next step though nobody leaves and none comes before all others.
 
-        Where no chunk fits what is left of the budget, a shorter prompt that comes may.
+        Where no chunk fits what is left of the budget, a shorter prompt that comes may; and KV to be fetched may take
+        fewer blocks than were counted, since some of them are here.
         """
-        return fitting.deferred or bool(recall.stale) or (self.chunked and bool(fitting.contexts))
+        changes = fitting.deferred or bool(recall.stale) or bool(fitting.loads)
+        return changes or (self.chunked and bool(fitting.contexts))
 
     # --- requests that come ----------------------------------------------------------------------------
 
