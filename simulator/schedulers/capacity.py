@@ -45,8 +45,9 @@ class Fitting:
         Requests that get blocks for KV to be fetched.
     paused
         Requests whose KV was given up.
-    deferred
-        A prompt waits for what another is computing.
+    unsettled
+        The next step may decide otherwise though nothing happens: a prompt waits for what another is computing, or
+        somebody waits whose turn is before that of one that runs.
     """
 
     places: int
@@ -54,7 +55,7 @@ class Fitting:
     contexts: list[Context] = field(default_factory=list)
     loads: list[Request] = field(default_factory=list)
     paused: list[Request] = field(default_factory=list)
-    deferred: bool = False
+    unsettled: bool = False
 
     def defers(self, state: EngineState, request: Request, promised: set[tuple[int, int]]) -> bool:
         """Tell whether a prompt waits, for its first missing block is ``promised``; else promise that block."""
@@ -64,7 +65,7 @@ class Fitting:
         if missing is None:
             return False
         if missing in promised:
-            self.deferred = True
+            self.unsettled = True
             return True
         promised.add(missing)
         return False
@@ -195,6 +196,7 @@ class _Walk:
 
     def run(self) -> None:
         """Let in and pause."""
+        self.fitting.unsettled = True
         place = 0
         while place < self.end:
             request = self.order[place]
@@ -213,10 +215,8 @@ class _Walk:
         One for which somebody was just paused is looked at once more, and takes its own first missing block for that
         of another.
         """
-        if request.index == self.passed_over and self.fitting.lacks_any(self.state, request):
-            self.fitting.deferred = True
-            return True
-        return self.fitting.defers(self.state, request, self.promised)
+        passed_over = request.index == self.passed_over and self.fitting.lacks_any(self.state, request)
+        return passed_over or self.fitting.defers(self.state, request, self.promised)
 
     def _fits(self, request: Request, *, runs: bool) -> bool:
         """Let a request in if it fits; tell whether it does."""

@@ -126,7 +126,7 @@ class TrtllmScheduler:
         Where no chunk fits what is left of the budget, a shorter prompt that comes may; and KV to be fetched may take
         fewer blocks than were counted, since some of them are here.
         """
-        changes = fitting.deferred or bool(recall.stale) or bool(fitting.loads)
+        changes = fitting.unsettled or bool(recall.stale) or bool(fitting.loads)
         return changes or (self.chunked and bool(fitting.contexts))
 
     # --- requests that come ----------------------------------------------------------------------------
