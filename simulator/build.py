@@ -242,15 +242,15 @@ def _max_tokens(name: str, model: ModelSpec, options: EngineOptions, plan: Engin
     room = blocks * plan.block_tokens
     if longest > model.max_tokens:
         raise ScenarioError(
-            f"pool.{name}.engine_options.max_model_len is {longest}, but {model.name} holds at most "
+            f"pool.{name}.engine_options.{options.length_option} is {longest}, but {model.name} holds at most "
             f"{model.max_tokens} tokens (max_position_embeddings); lower it, or set model.max_tokens"
         )
     if options.max_model_len == "auto":
         longest = min(longest, room)
     if longest > room:
         raise CapacityError(
-            f"pool.{name}: a sequence of max_model_len = {longest} tokens does not fit the KV cache of {room} tokens; "
-            f"set engine_options.max_model_len to at most {room} (or 'auto'), raise gpu_memory_utilization, "
+            f"pool.{name}: a sequence of {options.length_option} = {longest} tokens does not fit the KV cache of {room} "
+            f"tokens; set engine_options.{options.length_option} to at most {room} (or 'auto'), raise {options.memory_option}, "
             "or use more chips"
         )
     return longest

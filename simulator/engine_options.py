@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -77,9 +77,13 @@ class EngineOptions(Strict):
         Tokens of one KV block.
     max_model_len
         Longest sequence, prompt and output; ``"auto"`` lowers it to what the KV cache can hold.
+    length_option, memory_option
+        What the engine calls the longest sequence, and the share of memory.
     """
 
     model_config = ConfigDict(strict=True)
+    length_option: ClassVar[str] = "max_model_len"
+    memory_option: ClassVar[str] = "gpu_memory_utilization"
 
     gpu_memory_utilization: float = Field(default=0.92, gt=0, le=1)
     block_size: int = Field(default=16, gt=0, le=4096)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, Self
+from typing import ClassVar, Final, Literal, Self
 
 from pydantic import AliasChoices, ConfigDict, Field, model_validator
 
@@ -82,6 +82,9 @@ class TrtllmOptions(EngineOptions):
     batch_wait_timeout_iters, batch_wait_max_tokens_ratio
         While sequences decode, prompts wait for at most so many steps, or until a step has this share of its tokens.
     """
+
+    length_option: ClassVar[str] = "max_seq_len"
+    memory_option: ClassVar[str] = "kv_cache_config.free_gpu_memory_fraction"
 
     gpu_memory_utilization: float = Field(default=0.9, exclude=True)
     block_size: int = Field(default=32, exclude=True)
