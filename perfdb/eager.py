@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hardware.catalogue import Chip
     from perfdb.operators import Attention, RowOperator
 
-__all__ = ["DISTSERVE_KERNELS", "KERNELS_OF_2023", "EagerChain", "EagerKernels"]
+__all__ = ["DISTSERVE_KERNELS", "KERNELS_OF_2023", "KERNELS_OF_2024", "EagerChain", "EagerKernels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,9 @@ KERNELS_OF_2023 = EagerKernels(
     all_reduce_efficiency=0.55,
 )
 
+
+#: Sarathi-Serve and what its authors compared with it attend to prompts with FlashAttention 2.
+KERNELS_OF_2024 = replace(KERNELS_OF_2023, attention_slowdown=1.0)
 
 #: DistServe's own attention over the cache: its authors' four fits (OPT-13B on 1 and 2 chips, OPT-66B on 2 and 4)
 #: put 0.341 to 0.942 us on a cached token, which is 1.2 to 1.31 TB/s.

@@ -33,6 +33,7 @@ class _Pass(TypedDict):
     prompts: int
     pairs: int
     reach: int
+    squares: int
 
 
 class RoundPrices(StepPrices):
@@ -63,8 +64,17 @@ class RoundPrices(StepPrices):
         """Return the part of a round that does not depend on the context, ns."""
         return self.passes.constant_ns(_largest(sequences, self.stages))
 
-    def mixed_ns(  # noqa: PLR0913 - the seven sums of the base class
-        self, *, tokens: int, samples: int, decodes: int, context: int, prompts: int, pairs: int, reach: int
+    def mixed_ns(  # noqa: PLR0913 - the sums of the base class
+        self,
+        *,
+        tokens: int,
+        samples: int,
+        decodes: int,
+        context: int,
+        prompts: int,
+        pairs: int,
+        reach: int,
+        squares: int = 0,
     ) -> int:
         """Return the time of a round with chunks in it, ns; see :func:`micro_batch_table`."""
         chunks = _chunks(tokens - decodes, prompts, self.stages)
@@ -77,6 +87,7 @@ class RoundPrices(StepPrices):
             "prompts": chunks,
             "pairs": pairs * chunks // max(prompts, 1),
             "reach": reach * chunks // max(prompts, 1),
+            "squares": squares * chunks // max(prompts, 1),
         }
         return self.passes.mixed_ns(**found)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from perfdb.compile import CompiledCosts
+    from perfdb.compile import CompiledCosts, StepLimits
     from perfdb.step_prices import StepPrices
 
 __all__ = ["time_by_origin"]
@@ -28,7 +28,8 @@ def time_by_origin(costs: CompiledCosts | ProfiledCosts, table: Mapping[str, NDA
     Parameters
     ----------
     costs
-        The costs the log was made with. Time of a step profile is all interpolated between steps that were measured.
+        The costs the log was made with. Time of a step profile is interpolated between steps that were measured, or,
+        where it says which those were, extrapolated beyond the largest.
     table
         Columns of :class:`simulator.records.StepLog` but for ``start_ns`` and ``joined``, int64, shape (rows,).
 
@@ -46,7 +47,9 @@ def time_by_origin(costs: CompiledCosts | ProfiledCosts, table: Mapping[str, NDA
     """
     if isinstance(costs, ProfiledCosts):
         nothing = dict.fromkeys((*(origin.name.lower() for origin in Origin), "host"), 0.0)
-        return nothing | {"interpolated": float(table["duration_ns"].sum())}
+        beyond = float(table["duration_ns"][_beyond(costs.measured, table)].sum()) if costs.measured else 0.0
+        within = float(table["duration_ns"].sum()) - beyond
+        return nothing | {"interpolated": within, "extrapolated": beyond}
     table = micro_batch_table(table, costs.stages)
     steps, prices = table["steps"], costs.passes
     tokens, samples = table["tokens"] + table["decodes"], table["decodes"] + table["completed"]
@@ -62,6 +65,14 @@ def time_by_origin(costs: CompiledCosts | ProfiledCosts, table: Mapping[str, NDA
     np.add.at(total, _context_origin(costs, table, mixed), np.maximum(rest - waited, 0)[mixed])
     found = {origin.name.lower(): float(total[origin]) for origin in Origin}
     return found | {"host": float(_counts(sequences, steps, len(host)) @ host + waited.sum())}
+
+
+def _beyond(measured: StepLimits, table: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool_]:
+    """Tell which rows hold steps larger than any that was measured."""
+    found: NDArray[np.bool_] = table["tokens"] + table["decodes"] > measured.tokens
+    found |= table["decodes"] > measured.sequences
+    found |= (table["decodes"] > 0) & (table["context"] + table["steps"] > measured.context)
+    return found
 
 
 def _waits(prices: StepPrices, table: Mapping[str, NDArray[np.int64]], rest: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -8,13 +8,14 @@ token cost ``T_n(m + k) - T_n(m)``: the same nanoseconds, exactly, whether taken
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence  # noqa: TC003 - looked up where this is compiled
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 __all__ = ["FRACTION_BITS", "ContextCurve", "DecodeCurve", "Launches", "StepPrices", "cumulated"]
 
@@ -273,8 +274,17 @@ class StepPrices:
                 low = middle + 1
         return (limit, lasting(limit)) if low > limit else (low, lasting(low))
 
-    def mixed_ns(  # noqa: PLR0913 - one forward pass is described by these seven sums
-        self, *, tokens: int, samples: int, decodes: int, context: int, prompts: int, pairs: int, reach: int
+    def mixed_ns(  # noqa: PLR0913 - one forward pass is described by these eight sums
+        self,
+        *,
+        tokens: int,
+        samples: int,
+        decodes: int,
+        context: int,
+        prompts: int,
+        pairs: int,
+        reach: int,
+        squares: int = 0,
     ) -> int:
         """Return the time of one forward pass over prompt chunks and decodes together, ns.
 
@@ -292,17 +302,21 @@ class StepPrices:
             Sum over the chunks of ``(past + new)**2 - past**2``: twice the pairs of new and visible tokens.
         reach
             Sum over the chunks of ``past + new``: cached tokens that must be read at least once.
+        squares
+            Sum over the chunks of ``new**2``; it may be left out where none has a past, for then it is ``pairs``. Only
+            prices in Vidur's way look at it.
 
         Notes
         -----
         Several chunks cost what as many equal prompts without a past would that attend to as many pairs
         (``docs/decisions/004-chunk-prices.md``), but never less than reading the KV they look at.
         """
+        del squares
         kernels = self.kernels_ns(tokens, samples, decodes, context, prompts, pairs, reach)
         launches = self.launches.prompt_ns if prompts else self.launches.decode_ns
         return max(kernels, launches) + self.host_ns[decodes + prompts]
 
-    def kernels_ns(  # noqa: PLR0913, PLR0917 - the same seven sums
+    def kernels_ns(  # noqa: PLR0913, PLR0917 - seven of these sums
         self, tokens: int, samples: int, decodes: int, context: int, prompts: int, pairs: int, reach: int
     ) -> int:
         """Return the time the kernels of such a pass take, ns; see :meth:`mixed_ns`."""

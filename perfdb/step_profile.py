@@ -132,7 +132,7 @@ def step_profile_path(name: str) -> Path:
         return _PROFILES / f"{name}.toml"
     if not Path(name).is_file():
         advice = suggest(name, step_profile_names())
-        raise CatalogueError(f"step_profile {name!r} is neither a file nor one that is shipped; {advice}")
+        raise CatalogueError(f"step_profile {name!r} is neither a file or folder nor one that is shipped; {advice}")
     return Path(name)
 
 
@@ -178,11 +178,20 @@ class FittedPrices(StepPrices):
         )
         self.fit = fit
 
-    def mixed_ns(  # noqa: PLR0913 - the seven sums of the base class
-        self, *, tokens: int, samples: int, decodes: int, context: int, prompts: int, pairs: int, reach: int
+    def mixed_ns(  # noqa: PLR0913 - the sums of the base class
+        self,
+        *,
+        tokens: int,
+        samples: int,
+        decodes: int,
+        context: int,
+        prompts: int,
+        pairs: int,
+        reach: int,
+        squares: int = 0,
     ) -> int:
         """Return the time of one step with chunks in it, ns; see :meth:`StepPrices.mixed_ns`."""
-        del samples
+        del samples, squares
         chunk_tokens = tokens - decodes
         if chunk_tokens == prompts:
             sequences = decodes + prompts
@@ -208,9 +217,12 @@ class ProfiledCosts:
     ----------
     prices
         What the engine looks up.
+    measured
+        The largest step that somebody measured; None where nobody says.
     """
 
     prices: StepPrices
+    measured: StepLimits | None = None
 
 
 def profiled_costs(fit: StepFit, limits: StepLimits, stages: int = 1) -> ProfiledCosts:

@@ -13,9 +13,9 @@ from perfdb.layout import Layout
 from perfdb.load_model import load_model
 from perfdb.memory import MemoryPlan, plan_memory
 from perfdb.operators import step_operators
-from perfdb.power_cap import capped_chain, capped_fit
-from perfdb.step_profile import ProfiledCosts, load_step_profile, profiled_costs, step_profile_path
+from perfdb.power_cap import capped_chain
 from perfdb.tables import sha256
+from perfdb.whole_steps import whole_step_costs
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
 from simulator.host_memory import copy_bytes_per_s, host_blocks
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hardware.catalogue import Chip
     from perfdb.model import ModelSpec
     from perfdb.operators import StepOperators
+    from perfdb.step_profile import ProfiledCosts
     from simulator.engine_options import EngineOptions, EnginePlan
     from simulator.pool_table import Pool
     from simulator.router import Router
@@ -147,7 +148,8 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     chip, engine = load_chip(pool.chip), ENGINES[pool.engine]
     layout = Layout(pool.tensor_parallel, pool.pipeline_parallel)
     _check_layout(name, model, layout)
-    options = pool.engine_options.filled(chip, _asked_tokens(model, pool.engine_options))
+    longest = _asked_tokens(model, pool.engine_options)
+    options = engine.filled(pool.engine_options, chip, longest, name)
     plan = options.plan(prefills=pool.prefills)
     memory = plan_memory(model, layout, chip, engine.memory_budget(plan))
     blocks = (pool.limits.kv_blocks or min(memory.blocks, plan.most_blocks or memory.blocks)) - engine.reserved_blocks
@@ -155,7 +157,8 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     if not plan.limits.chunked and pool.prefills:
         _check_budget(name, plan, max_tokens)
     options = options.model_copy(update={"max_model_len": max_tokens})
-    limits = StepLimits(_most_tokens(plan, max_tokens), plan.limits.max_sequences, max_tokens)
+    most = min(_most_tokens(plan, max_tokens), blocks * plan.block_tokens + plan.limits.max_sequences)
+    limits = StepLimits(most, plan.limits.max_sequences, max_tokens)
     operators = step_operators(model, layout)
     costs, tables = _priced(pool, name, model, chip, operators, limits)
     parts = EngineParts(
@@ -171,6 +174,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         caching=options.caches_prefixes,
         host_blocks=host_blocks(plan.host_gib, memory.block * layout.chips),
         host_block_ns=memory.block / _copy_rate(pool, chip, topology) * 1e9,
+        blank_first=engine.era is None or engine.era.blank_first,
         plans_ahead=plan.plans_ahead,
     )
     host_w = host_w_per_chip(topology or chip.node)
@@ -191,10 +195,8 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
     """Return the costs of a pool's steps, and the SHA-256 of every file they come from."""
     engine, layout = ENGINES[pool.engine], Layout(pool.tensor_parallel, pool.pipeline_parallel)
     if pool.step_profile is not None:
-        profile, where = load_step_profile(pool.step_profile), f"pool.{name}.step_profile {pool.step_profile!r}"
-        fit = capped_fit(profile.of(model, layout.tensor, chip.name, where), chip, pool.power_cap)
-        path = step_profile_path(pool.step_profile)
-        return profiled_costs(fit, limits, layout.pipeline), {f"profiles/{path.name}": sha256(path)}
+        where = f"pool.{name}.step_profile {pool.step_profile!r}"
+        return whole_step_costs(pool.step_profile, model, layout, chip, limits, cap=pool.power_cap, where=where)
     source = capped_chain(engine.cost_chain(chip, pool.cost_sources), chip, pool.power_cap)
     costs = compile_costs(operators, source, limits, engine.host_on(chip, layout.tensor), layout.pipeline)
     return costs, {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
@@ -249,9 +251,9 @@ def _max_tokens(name: str, model: ModelSpec, options: EngineOptions, plan: Engin
         longest = min(longest, room)
     if longest > room:
         raise CapacityError(
-            f"pool.{name}: a sequence of {options.length_option} = {longest} tokens does not fit the KV cache of {room} "
-            f"tokens; set engine_options.{options.length_option} to at most {room} (or 'auto'), raise {options.memory_option}, "
-            "or use more chips"
+            f"pool.{name}: a sequence of {options.length_option} = {longest} tokens does not fit the KV cache of "
+            f"{room} tokens; set engine_options.{options.length_option} to at most {room} (or 'auto'), "
+            f"raise {options.memory_option}, or use more chips"
         )
     return longest
 

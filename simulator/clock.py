@@ -16,12 +16,10 @@ __all__ = ["Clock", "Urgent", "soon"]
 class Clock(Environment):
     """The simulation, whose time is integer nanoseconds: float seconds would make ties accidental."""
 
-    if TYPE_CHECKING:
-
-        @property
-        def now(self) -> int:
-            """Nanoseconds since the run began."""
-            ...
+    @property
+    def now(self) -> int:
+        """Nanoseconds since the run began."""
+        return self._now  # type: ignore[return-value]
 
 
 class Urgent(Event):

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from hardware.catalogue import Chip
 
 __all__ = [
+    "BatchOptions",
     "DistserveOptions",
     "EngineOptions",
     "EnginePlan",
+    "PromptFirstOptions",
+    "SarathiOptions",
     "SplitwiseOptions",
     "VllmOptions",
     "VllmV0Options",
@@ -85,7 +88,7 @@ class EngineOptions(Strict):
     length_option: ClassVar[str] = "max_model_len"
     memory_option: ClassVar[str] = "gpu_memory_utilization"
 
-    gpu_memory_utilization: float = Field(default=0.92, gt=0, le=1)
+    gpu_memory_utilization: float | None = Field(default=0.9, gt=0, le=1)
     block_size: int = Field(default=16, gt=0, le=4096)
     max_model_len: int | Literal["auto"] | None = None
 
@@ -114,8 +117,7 @@ class EngineOptions(Strict):
 class VllmOptions(EngineOptions):
     """Options of ``vllm serve``.
 
-    Defaults are those of the OpenAI-compatible server in late 2026 (conventions of the field, section B3):
-    8192 batched tokens and 1024 sequences on chips of 70 GiB or more that are not A100, else 2048 and 256.
+    Defaults that depend on the release or the chip are None here; :class:`simulator.vllm_eras.Era` fills them in.
 
     Attributes
     ----------
@@ -145,10 +147,11 @@ class VllmOptions(EngineOptions):
         Plan each step when the one before begins, so that the chip never waits for the host.
     """
 
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
     max_num_batched_tokens: int | None = Field(default=None, gt=0)
     max_num_seqs: int | None = Field(default=None, gt=0)
     enable_chunked_prefill: bool = True
-    scheduler_reserve_full_isl: bool = True
+    scheduler_reserve_full_isl: bool | None = None
     enable_prefix_caching: bool = True
     long_prefill_token_threshold: int = Field(default=0, ge=0)
     long_prefill_token_threshold_adaptive: bool = False
@@ -156,7 +159,7 @@ class VllmOptions(EngineOptions):
     prefill_schedule_interval: int = Field(default=1, ge=1)
     watermark: float = Field(default=0.0, ge=0, lt=1)
     kv_offloading_size: float = Field(default=0.0, ge=0, le=2**20)
-    async_scheduling: bool = True
+    async_scheduling: bool | None = None
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -169,14 +172,6 @@ class VllmOptions(EngineOptions):
     def caches_prefixes(self) -> bool:
         """Whether blocks keep what they hold for requests that begin alike."""
         return self.enable_prefix_caching
-
-    def filled(self, chip: Chip, longest: int) -> VllmOptions:
-        """Return the options with the defaults that depend on the chip filled in."""
-        del longest
-        large = chip.visible_memory_bytes >= 70 * 2**30 and not chip.name.startswith("a100")
-        tokens = self.max_num_batched_tokens or max(8192 if large else 2048, self.max_num_seqs or 0)
-        sequences = self.max_num_seqs or min(1024 if large else 256, tokens)
-        return self.model_copy(update={"max_num_batched_tokens": tokens, "max_num_seqs": sequences})
 
     def plan(self, *, prefills: bool) -> EnginePlan:
         """Return what filled options come to; the stages of the pool do not matter."""
@@ -192,10 +187,10 @@ class VllmOptions(EngineOptions):
         }
         return EnginePlan(
             limits,
-            self.gpu_memory_utilization,
+            self.gpu_memory_utilization or 0.0,
             self.block_size,
             rules=rules,
-            plans_ahead=self.async_scheduling,
+            plans_ahead=bool(self.async_scheduling),
             host_gib=self.kv_offloading_size,
         )
 
@@ -230,7 +225,7 @@ class VllmV0Options(EngineOptions):
         """Return what filled options come to; the stages of the pool do not matter."""
         del prefills
         limits = Limits(self.max_num_batched_tokens or 0, self.max_num_seqs, chunked=False)
-        return EnginePlan(limits, self.gpu_memory_utilization, self.block_size)
+        return EnginePlan(limits, self.gpu_memory_utilization or 0.0, self.block_size)
 
 
 class DistserveOptions(EngineOptions):
@@ -257,7 +252,7 @@ class DistserveOptions(EngineOptions):
         else:
             sequences = min(self.decoding_max_batch_size, self.decoding_max_tokens_per_batch)
             limits = Limits(sequences, sequences, chunked=False)
-        return EnginePlan(limits, self.gpu_memory_utilization, self.block_size, "context_max_tokens_per_batch")
+        return EnginePlan(limits, self.gpu_memory_utilization or 0.0, self.block_size, "context_max_tokens_per_batch")
 
 
 class SplitwiseOptions(EngineOptions):
@@ -279,6 +274,85 @@ class SplitwiseOptions(EngineOptions):
         """Return what the options come to; the stages of the pool do not matter."""
         del prefills
         limits = Limits(self.max_batch_tokens, self.max_batch_size, chunked=False)
+        return EnginePlan(limits, self.gpu_memory_utilization or 0.0, self.block_size, None)
+
+
+class SarathiOptions(EngineOptions):
+    """Options of Sarathi-Serve, with the defaults of its ``SarathiSchedulerConfig``.
+
+    Attributes
+    ----------
+    chunk_size
+        Tokens of one step, as long as it computes prompts.
+    max_num_seqs
+        Requests that hold KV.
+    """
+
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    chunk_size: int = Field(default=512, gt=0)
+    max_num_seqs: int = Field(default=128, gt=0)
+
+    def plan(self, *, prefills: bool) -> EnginePlan:
+        """Return what the options come to; the stages of the pool do not matter."""
+        del prefills
+        limits = Limits(self.chunk_size, self.max_num_seqs)
+        return EnginePlan(limits, self.gpu_memory_utilization, self.block_size, None)
+
+
+class PromptFirstOptions(EngineOptions):
+    """Options of vLLM's first scheduler in the code of those who compare with it (Sarathi-Serve, Vidur).
+
+    Attributes
+    ----------
+    max_num_batched_tokens
+        Prompt tokens of one step; by default those of the longest sequence.
+    max_num_seqs
+        Running requests.
+    max_paddings
+        Prompts of one step count as if all were as long as the longest (vLLM 0.2.2 to 0.3.3, and Vidur), and what that
+        adds may be so many tokens; by default they lie end to end.
+    """
+
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    max_num_batched_tokens: int | None = Field(default=None, gt=0)
+    max_num_seqs: int = Field(default=128, gt=0)
+    max_paddings: int | None = Field(default=None, ge=0)
+
+    def filled(self, chip: Chip, longest: int) -> PromptFirstOptions:
+        """Return the options with a token budget for the longest prompt."""
+        del chip
+        return self.model_copy(update={"max_num_batched_tokens": self.max_num_batched_tokens or longest})
+
+    def plan(self, *, prefills: bool) -> EnginePlan:
+        """Return what filled options come to; the stages of the pool do not matter."""
+        del prefills
+        limits = Limits(self.max_num_batched_tokens or 0, self.max_num_seqs, chunked=False)
+        rules = {"max_paddings": self.max_paddings}
+        return EnginePlan(limits, self.gpu_memory_utilization, self.block_size, rules=rules)
+
+
+class BatchOptions(EngineOptions):
+    """Options of engines that hold memory for the longest answer: Orca, and static batches.
+
+    Attributes
+    ----------
+    max_batch_size
+        Requests of a batch.
+    """
+
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    max_batch_size: int = Field(default=16, gt=0)
+
+    def filled(self, chip: Chip, longest: int) -> BatchOptions:
+        """Return the options with the longest sequence, by which a full batch of prompts is bounded."""
+        del chip
+        return self.model_copy(update={"max_model_len": longest}) if self.max_model_len is None else self
+
+    def plan(self, *, prefills: bool) -> EnginePlan:
+        """Return what filled options come to; the stages of the pool do not matter."""
+        del prefills
+        longest = self.max_model_len if isinstance(self.max_model_len, int) else 1
+        limits = Limits(self.max_batch_size * longest, self.max_batch_size, chunked=False)
         return EnginePlan(limits, self.gpu_memory_utilization, self.block_size, None)
 
 

@@ -36,6 +36,8 @@ class EngineParts:
         Blocks that each instance keeps in host memory, and the time to copy one back.
     caching
         Their blocks keep what they hold; see :mod:`simulator.prefix_cache`.
+    blank_first
+        Blocks that hold nothing to be found are taken before all others.
     plans_ahead
         The next step is planned when one begins, as an engine does that schedules asynchronously.
     """
@@ -55,9 +57,11 @@ class EngineParts:
         caching: bool = False,
         host_blocks: int = 0,
         host_block_ns: float = 0.0,
+        blank_first: bool = True,
         plans_ahead: bool = False,
     ) -> None:
         self.scheduler, self.prices, self.plans_ahead = scheduler, prices, plans_ahead
+        self.blank_first = blank_first
         self.host_blocks, self.host_block_ns = host_blocks, host_block_ns
         self.blocks, self.block_tokens = blocks, block_tokens
         self.max_tokens, self.max_prompt, self.replicas = max_tokens, max_prompt, replicas
@@ -69,6 +73,7 @@ class EngineParts:
             self.blocks,
             self.block_tokens,
             caching=self.caching,
+            blank_first=self.blank_first,
             host_blocks=self.host_blocks,
             longest=self.max_tokens,
             answers=self.decodes,

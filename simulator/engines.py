@@ -10,13 +10,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from perfdb.compile import HostTime
-from perfdb.eager import DISTSERVE_KERNELS, KERNELS_OF_2023, EagerChain
+from perfdb.eager import DISTSERVE_KERNELS, KERNELS_OF_2023, KERNELS_OF_2024, EagerChain
 from perfdb.memory import MemoryBudget
 from perfdb.sources import source_chain
 from simulator.engine_options import (
+    BatchOptions,
     DistserveOptions,
     EngineOptions,
     EnginePlan,
+    PromptFirstOptions,
+    SarathiOptions,
     SplitwiseOptions,
     VllmOptions,
     VllmV0Options,
@@ -24,6 +27,7 @@ from simulator.engine_options import (
 from simulator.option_table import OptionTable
 from simulator.schedulers import SCHEDULERS
 from simulator.trtllm_options import TrtllmOptions
+from simulator.vllm_eras import ERAS, LATEST, era_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from perfdb.eager import EagerKernels
     from perfdb.sources import SourceChain
     from simulator.schedulers import Scheduler
+    from simulator.vllm_eras import Era
 
 __all__ = ["ENGINES", "Engine", "mark_options"]
 
@@ -70,6 +75,8 @@ class Engine:
         Time of the host per step, sequence and chip, where several chips are each sent what to compute.
     kernels
         Its kernels are those of an eager engine; None for today's.
+    era
+        Which releases of vLLM V1 it stands for; None for another engine.
     """
 
     framework: str
@@ -81,10 +88,23 @@ class Engine:
     one_stage: bool = False
     message_ns: int = 0
     kernels: EagerKernels | None = None
+    era: Era | None = None
+
+    def filled(self, options: EngineOptions, chip: Chip, longest: int, pool: str) -> EngineOptions:
+        """Return a pool's options with the defaults of the release, of the chip and of the longest sequence filled in.
+
+        Raises
+        ------
+        ScenarioError
+            If an option is set that the release does not have.
+        """
+        if self.era is not None and isinstance(options, VllmOptions):
+            return self.era.filled(options, chip, pool)
+        return options.filled(chip, longest)
 
     def scheduler(self, plan: EnginePlan) -> Scheduler:
         """Return the policy within its limits."""
-        return SCHEDULERS[self.policy](plan.limits, **plan.rules)
+        return SCHEDULERS[self.policy](plan.limits, **plan.rules, **(self.era.rules if self.era else {}))
 
     def cost_chain(self, chip: Chip, names: Sequence[str]) -> SourceChain:
         """Return what prices its operators on a chip, from the named sources."""
@@ -121,20 +141,30 @@ _RAY_MESSAGE_NS = 46_000
 
 _VLLM_V0_HOST = HostTime(step_ns=7_000_000, sequence_ns=50_000, launch_ns=32_000, prompt_attention_launches=9)
 
+#: Of the profile of Sarathi-Serve on A100 that comes with Vidur: to schedule, prepare, sample and process takes 3.5 ms
+#: at 64 and 7.0 ms at 128 sequences, Ray 0.57 ms on one chip and 6.4 ms for 128 sequences on two. Launches as vLLM's.
+_SARATHI_HOST = HostTime(step_ns=600_000, sequence_ns=55_000, launch_ns=32_000)
+_SARATHI_MESSAGE_NS = 25_000
+
+
+def _in_sarathi_serve(policy: str, options: type[EngineOptions]) -> Engine:
+    """Return an engine that is a policy within Sarathi-Serve's code, as its authors compared them."""
+    return Engine("vllm", policy, options, _SARATHI_HOST, kernels=KERNELS_OF_2024, message_ns=_SARATHI_MESSAGE_NS)
+
+
+def _vllm(minor: int) -> Engine:
+    host = HostTime(step_ns=600_000, sequence_ns=20_000)
+    return Engine("vllm", "vllm", VllmOptions, host, reserved_blocks=1, graphs=True, era=era_of(minor))
+
+
 #: Engines by name; one after an ``@`` is a version whose behaviour differs. The host time of today's vLLM, 0.6 ms
 #: per step and 20 us per sequence, is the median of measured minus simulated token times over 120 public runs on
 #: H100 to B200 (docs/decisions/005-host-time.md). Where those of the engines of 2023 come from is said in
 #: docs/decisions/010-engines-of-2023.md.
 ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
-        "vllm": Engine(
-            "vllm",
-            "vllm",
-            VllmOptions,
-            HostTime(step_ns=600_000, sequence_ns=20_000),
-            reserved_blocks=1,
-            graphs=True,
-        ),
+        "vllm": _vllm(LATEST),
+        **{f"vllm@0.{minor}": _vllm(minor) for minor in range(ERAS[0].since, LATEST + 1)},
         "trtllm": Engine("trtllm", "trtllm", TrtllmOptions, HostTime(step_ns=400_000, sequence_ns=20_000)),
         "vllm@0.2": Engine(
             "vllm",
@@ -155,6 +185,10 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
         "splitwise": Engine(
             "vllm", "splitwise", SplitwiseOptions, _VLLM_V0_HOST, kernels=KERNELS_OF_2023, message_ns=_RAY_MESSAGE_NS
         ),
+        "sarathi": _in_sarathi_serve("sarathi", SarathiOptions),
+        "vllm_v0": _in_sarathi_serve("vllm_v0", PromptFirstOptions),
+        "orca": _in_sarathi_serve("orca", BatchOptions),
+        "static": _in_sarathi_serve("static", BatchOptions),
     }
 )
 

@@ -303,7 +303,7 @@ class Instance:
 
     def _compute_mixed(self, plan: Plan) -> Event:
         state, now, ledger = self.state, self.env.now, self.ledger
-        tokens, completed, pairs, reach = plan.sums()
+        tokens, completed, pairs, reach, squares = plan.sums()
         for request, _ in plan.chunks:
             if ledger.admitted_ns[request.index] < 0:
                 ledger.admitted_ns[request.index] = now
@@ -318,6 +318,7 @@ class Instance:
             prompts=prompts,
             pairs=pairs,
             reach=reach,
+            squares=squares,
         )
         if decodes == 0 < state.decodes and self._standstill.since_ns < 0:
             self._standstill.since_ns = now

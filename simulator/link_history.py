@@ -13,13 +13,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray  # noqa: TC002 - looked up where this is compiled
 
 from simulator.fair_share import BYTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from numpy.typing import NDArray
 
     from simulator.channels import Channels
     from simulator.fair_share import Link

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import Discriminator, Tag
 
-from simulator.engine_options import DistserveOptions, EngineOptions, SplitwiseOptions, VllmOptions, VllmV0Options
+from simulator.engine_options import (
+    BatchOptions,
+    DistserveOptions,
+    EngineOptions,
+    PromptFirstOptions,
+    SarathiOptions,
+    SplitwiseOptions,
+    VllmOptions,
+    VllmV0Options,
+)
 from simulator.trtllm_options import TrtllmOptions
 
 if TYPE_CHECKING:
@@ -33,6 +42,9 @@ AnyOptions: TypeAlias = Annotated[
     | Annotated[VllmV0Options, Tag("VllmV0Options")]
     | Annotated[TrtllmOptions, Tag("TrtllmOptions")]
     | Annotated[DistserveOptions, Tag("DistserveOptions")]
-    | Annotated[SplitwiseOptions, Tag("SplitwiseOptions")],
+    | Annotated[SplitwiseOptions, Tag("SplitwiseOptions")]
+    | Annotated[SarathiOptions, Tag("SarathiOptions")]
+    | Annotated[PromptFirstOptions, Tag("PromptFirstOptions")]
+    | Annotated[BatchOptions, Tag("BatchOptions")],
     Discriminator(_tag),
 ]

@@ -39,20 +39,21 @@ class PrefixCache(BlockPool):
     ----------
     blocks, block_tokens
         As for :class:`simulator.kvcache.BlockPool`.
+    blank_first
+        Freed blocks that hold nothing to be found are taken before all others, as vLLM does since 0.24; else they
+        queue with the others.
 
     Attributes
     ----------
     blank
-        Free blocks that hold nothing to be found: never used, or the last and partial one of a sequence.
-    blanks_first
-        They are taken before all others. Off, the last and partial block of a sequence waits its turn like its others.
+        Free blocks that hold nothing to be found and go first: never used, or the last and partial one of a sequence.
     """
 
-    __slots__ = ("_known", "_queue", "blank", "blanks_first")
+    __slots__ = ("_known", "_queue", "blank", "blank_first")
 
-    def __init__(self, blocks: int, block_tokens: int) -> None:
+    def __init__(self, blocks: int, block_tokens: int, *, blank_first: bool = True) -> None:
         super().__init__(blocks, block_tokens)
-        self.blank, self.blanks_first = blocks, True
+        self.blank, self.blank_first = blocks, blank_first
         self._known: dict[int, list[Piece]] = {}
         self._queue = Piece(0, 0, 0, 1)
 
@@ -146,7 +147,7 @@ class PrefixCache(BlockPool):
         if rest:
             self.free += 1
             self.freed += 1
-            if self.blanks_first:
+            if self.blank_first:
                 self.blank += 1
             else:
                 self.queue_blanks(1)

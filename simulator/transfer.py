@@ -16,7 +16,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from math import inf
 from operator import attrgetter, index
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, SupportsIndex
 
 import numpy as np
 
@@ -91,13 +91,13 @@ class Network:
     def send(  # noqa: PLR0913 - what a flow is, all named
         self,
         links: Sequence[int],
-        size_bytes: int,
+        size_bytes: SupportsIndex,
         *,
-        latency_ns: int = 0,
+        on_done: Callable[[], None],
+        latency_ns: SupportsIndex = 0,
         cap_bytes_per_s: float = inf,
         occupancy: float = 1.0,
         stripes: int = 1,
-        on_done: Callable[[], None],
     ) -> Flow:
         """Send bytes along a path.
 
@@ -130,9 +130,9 @@ class Network:
         LawError
             A size, latency or cap is negative, or a link is unknown: a bug of the caller.
         """
-        now_ns, size_bytes, latency_ns = self.env.now, index(size_bytes), index(latency_ns)
-        if size_bytes < 0 or latency_ns < 0:
-            raise LawError(f"{size_bytes} bytes were sent with a latency of {latency_ns} ns; expected nothing negative")
+        now_ns, size, delay_ns = self.env.now, index(size_bytes), index(latency_ns)
+        if size < 0 or delay_ns < 0:
+            raise LawError(f"{size} bytes were sent with a latency of {delay_ns} ns; expected nothing negative")
         if stripes < 1 or not 1 <= occupancy < inf:
             raise LawError(f"bytes were sent in {stripes} stripes with an occupancy of {occupancy}; expected 1 or more")
         path = tuple(links)
@@ -140,10 +140,10 @@ class Network:
         if stream is None:
             stream = self._stream(path, float(cap_bytes_per_s))
         number = self.flows_sent
-        flow = Flow(number, stream, size_bytes, stripes, occupancy, now_ns, latency_ns, on_done)
+        flow = Flow(number, stream, size, stripes, occupancy, now_ns, delay_ns, on_done)
         self.flows_sent = number + 1
-        self.bytes_sent += size_bytes
-        self._book(flow, now_ns + latency_ns)
+        self.bytes_sent += size
+        self._book(flow, now_ns + delay_ns)
         return flow
 
     def drop(self, flow: Flow) -> bool:
@@ -387,9 +387,9 @@ class Network:
 
     def _path(self, key: Key) -> tuple[Link[Stream], ...]:
         (path, cap), most = key, len(self._links)
-        if not cap > 0 or not all(0 <= link < most for link in path):
+        if not cap > 0 or not all(0 <= link < most for link in map(index, path)):
             raise LawError(
                 f"a flow was sent over links {path} with a cap of {cap} bytes/s; expected links below {most} and a "
                 "cap above 0"
             )
-        return tuple(self._links[link] for link in path)
+        return tuple(self._links[link] for link in map(index, path))

@@ -186,6 +186,7 @@ class Deployment:
     rules: dict = field(default_factory=dict)
     plans_ahead: bool = False
     declared_tokens: int = 0
+    blank_first: bool = True
     host_blocks: int = 0
     host_block_ns: float = 1000.0
 
@@ -204,7 +205,11 @@ class Deployment:
         scheduler = SCHEDULERS[self.policy](limits, **own, **self.rules)
         common = {"scheduler": scheduler, "prices": self.prices, "block_tokens": self.block_tokens}
         common |= {"caching": self.caching, "plans_ahead": self.plans_ahead}
-        common |= {"host_blocks": self.host_blocks, "host_block_ns": self.host_block_ns}
+        common |= {
+            "blank_first": self.blank_first,
+            "host_blocks": self.host_blocks,
+            "host_block_ns": self.host_block_ns,
+        }
         split = self.decode_replicas > 0
         pools = [self._pool(common, self.blocks, self.replicas, decodes=not split)]
         if split:

@@ -103,7 +103,7 @@ def test_a_recorded_run_is_replayed_at_its_own_times(tmp_path, engine):
         ({"engine": "vllm@0.2", "engine_options": {"enable_chunked_prefill": True}}, ["unknown key", "max_num_seqs"]),
         ({"engine": "vllm@0.2", "engine_options": {"max_num_seq": 3}}, ["did you mean 'max_num_seqs'"]),
         ({"engine": "vllm@0.2", "engine_options": 5}, ["'pool.0.engine_options'", "expected a table"]),
-        ({"engine": "vllm@0.1"}, ["'pool.0.engine'", "vllm@0.2"]),
+        ({"engine": "vllm@0.34"}, ["'pool.0.engine'", "vllm@0.3"]),
         ({"engine": "vllm@0.2", "engine_options": {"max_num_batched_tokens": 16}}, ["below max_num_seqs 256"]),
         ({"engine": "vllm@0.2", "engine_options": {"max_num_batched_tokens": 512}}, ["prompts are not cut", "2048"]),
     ],

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -135,3 +136,17 @@ def test_modules_that_documents_run_exist(page):
 def test_nothing_of_the_shared_data_is_shipped():
     tracked = run("git", "ls-files").split()
     assert not [name for name in tracked if name.endswith((".parquet", ".csv", ".jsonl", ".gz"))]
+
+
+def test_no_compiled_module_lies_beside_its_source():
+    """It would be used instead of the source, however old it is."""
+    packages = ("simulator", "workloads", "hardware", "perfdb")
+    assert not [path for name in packages for path in (ROOT / name).rglob("*.so")]
+
+
+def test_what_is_compiled_is_there():
+    """The list of modules that an optional build compiles names none that has gone."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    hook = listed["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]
+    assert not [path for path in hook["include"] if not (ROOT / path[1:]).is_file()]
+    assert hook["enable-by-default"] is False

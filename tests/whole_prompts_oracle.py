@@ -14,6 +14,7 @@ class WholePromptOracle(Oracle):
     free_block_each: bool = True
 
     mixed: bool = False
+    max_paddings: int | None = None
 
     def _schedule(self, running, waiting, free, now):
         if self.mixed:
@@ -32,7 +33,7 @@ class WholePromptOracle(Oracle):
             left = len(free) - -(-sequence.tokens // self.block_tokens)
             if left < (0 if alone else int(self.watermark * self.blocks)):
                 break
-            if chosen and tokens + sum(new for _, new in chosen) + sequence.tokens > self.max_tokens:
+            if chosen and not self._fits([*(new for _, new in chosen), sequence.tokens], tokens):
                 break
             if len(running) + 1 > self.max_sequences:
                 break
@@ -42,6 +43,12 @@ class WholePromptOracle(Oracle):
                 sequence.admitted_ns = now
             chosen.append((sequence, sequence.tokens))
         return chosen
+
+    def _fits(self, lengths, tokens) -> bool:
+        if self.max_paddings is None:
+            return tokens + sum(lengths) <= self.max_tokens
+        padded = max(lengths) * len(lengths)
+        return padded <= self.max_tokens and padded - sum(lengths) <= self.max_paddings
 
     def _decodes(self, running, waiting, free):
         left, stays = deque(sorted(running, key=lambda sequence: sequence.index)), []

@@ -6,7 +6,9 @@ import argparse
 from importlib import import_module
 
 #: Papers, each a module with ``main(seeds, jobs)``, and the runs of every point unless told otherwise.
-PAPERS = {"distserve": 10, "splitwise": 1}
+PAPERS = {"distserve": 10, "splitwise": 1, "sarathi": 1}
+#: What only some of them are told besides.
+MORE = ("profiles", "trace", "forests")
 
 
 def main() -> None:
@@ -15,8 +17,13 @@ def main() -> None:
     parser.add_argument("paper", choices=PAPERS)
     parser.add_argument("--seeds", type=int, help=f"runs of every point (default: {PAPERS})")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--profiles", help="sarathi: a folder of Vidur's profiles of Llama-2-7B on A100")
+    parser.add_argument("--trace", help="sarathi: Azure's conversation trace of 2023, as CSV")
+    parser.add_argument("--forests", type=int, help="sarathi: train Vidur's forests so often, too (extra bench)")
     options = parser.parse_args()
-    import_module(f"benchmarks.papers.{options.paper}").main(options.seeds or PAPERS[options.paper], options.jobs)
+    more = {name: getattr(options, name) for name in MORE if getattr(options, name) is not None}
+    module = import_module(f"benchmarks.papers.{options.paper}")
+    module.main(options.seeds or PAPERS[options.paper], options.jobs, **more)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from simulator.schedulers.reserving import ReservingScheduler
+from simulator.schedulers.sarathi import SarathiScheduler
 from simulator.schedulers.state import EngineState, Limits, Plan, Scheduler
 from simulator.schedulers.trtllm import TrtllmScheduler
 from simulator.schedulers.vllm import VllmScheduler
@@ -33,8 +35,8 @@ def _trtllm(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the po
     return TrtllmScheduler(limits.max_tokens, limits.max_sequences, limits.chunked, **rules)
 
 
-def _vllm_v0(limits: Limits) -> Scheduler:
-    return WholePromptScheduler(limits.max_tokens, limits.max_sequences)
+def _vllm_v0(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the policy checks them
+    return WholePromptScheduler(limits.max_tokens, limits.max_sequences, **rules)
 
 
 def _distserve(limits: Limits) -> Scheduler:
@@ -47,7 +49,28 @@ def _splitwise(limits: Limits) -> Scheduler:
     )
 
 
+def _sarathi(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the policy checks them
+    return SarathiScheduler(limits.max_tokens, limits.max_sequences, **rules)
+
+
+def _orca(limits: Limits) -> Scheduler:
+    return ReservingScheduler(limits.max_tokens, limits.max_sequences)
+
+
+def _static(limits: Limits) -> Scheduler:
+    return ReservingScheduler(limits.max_tokens, limits.max_sequences, joins_running=False)
+
+
 #: Every policy by name: made from the limits of a step, and from rules of its own by name.
 SCHEDULERS: Mapping[str, Callable[..., Scheduler]] = MappingProxyType(
-    {"vllm": _vllm, "trtllm": _trtllm, "vllm_v0": _vllm_v0, "distserve": _distserve, "splitwise": _splitwise}
+    {
+        "vllm": _vllm,
+        "trtllm": _trtllm,
+        "vllm_v0": _vllm_v0,
+        "distserve": _distserve,
+        "splitwise": _splitwise,
+        "sarathi": _sarathi,
+        "orca": _orca,
+        "static": _static,
+    }
 )

@@ -22,8 +22,8 @@ class Rationing(Protocol):
         ...
 
     @property
-    def by_priority(self) -> bool:
-        """The least urgent request is preempted, not the last admitted."""
+    def goes_on(self) -> bool:
+        """The requests after one that preempted itself are still looked at."""
         ...
 
     def most_of_one(self, state: EngineState) -> int:
@@ -107,8 +107,17 @@ class _Walk:
                 self._decode(request)
             elif not self.puts_off:
                 self._continue(request)
+            if not (self.rules.goes_on or request.index in state.running):
+                self._hold_the_rest()
+                break
         self._forget_preempted()
         return self.budget
+
+    def _hold_the_rest(self) -> None:
+        """Let all stand still that decode and were not looked at."""
+        for request in list(self.state.running.values()):
+            if request.index not in self.given and request.index not in self.state.ending:
+                self._hold(request)
 
     def _hold(self, request: Request) -> None:
         """Let a decoding request stand still."""

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence  # noqa: TC003 - looked up where this is compiled
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from simulator.host_store import HostStore
 from simulator.kvcache import BlockPool
 from simulator.prefix_cache import PrefixCache
+from simulator.request import Request  # noqa: TC001 - the same
 from simulator.schedulers.queue import ArrivalQueue, CountedQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from simulator.request import Request
     from simulator.schedulers.queue import Queue
 
 __all__ = ["EngineState", "Limits", "Plan", "Scheduler"]
@@ -50,6 +49,8 @@ class EngineState:
         Tokens of one block.
     caching
         Blocks keep what they hold until they are taken again, and requests find it there.
+    blank_first
+        See :class:`simulator.prefix_cache.PrefixCache`.
     host_blocks
         Blocks of host memory that keep what requests leave behind.
     longest
@@ -143,6 +144,7 @@ class EngineState:
         block_tokens: int,
         *,
         caching: bool = False,
+        blank_first: bool = True,
         host_blocks: int = 0,
         longest: int = 1 << 30,
         answers: bool = True,
@@ -163,7 +165,7 @@ class EngineState:
         self.decodes = self.promised = 0
         self.context_sum = 0
         self.recomputed = self.preemptions = 0
-        self.cache = PrefixCache(blocks, block_tokens) if caching else None
+        self.cache = PrefixCache(blocks, block_tokens, blank_first=blank_first) if caching else None
         self.pool = BlockPool(blocks, block_tokens) if self.cache is None else self.cache
         self.host = HostStore(host_blocks, block_tokens) if host_blocks else None
         self.queried = self.hits = self.host_hits = self.reused = 0
@@ -224,7 +226,7 @@ class EngineState:
     def give_unused(self, blocks: int) -> None:
         """Give back blocks of a request into which it has computed nothing yet."""
         self.pool.give(blocks)
-        if self.cache is not None and blocks and not self.cache.blanks_first:
+        if self.cache is not None and blocks and not self.cache.blank_first:
             self.cache.blank -= blocks
             self.cache.queue_blanks(blocks)
 
@@ -359,17 +361,18 @@ class Plan:
     joined: Sequence[Request] = ()
     held: Sequence[Request] = ()
 
-    def sums(self) -> tuple[int, int, int, int]:
-        """Return the chunks' tokens, how many complete a prompt, their pairs of tokens, doubled, and their ends."""
-        tokens = completed = pairs = reach = 0
+    def sums(self) -> tuple[int, int, int, int, int]:
+        """Return of the chunks: tokens, how many complete a prompt, pairs of tokens, doubled, ends, and squares."""
+        tokens = completed = pairs = reach = squares = 0
         for request, new in self.chunks:
             past = request.computed
             end = past + new
             tokens += new
             pairs += end * end - past * past
             reach += end
+            squares += new * new
             completed += end == request.tokens
-        return tokens, completed, pairs, reach
+        return tokens, completed, pairs, reach, squares
 
 
 class Scheduler(Protocol):

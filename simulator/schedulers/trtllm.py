@@ -87,7 +87,7 @@ class TrtllmScheduler:
         """Prepare a new instance; see :class:`simulator.schedulers.state.Scheduler`."""
         state.waiting, state.memory = TurnQueue(), Recall()
         if state.cache is not None:
-            state.cache.blanks_first = False
+            state.cache.blank_first = False
 
     def plan(self, state: EngineState) -> Plan:
         """Return the next plan; see :class:`simulator.schedulers.state.Scheduler`."""

@@ -15,6 +15,8 @@ from simulator.schedulers.queue import ArrivalQueue, PriorityQueue
 from simulator.schedulers.state import Plan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from simulator.request import Request
     from simulator.schedulers.state import EngineState
 
@@ -64,6 +66,12 @@ class VllmScheduler:
         Steps from one that computes prompts to the next, while sequences decode (``prefill_schedule_interval``).
     watermark
         Share of the blocks that stays free when a request joins others (``watermark``).
+    uncapped_alone
+        ``chunk_tokens`` does not bound a request that is alone.
+    loan_reserves
+        KV is fetched only into blocks that no prompt in progress still needs.
+    goes_on
+        The requests after one that preempted itself are still looked at, under priority.
     """
 
     max_tokens: int
@@ -75,6 +83,9 @@ class VllmScheduler:
     by_priority: bool = False
     interval: int = 1
     watermark: float = 0.0
+    uncapped_alone: bool = True
+    loan_reserves: bool = True
+    goes_on: bool = True
 
     def begin(self, state: EngineState) -> None:
         """Prepare a new instance; see :class:`simulator.schedulers.state.Scheduler`."""
@@ -157,14 +168,13 @@ class VllmScheduler:
     def _nothing_to_admit(self, state: EngineState, rest: int) -> bool:
         """Tell whether no waiting request can join before one leaves: then only decode steps remain."""
         budget = self.max_tokens - state.decodes
-        full = len(state.running) >= self.max_sequences or budget <= 0
         queue = state.fetched or state.waiting
-        if not queue or (full and not queue[0].remote):
+        if not queue or budget <= 0 or len(state.running) >= self.max_sequences:
             return True
         request = queue[0]
         if rest and not request.remote and self._missing(state, request) > 1:
             return True
-        return self._blocks_to_admit(state, request, budget) > state.pool.free
+        return self._blocks_to_admit(state, request, budget, ()) > state.pool.free
 
     def _missing(self, state: EngineState, request: Request) -> int:
         """Return the tokens of a request to be admitted that are to be computed."""
@@ -174,14 +184,18 @@ class VllmScheduler:
 
     def most_of_one(self, state: EngineState) -> int:
         """Return the tokens of one prompt that a step computes at most."""
+        if not self.chunk_tokens:
+            return self.max_tokens
         others = len(state.running) + len(state.waiting) + len(state.ready) + state.loading
         others += len(state.fetching) + len(state.fetched)
-        if not self.chunk_tokens or others <= 1:
+        if others <= 1 and self.uncapped_alone:
             return self.max_tokens
         return max(self.chunk_tokens, self.max_tokens // others) if self.chunk_share else self.chunk_tokens
 
-    def _blocks_to_admit(self, state: EngineState, request: Request, budget: int) -> int:
-        """Return the free blocks a request asks for before it is admitted; more than all if never now."""
+    def _blocks_to_admit(
+        self, state: EngineState, request: Request, budget: int, chunks: Sequence[tuple[Request, int]]
+    ) -> int:
+        """Return the free blocks a request asks for before it is admitted beside chunks; more than all if never now."""
         pool, tokens = state.pool, request.tokens
         if request.computed:
             here, idle = request.computed // pool.block_tokens, 0
@@ -198,6 +212,8 @@ class VllmScheduler:
                     tokens = max(tokens, state.host.find(request) * pool.block_tokens)
         # A block that is here but that nobody uses is a free one less, like a new one.
         blocks = pool.blocks_for(tokens) - here + idle
+        if request.remote and self.loan_reserves:
+            blocks += _still_needed(state, chunks)
         if self.watermark and state.running:
             # Of all blocks, the one vLLM keeps as a placeholder among them.
             blocks += int(self.watermark * (pool.blocks + 1))
@@ -208,12 +224,11 @@ class VllmScheduler:
         most = self.most_of_one(state) if self.chunk_tokens else self.max_tokens
         while queue := state.fetched or state.waiting:
             request = queue[0]
-            full = budget <= 0 or len(state.running) >= self.max_sequences
-            if full and not request.remote:
+            if budget <= 0 or len(state.running) >= self.max_sequences:
                 break
             if puts_off and not request.remote and self._missing(state, request) > 1:
                 break
-            if self._blocks_to_admit(state, request, budget) > pool.free:
+            if self._blocks_to_admit(state, request, budget, plan.chunks) > pool.free:
                 break
             queue.popleft()
             if state.host is not None and self._fetch(state, request, plan):
@@ -221,7 +236,6 @@ class VllmScheduler:
             # What was copied from the host is held already.
             here = state.claim(request) if queue is state.waiting else request.computed // pool.block_tokens
             if request.remote:
-                # As vLLM does, a request may fetch its KV however many are running.
                 pool.take(pool.blocks_for(request.tokens) - here)
                 plan.loads = (*plan.loads, request)
                 continue
@@ -248,3 +262,10 @@ class VllmScheduler:
         if self.by_priority:
             return max(state.running.values(), key=lambda request: (request.priority, request.order))
         return state.running[next(reversed(state.running))]
+
+
+def _still_needed(state: EngineState, chunks: Sequence[tuple[Request, int]]) -> int:
+    """Return the blocks that prompts in progress lack, those of a step's chunks taken already."""
+    blocks_for, ends = state.pool.blocks_for, dict.fromkeys(state.prefilling.values(), 0)
+    ends |= dict(chunks)
+    return sum(blocks_for(request.tokens) - blocks_for(request.computed + new) for request, new in ends.items())

@@ -2,7 +2,8 @@
 
 vLLM 0.2 and DistServe compute, in one step, either prompts of waiting requests, first come first served, or one
 token of every running sequence. Prompts go first whenever the head of the queue fits, so decoding stands still
-meanwhile. vLLM 0.2 keeps 1 % of the blocks out of reach of new prompts, and asks for a free block before each
+meanwhile. vLLM 0.2.2 to 0.3.3 pads the prompts of a step to the longest and bounds the padding, which costs nothing
+here. vLLM 0.2 keeps 1 % of the blocks out of reach of new prompts, and asks for a free block before each
 sequence's step whether or not it needs one (``vllm/core/scheduler.py`` and ``block_manager.py`` of 0.2). DistServe's
 two engines do neither (``context_stage_scheduler.py``, ``decoding_stage_scheduler.py``); it swaps a sequence out to
 the host where this policy recomputes it. Splitwise's machines batch prompts with decoding sequences, as Orca did
@@ -11,11 +12,10 @@ the host where this policy recomputes it. Splitwise's machines batch prompts wit
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from simulator.schedulers.preemption import preempt
+from simulator.schedulers.fcfs_room import blocks_to_admit, join_ready, room_for_decodes
 from simulator.schedulers.state import Plan
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ class WholePromptScheduler:
         A sequence's step needs a free block although its last one has room.
     mixed
         Sequences decode in the steps that compute prompts, too.
+    max_paddings
+        Prompts of one step count as if all were as long as the longest, and what that adds is bounded by so many
+        tokens; None where they lie end to end.
     """
 
     max_tokens: int
@@ -48,6 +51,7 @@ class WholePromptScheduler:
     watermark: float = 0.01
     free_block_each: bool = True
     mixed: bool = False
+    max_paddings: int | None = None
 
     def begin(self, state: EngineState) -> None:
         """Remember nothing; requests wait in the order of their arrival."""
@@ -68,33 +72,40 @@ class WholePromptScheduler:
         pool = state.pool
         joined: list[Request] = []
         if not state.decodes or pool.needed(state.step, 1) + self.free_block_each <= pool.free:
-            self._join_ready(state, joined)
-        if not (self.mixed and self._admits_head(state, 0)):
+            joined = join_ready(state, self.max_sequences)
+        if not (self.mixed and self._admits_head(state, plan)):
             plan.steps = max(1, pool.lasting(state.step, int(self.free_block_each)))
         if plan.steps == 1:
-            plan.preempted = self._room_for_decodes(state)
+            plan.preempted = room_for_decodes(state, free_block_each=self.free_block_each)
             joined = [request for request in joined if request.index in state.running]
         plan.decodes, plan.joined = state.decodes, joined
 
-    def _admits_head(self, state: EngineState, tokens: int) -> bool:
-        """Tell whether the head of the queue gets its blocks now, beside ``tokens`` prompt tokens of this step."""
+    def _admits_head(self, state: EngineState, plan: Plan) -> bool:
+        """Tell whether the head of the queue gets its blocks now, and a place beside the prompts of this step."""
         if not state.waiting:
             return False
         request, pool = state.waiting[0], state.pool
         spare = 0 if pool.free == pool.blocks else int(self.watermark * pool.blocks)
-        here, idle = state.find(request)
-        # A block that is here but that nobody uses is a free one less, like a new one.
-        if pool.free - (pool.blocks_for(request.tokens) - here + idle) < spare:
+        if pool.free - blocks_to_admit(state, request) < spare:
             return False
         if request.remote:
             return True
-        room = tokens == 0 or tokens + request.tokens - here * pool.block_tokens <= self.max_tokens
-        return room and len(state.running) < self.max_sequences
+        new = request.tokens - state.find(request)[0] * pool.block_tokens
+        return len(state.running) < self.max_sequences and self._has_room(plan, new)
+
+    def _has_room(self, plan: Plan, new: int) -> bool:
+        """Tell whether a step holds a prompt of ``new`` tokens beside those it computes."""
+        if not plan.chunks:
+            return True
+        lengths = [new, *(tokens for _, tokens in plan.chunks)]
+        if self.max_paddings is None:
+            return plan.decodes + sum(lengths) <= self.max_tokens
+        padded = len(lengths) * max(lengths)
+        return padded <= self.max_tokens and padded - sum(lengths) <= self.max_paddings
 
     def _admit(self, state: EngineState, plan: Plan) -> None:
         """Take prompts, and requests whose KV can now be fetched, from the queue while its head fits."""
-        tokens, first = plan.decodes, True
-        while self._admits_head(state, 0 if first else tokens):
+        while self._admits_head(state, plan):
             request = state.waiting.popleft()
             blocks = state.pool.blocks_for(request.tokens) - state.claim(request)
             if request.remote:
@@ -103,36 +114,4 @@ class WholePromptScheduler:
                 continue
             state.take(request, blocks, request.tokens)
             state.running[request.index] = request
-            new = request.tokens - request.computed
-            plan.chunks.append((request, new))
-            tokens += new
-            first = False
-
-    def _join_ready(self, state: EngineState, joined: list[Request]) -> None:
-        """Let requests decode whose KV was fetched; the block of their next token is taken with all others'."""
-        while state.ready and len(state.running) < self.max_sequences:
-            request = state.ready.popleft()
-            if request.computed % state.pool.block_tokens == 0:
-                state.pool.give(1)
-            state.running[request.index] = request
-            state.join_decode(request)
-            joined.append(request)
-
-    def _room_for_decodes(self, state: EngineState) -> list[Request]:
-        """Take one step's blocks for the decoding sequences, preempting the last ones where they lack."""
-        pool = state.pool
-        needed = pool.needed(state.step, 1)
-        if needed + self.free_block_each <= pool.free or not state.decodes:
-            pool.take(needed)
-            return []
-        preempted: list[Request] = []
-        order = deque(sorted(state.running.values(), key=lambda request: request.order))
-        while order:
-            request = order.popleft()
-            takes = not (request.anchor + state.step) % pool.block_tokens
-            while not pool.free and (takes or self.free_block_each):
-                preempted.append(preempt(state, order.pop() if order else request))
-                if request.index not in state.running:
-                    return preempted
-            pool.take(takes)
-        return preempted
+            plan.chunks.append((request, request.tokens - request.computed))
