@@ -49,6 +49,9 @@ class MemoryBudget:
         Tokens of one KV block.
     graphs
         CUDA graphs captured.
+    of_free
+        ``utilization`` is the share of what weights and activations leave that KV blocks take; graphs are captured
+        in the rest.
     """
 
     utilization: float
@@ -56,6 +59,7 @@ class MemoryBudget:
     step_sequences: int
     block_tokens: int
     graphs: int
+    of_free: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +106,18 @@ def plan_memory(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudg
 def _divide(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) -> MemoryPlan:
     """Return the plan; its ``blocks`` are below one where nothing is left for the KV cache."""
     layers = -(-model.layers // layout.pipeline)
-    allowed = int((chip.visible_memory_bytes - DRIVER_RESERVE_BYTES) * budget.utilization)
+    seen = chip.visible_memory_bytes - DRIVER_RESERVE_BYTES
     weights = _stage_weight_bytes(model, layout, layers)
     activations = _activation_bytes(model, layout, budget)
     collectives = _COLLECTIVE_BYTES.get(layout.tensor, _WIDE_COLLECTIVE_BYTES)
     graphs = budget.graphs * layers * GRAPH_BYTES_PER_LAYER
     kv_heads = max(1, model.kv_heads // layout.tensor)
     block = 2 * layers * kv_heads * model.head_dim * model.kv_element_bytes * budget.block_tokens
-    left = allowed - weights - activations - collectives - CONTEXT_BYTES - graphs
+    taken = weights + activations + collectives + CONTEXT_BYTES + graphs
+    allowed = int(seen * budget.utilization)
+    if budget.of_free:
+        allowed = taken + int((seen - taken) * budget.utilization)
+    left = allowed - taken
     return MemoryPlan(allowed, weights, activations, collectives, CONTEXT_BYTES, graphs, block, left // block)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from hardware.strict import Strict
 from simulator.schedulers import Limits
@@ -17,12 +17,10 @@ if TYPE_CHECKING:
     from hardware.catalogue import Chip
 
 __all__ = [
-    "AnyOptions",
     "BatchOptions",
     "DistserveOptions",
     "EngineOptions",
     "EnginePlan",
-    "OptionTable",
     "PromptFirstOptions",
     "SarathiOptions",
     "SplitwiseOptions",
@@ -51,6 +49,12 @@ class EnginePlan:
         Each step is planned when the one before begins.
     host_gib
         Host memory that keeps KV for an instance, GiB.
+    of_free
+        ``utilization`` is the share of what is free beside weights and activations.
+    most_blocks
+        KV blocks, however many more there is room for.
+    max_prompt
+        Longest prompt served; None for any that leaves room for an answer.
     """
 
     limits: Limits
@@ -60,6 +64,9 @@ class EnginePlan:
     rules: Mapping[str, Any] = field(default_factory=dict)
     plans_ahead: bool = False
     host_gib: float = 0.0
+    of_free: bool = False
+    most_blocks: int | None = None
+    max_prompt: int | None = None
 
 
 class EngineOptions(Strict):
@@ -73,9 +80,13 @@ class EngineOptions(Strict):
         Tokens of one KV block.
     max_model_len
         Longest sequence, prompt and output; ``"auto"`` lowers it to what the KV cache can hold.
+    length_option, memory_option
+        What the engine calls the longest sequence, and the share of memory.
     """
 
     model_config = ConfigDict(strict=True)
+    length_option: ClassVar[str] = "max_model_len"
+    memory_option: ClassVar[str] = "gpu_memory_utilization"
 
     gpu_memory_utilization: float | None = Field(default=0.9, gt=0, le=1)
     block_size: int = Field(default=16, gt=0, le=4096)
@@ -343,31 +354,6 @@ class BatchOptions(EngineOptions):
         longest = self.max_model_len if isinstance(self.max_model_len, int) else 1
         limits = Limits(self.max_batch_size * longest, self.max_batch_size, chunked=False)
         return EnginePlan(limits, self.gpu_memory_utilization, self.block_size, None)
-
-
-class OptionTable(dict[str, Any]):
-    """A table of options, and the name of the type they are of: it says so nowhere itself."""
-
-    def __init__(self, table: Mapping[str, Any], tag: str) -> None:
-        super().__init__(table)
-        self.tag = tag
-
-
-def _tag(table: object) -> str:
-    return type(table).__name__ if isinstance(table, EngineOptions) else getattr(table, "tag", "VllmOptions")
-
-
-#: The options of some engine; :func:`simulator.engines.mark_options` says of which before they are read.
-AnyOptions: TypeAlias = Annotated[
-    Annotated[VllmOptions, Tag("VllmOptions")]
-    | Annotated[VllmV0Options, Tag("VllmV0Options")]
-    | Annotated[DistserveOptions, Tag("DistserveOptions")]
-    | Annotated[SplitwiseOptions, Tag("SplitwiseOptions")]
-    | Annotated[SarathiOptions, Tag("SarathiOptions")]
-    | Annotated[PromptFirstOptions, Tag("PromptFirstOptions")]
-    | Annotated[BatchOptions, Tag("BatchOptions")],
-    Discriminator(_tag),
-]
 
 
 def _holds_every_sequence(tokens: int | None, sequences: int | None) -> None:

@@ -18,14 +18,15 @@ from simulator.engine_options import (
     DistserveOptions,
     EngineOptions,
     EnginePlan,
-    OptionTable,
     PromptFirstOptions,
     SarathiOptions,
     SplitwiseOptions,
     VllmOptions,
     VllmV0Options,
 )
+from simulator.option_table import OptionTable
 from simulator.schedulers import SCHEDULERS
+from simulator.trtllm_options import TrtllmOptions
 from simulator.vllm_eras import ERAS, LATEST, era_of
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class Engine:
             step_sequences=sequences,
             block_tokens=plan.block_tokens,
             graphs=_captured_graphs(sequences) if self.graphs else 0,
+            of_free=plan.of_free,
         )
 
 
@@ -163,6 +165,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
         "vllm": _vllm(LATEST),
         **{f"vllm@0.{minor}": _vllm(minor) for minor in range(ERAS[0].since, LATEST + 1)},
+        "trtllm": Engine("trtllm", "trtllm", TrtllmOptions, HostTime(step_ns=400_000, sequence_ns=20_000)),
         "vllm@0.2": Engine(
             "vllm",
             "vllm_v0",

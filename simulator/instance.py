@@ -128,6 +128,7 @@ class Instance:
             self._ahead.see_all()
         if request.loading:
             state.loading -= 1
+            request.loading = False
             state.abandon(request)
             request.computed = request.tokens
         else:

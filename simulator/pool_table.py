@@ -9,8 +9,9 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from hardware.strict import Strict, one_of
 from perfdb.power_cap import PowerCap
 from perfdb.sources import COST_SOURCES, DEFAULT_SOURCES
-from simulator.engine_options import AnyOptions, VllmOptions
+from simulator.engine_options import VllmOptions
 from simulator.engines import ENGINES, mark_options
+from simulator.option_table import AnyOptions
 from simulator.router import ROUTERS
 
 if TYPE_CHECKING:

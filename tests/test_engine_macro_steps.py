@@ -12,6 +12,8 @@ from serving import Deployment, OpenLoop, Ranked, Users, linear_prices, times
 from simulator.network import KvTransfer
 from simulator.router import ROUTERS
 from simulator.schedulers import SCHEDULERS
+from simulator.schedulers.capacity import CAPACITY
+from simulator.schedulers.chunking import CHUNKING
 from simulator.token_gaps import token_gaps
 
 #: Ways of handing KV over.
@@ -30,12 +32,11 @@ requests = st.lists(
 
 
 #: Policies of engines that may plan a step while another runs.
-PLANS_AHEAD = {"vllm"}
+PLANS_AHEAD = {"vllm", "trtllm"}
 
-#: What vLLM's policy may be told besides.
-RULES = st.fixed_dictionaries(
-    {},
-    optional={
+#: What policies may be told besides.
+RULES = {
+    "vllm": {
         "chunk_tokens": st.sampled_from([5, 20, 64]),
         "chunk_share": st.booleans(),
         "by_priority": st.booleans(),
@@ -45,7 +46,17 @@ RULES = st.fixed_dictionaries(
         "loan_reserves": st.booleans(),
         "goes_on": st.booleans(),
     },
-)
+    "trtllm": {
+        "capacity": st.sampled_from(sorted(CAPACITY)),
+        "chunking": st.sampled_from(sorted(CHUNKING)),
+        "prefix_aware": st.booleans(),
+        "wait_steps": st.integers(1, 6),
+        "wait_share": st.sampled_from([0.1, 1.0]),
+    },
+}
+
+#: Rules with which a policy pauses requests, if it does not by itself.
+PAUSING = {"trtllm": {"capacity": "MAX_UTILIZATION"}}
 
 
 @st.composite
@@ -63,7 +74,8 @@ def deployments(draw) -> dict:
         "replicas": draw(st.integers(1, 3)),
         "reserve_full_prompt": draw(st.booleans()),
         "policy": policy,
-        "rules": draw(RULES) if policy == "vllm" else {},
+        "rules": draw(st.fixed_dictionaries({}, optional=RULES.get(policy, {}))),
+        "chunked": policy != "trtllm" or draw(st.booleans()),
         "plans_ahead": policy in PLANS_AHEAD and draw(st.booleans()),
         "identities": Ranked(),
     }
@@ -201,7 +213,7 @@ def test_a_starved_cache_preempts_thousands_of_times_and_still_agrees(policy):
     size = 600
     arrivals = OpenLoop(np.sort(rng.integers(0, 2_000_000_000, size)).tolist())
     prompts, outputs = rng.integers(1, 200, size), rng.integers(100, 400, size)
-    starved = {"blocks": 60, "max_sequences": 64, "max_tokens": 512, "policy": policy}
+    starved = {"blocks": 60, "max_sequences": 64, "max_tokens": 512, "policy": policy, "rules": PAUSING.get(policy, {})}
     macro, single = serve_both(starved, arrivals, prompts, outputs)
     assert sum(macro.ledger.preemptions) > 1000
     assert_same(macro, single)

@@ -8,17 +8,31 @@ from typing import TYPE_CHECKING, Any
 from simulator.schedulers.reserving import ReservingScheduler
 from simulator.schedulers.sarathi import SarathiScheduler
 from simulator.schedulers.state import EngineState, Limits, Plan, Scheduler
+from simulator.schedulers.trtllm import TrtllmScheduler
 from simulator.schedulers.vllm import VllmScheduler
 from simulator.schedulers.whole_prompts import WholePromptScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["SCHEDULERS", "EngineState", "Limits", "Plan", "Scheduler", "VllmScheduler", "WholePromptScheduler"]
+__all__ = [
+    "SCHEDULERS",
+    "EngineState",
+    "Limits",
+    "Plan",
+    "Scheduler",
+    "TrtllmScheduler",
+    "VllmScheduler",
+    "WholePromptScheduler",
+]
 
 
 def _vllm(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the policy checks them
     return VllmScheduler(limits.max_tokens, limits.max_sequences, limits.chunked, **rules)
+
+
+def _trtllm(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the policy checks them
+    return TrtllmScheduler(limits.max_tokens, limits.max_sequences, limits.chunked, **rules)
 
 
 def _vllm_v0(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the policy checks them
@@ -51,6 +65,7 @@ def _static(limits: Limits) -> Scheduler:
 SCHEDULERS: Mapping[str, Callable[..., Scheduler]] = MappingProxyType(
     {
         "vllm": _vllm,
+        "trtllm": _trtllm,
         "vllm_v0": _vllm_v0,
         "distserve": _distserve,
         "splitwise": _splitwise,
