@@ -193,11 +193,13 @@ class Instance:
             self.state.pool.take_until(self.state.step, self.state.step + 1)
         return run.start_ns
 
-    def take_begun(self) -> None:
-        """Take the blocks of those steps of a run that have begun, before somebody looks at them."""
+    def take_begun(self) -> int:
+        """Take the blocks of those decode steps that have begun, before somebody looks at them; return their number."""
         run, plan = self._run, self._plan
-        if run.steps and self.env.now > run.start_ns and plan is not None and plan.steps > 1:
-            self.state.pool.take_until(self.state.step, self.state.step + run.begun())
+        if not (run.steps and self.env.now > run.start_ns and plan is not None and plan.steps > 1):
+            return 1 if plan is not None and plan.decodes else 0
+        self.state.pool.take_until(self.state.step, self.state.step + (begun := run.begun()))
+        return begun
 
     def serve(self) -> Generator[Event, None, None]:
         """Run the engine for ever."""
@@ -381,7 +383,7 @@ class Instance:
 
     def _finish_due(self) -> None:
         state = self.state
-        for request in self._finishes.due(state.step):
+        for request in self._finishes.due(state.step, state.running):
             state.leave_decode(request)
             state.ending[index := request.index] = request
             if self._ahead is None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from simulator.schedulers.fcfs_room import blocks_to_admit, join_ready, room_for_decodes
+from simulator.schedulers.fcfs_room import blocks_to_admit, join_ready, room_for_decodes, steps_alike
 from simulator.schedulers.state import Plan
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class ReservingScheduler:
         if takes and (not state.decodes or state.pool.needed(state.step, 1) <= state.pool.free):
             plan.joined = join_ready(state, self.max_sequences)
         if not self._admits_head(state, plan, takes_prompts=takes, begun=0):
-            plan.steps = max(1, state.pool.lasting(state.step))
+            plan.steps = steps_alike(state)
         if plan.steps == 1:
             # Blocks lack only where some went to KV on its way here, for whose answers nobody held any back.
             plan.preempted = room_for_decodes(state, free_block_each=False)

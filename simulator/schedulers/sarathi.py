@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from simulator.schedulers.fcfs_room import blocks_of_rests, blocks_to_admit, join_ready, room_for_decodes
+from simulator.schedulers.fcfs_room import blocks_of_rests, blocks_to_admit, join_ready, room_for_decodes, steps_alike
 from simulator.schedulers.state import Plan
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class SarathiScheduler:
         if not state.decodes or pool.needed(state.step, 1) + 1 + blocks_of_rests(state) <= pool.free:
             plan.joined = join_ready(state, self.max_sequences)
         if not state.prefilling and not self._admits_head(state, self.chunk_size - state.decodes, 0):
-            plan.steps = max(1, pool.lasting(state.step, 1))
+            plan.steps = steps_alike(state, 1)
         if plan.steps == 1:
             self._compute(state, plan)
         plan.decodes = state.decodes

@@ -98,6 +98,8 @@ class EngineState:
         Tokens that were not computed because they were in the cache or on the host, after a preemption too.
     unseen_tokens
         Tokens of requests that came too late for the next plan.
+    plans_ahead
+        The tokens that the last step produced are not known when the next one is planned.
     """
 
     __slots__ = (
@@ -113,6 +115,7 @@ class EngineState:
         "host_hits",
         "loading",
         "memory",
+        "plans_ahead",
         "pool",
         "preemptions",
         "prefilling",
@@ -154,6 +157,7 @@ class EngineState:
         self.host = HostStore(host_blocks, block_tokens) if host_blocks else None
         self.queried = self.hits = self.host_hits = self.reused = 0
         self.unseen_tokens = 0
+        self.plans_ahead = False
 
     def join_decode(self, request: Request) -> None:
         """Count a request whose prompt is computed among the decoding ones."""
@@ -161,6 +165,8 @@ class EngineState:
         self.decodes += 1
         self.context_sum += request.computed
         self.pool.join(request.anchor)
+        if request.named and self.cache is not None:
+            self.cache.growing[request.own_content] = request
 
     def leave_decode(self, request: Request) -> None:
         """Take a request out of the decoding ones; ``computed`` becomes its tokens in the cache."""
@@ -169,6 +175,9 @@ class EngineState:
         self.decodes -= 1
         self.context_sum -= request.computed
         self.pool.leave(request.anchor)
+        if request.named and self.cache is not None:
+            del self.cache.growing[request.own_content]
+            self.cache.register(request, self.known_tokens(request, request.computed, scheduled=False))
 
     def hold(self, request: Request) -> None:
         """Let a decoding request stand still in the next step."""
@@ -191,14 +200,28 @@ class EngineState:
             self.release(request)
         self.ending.clear()
 
-    def release(self, request: Request) -> None:
-        """Give back the blocks of a request that is not decoding; the host keeps what they hold."""
+    def release(self, request: Request, known: int | None = None) -> None:
+        """Give back the blocks of a request that is not decoding; the host keeps what they hold.
+
+        They can be found as far as ``known`` tokens fill them, by default all.
+        """
         if self.host is not None:
             self.host.store(request)
         if self.cache is not None:
-            self.cache.release(request)
+            self.cache.release(request, known)
         else:
             self.pool.give(self.pool.blocks_for(request.computed))
+
+    def known_tokens(self, request: Request, computed: int, *, scheduled: bool) -> int:
+        """Return how many tokens of a request that has decoded are known to the engine when it plans a step.
+
+        ``computed`` are in the cache, ``request.tokens`` were before it decoded; ``scheduled`` if the step adds one.
+        """
+        if not self.plans_ahead:
+            return computed + scheduled
+        # What a step under way computed as a decode is known, what it produced is not.
+        decoded = computed - request.tokens
+        return computed + (scheduled and decoded < 0) - (not scheduled and decoded > 0)
 
     def abandon(self, request: Request) -> None:
         """Give back the blocks of a request for all its tokens; only what it found here holds anything."""
@@ -250,6 +273,12 @@ class EngineState:
     def find(self, request: Request) -> tuple[int, int]:
         """Return how many blocks of a request are here already, and how many of them nobody uses."""
         return (0, 0) if self.cache is None else self.cache.find(request)
+
+    def catch_up(self, request: Request, begun: int) -> None:
+        """Let a request find what others decode here, ``begun`` steps among it that the state does not count yet."""
+        if self.cache is not None and self.cache.growing:
+            step = self.step + max(0, begun - 1)
+            self.cache.catch_up(request, lambda r: self.known_tokens(r, r.anchor + step, scheduled=begun > 0))
 
     def load(self) -> tuple[int, int, int]:
         """Return tokens that wait to be computed, blocks in use, and tokens of a block."""
