@@ -24,13 +24,16 @@ from simulator.engine_options import (
     VllmOptions,
     VllmV0Options,
 )
+from simulator.instance import Instance
+from simulator.live import live_instances
+from simulator.live_options import core_options
 from simulator.option_table import OptionTable
 from simulator.schedulers import SCHEDULERS
 from simulator.trtllm_options import TrtllmOptions
 from simulator.vllm_eras import ERAS, LATEST, era_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from hardware.catalogue import Chip
     from perfdb.eager import EagerKernels
@@ -77,6 +80,8 @@ class Engine:
         Its kernels are those of an eager engine; None for today's.
     era
         Which releases of vLLM V1 it stands for; None for another engine.
+    live
+        Decisions are made by the scheduler of an installed vLLM.
     """
 
     framework: str
@@ -89,6 +94,13 @@ class Engine:
     message_ns: int = 0
     kernels: EagerKernels | None = None
     era: Era | None = None
+    live: bool = False
+
+    def instances(self, options: EngineOptions, blocks: int) -> Callable[..., Instance]:
+        """Return what makes its instances, of so many KV blocks."""
+        if not self.live or not isinstance(options, VllmOptions):
+            return Instance
+        return live_instances(core_options(options, blocks))
 
     def filled(self, options: EngineOptions, chip: Chip, longest: int, pool: str) -> EngineOptions:
         """Return a pool's options with the defaults of the release, of the chip and of the longest sequence filled in.
@@ -166,6 +178,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
         "vllm": _vllm(LATEST),
         **{f"vllm@0.{minor}": _vllm(minor) for minor in range(ERAS[0].since, LATEST + 1)},
         "trtllm": Engine("trtllm", "trtllm", TrtllmOptions, HostTime(step_ns=400_000, sequence_ns=20_000)),
+        "vllm-live": replace(_vllm(LATEST), live=True),
         "vllm@0.2": Engine(
             "vllm",
             "vllm_v0",

@@ -116,6 +116,10 @@ class Pool(Strict):
     def _one_stage(self) -> Self:
         if ENGINES[self.engine].one_stage and self.serves_both:
             raise ValueError(f"engine {self.engine!r} serves one stage; expected ['prefill'] or ['decode'] as stages")
+        if ENGINES[self.engine].live and not self.serves_both:
+            raise ValueError(
+                f"engine {self.engine!r} hands no KV over; expected ['prefill', 'decode'] as stages, or engine 'vllm'"
+            )
         return self
 
     @field_validator("cost_sources")

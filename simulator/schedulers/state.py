@@ -1,11 +1,9 @@
-"""The plain state a scheduler reads and writes, and the plan it returns."""
+"""The plain state a scheduler reads and writes."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence  # noqa: TC003 - looked up where this is compiled
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from simulator.host_store import HostStore
 from simulator.kvcache import BlockPool
@@ -16,26 +14,7 @@ from simulator.schedulers.queue import ArrivalQueue, CountedQueue
 if TYPE_CHECKING:
     from simulator.schedulers.queue import Queue
 
-__all__ = ["EngineState", "Limits", "Plan", "Scheduler"]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What every engine's options allow a step to hold.
-
-    Attributes
-    ----------
-    max_tokens
-        Token budget of a step.
-    max_sequences
-        Running requests.
-    chunked
-        Prompts may be cut to what is left of the budget.
-    """
-
-    max_tokens: int
-    max_sequences: int
-    chunked: bool = True
+__all__ = ["EngineState"]
 
 
 class EngineState:
@@ -106,6 +85,8 @@ class EngineState:
         Tokens that were not computed because they were in the cache or on the host, after a preemption too.
     unseen_tokens
         Tokens of requests that came too late for the next plan.
+    plans_ahead
+        The tokens that the last step produced are not known when the next one is planned.
     """
 
     __slots__ = (
@@ -124,6 +105,7 @@ class EngineState:
         "loading",
         "longest",
         "memory",
+        "plans_ahead",
         "pool",
         "preemptions",
         "prefilling",
@@ -170,6 +152,7 @@ class EngineState:
         self.host = HostStore(host_blocks, block_tokens) if host_blocks else None
         self.queried = self.hits = self.host_hits = self.reused = 0
         self.unseen_tokens = 0
+        self.plans_ahead = False
 
     def join_decode(self, request: Request) -> None:
         """Count a request whose prompt is computed among the decoding ones."""
@@ -178,6 +161,8 @@ class EngineState:
         self.context_sum += request.computed
         self.promised += self.most_blocks(request)
         self.pool.join(request.anchor)
+        if request.named and self.cache is not None and self.cache.shows_growth:
+            self.cache.growing[request.own_content] = request
 
     def leave_decode(self, request: Request) -> None:
         """Take a request out of the decoding ones; ``computed`` becomes its tokens in the cache."""
@@ -187,6 +172,9 @@ class EngineState:
         self.context_sum -= request.computed
         self.promised -= self.most_blocks(request)
         self.pool.leave(request.anchor)
+        if request.named and self.cache is not None and self.cache.shows_growth:
+            del self.cache.growing[request.own_content]
+            self.cache.register(request, self.known_tokens(request, request.computed, scheduled=False))
 
     def most_blocks(self, request: Request) -> int:
         """Return the blocks of a request once it is as long as it may get here."""
@@ -214,12 +202,15 @@ class EngineState:
             self.release(request)
         self.ending.clear()
 
-    def release(self, request: Request) -> None:
-        """Give back the blocks of a request that is not decoding; the host keeps what they hold."""
+    def release(self, request: Request, known: int | None = None) -> None:
+        """Give back the blocks of a request that is not decoding; the host keeps what they hold.
+
+        They can be found as far as ``known`` tokens fill them, by default all.
+        """
         if self.host is not None:
             self.host.store(request)
         if self.cache is not None:
-            self.cache.release(request)
+            self.cache.release(request, known)
         else:
             self.pool.give(self.pool.blocks_for(request.computed))
 
@@ -229,6 +220,17 @@ class EngineState:
         if self.cache is not None and blocks and not self.cache.blank_first:
             self.cache.blank -= blocks
             self.cache.queue_blanks(blocks)
+
+    def known_tokens(self, request: Request, computed: int, *, scheduled: bool) -> int:
+        """Return how many tokens of a request that has decoded are known to the engine when it plans a step.
+
+        ``computed`` are in the cache, ``request.tokens`` were before it decoded; ``scheduled`` if the step adds one.
+        """
+        if not self.plans_ahead:
+            return computed + scheduled
+        # What a step under way computed as a decode is known, what it produced is not.
+        decoded = computed - request.tokens
+        return computed + (scheduled and decoded < 0) - (not scheduled and decoded > 0)
 
     def abandon(self, request: Request) -> None:
         """Give back the blocks of a request for all its tokens; only what it found here holds anything."""
@@ -281,6 +283,12 @@ class EngineState:
         """Return how many blocks of a request are here already, and how many of them nobody uses."""
         return (0, 0) if self.cache is None else self.cache.find(request)
 
+    def catch_up(self, request: Request, begun: int) -> None:
+        """Let a request find what others decode here, ``begun`` steps among it that the state does not count yet."""
+        if self.cache is not None and self.cache.growing:
+            step = self.step + max(0, begun - 1)
+            self.cache.catch_up(request, lambda r: self.known_tokens(r, r.anchor + step, scheduled=begun > 0))
+
     def load(self) -> tuple[int, int, int]:
         """Return tokens that wait to be computed, blocks in use, and tokens of a block."""
         waiting, pool = self.waiting, self.pool
@@ -326,69 +334,3 @@ class EngineState:
         if self.cache is not None:
             self.cache.register(request, tokens)
         return self.cache is not None
-
-
-@dataclass(slots=True)
-class Plan:
-    """Who computes how many tokens next, and for how many steps that stays true.
-
-    Attributes
-    ----------
-    chunks
-        Prompt chunks: (request, new tokens).
-    decodes
-        Sequences that compute one token besides: all that decode, or none, and then they stand still.
-    steps
-        Steps for which the plan surely holds if nothing arrives and nothing finishes: at least 1.
-    preempted
-        Requests put back into the queue to make room.
-    loads
-        Requests that got blocks for KV that must now be fetched from another instance.
-    fetches
-        Requests that got blocks for KV that must now be copied from the host.
-    joined
-        Requests that decode from this step on after standing still, or whose KV was fetched; among ``decodes``.
-    held
-        Decoding requests that stand still in this step, for want of budget; not among ``decodes``.
-    """
-
-    chunks: list[tuple[Request, int]]
-    decodes: int
-    steps: int
-    preempted: list[Request]
-    loads: Sequence[Request] = ()
-    fetches: Sequence[Request] = ()
-    joined: Sequence[Request] = ()
-    held: Sequence[Request] = ()
-
-    def sums(self) -> tuple[int, int, int, int, int]:
-        """Return of the chunks: tokens, how many complete a prompt, pairs of tokens, doubled, ends, and squares."""
-        tokens = completed = pairs = reach = squares = 0
-        for request, new in self.chunks:
-            past = request.computed
-            end = past + new
-            tokens += new
-            pairs += end * end - past * past
-            reach += end
-            squares += new * new
-            completed += end == request.tokens
-        return tokens, completed, pairs, reach, squares
-
-
-class Scheduler(Protocol):
-    """Decides what the next step computes."""
-
-    def begin(self, state: EngineState) -> None:
-        """Give a new instance the queue this policy takes requests from, and what it remembers between steps."""
-        ...
-
-    def plan(self, state: EngineState) -> Plan:
-        """Return the next plan and take the blocks it needs.
-
-        Parameters
-        ----------
-        state
-            The instance; the scheduler moves requests between its queues. A plan of several steps takes no
-            blocks yet: the engine, which knows when a request finishes, takes those of the steps it ran.
-        """
-        ...
