@@ -194,11 +194,7 @@ class Instance:
 
     def take_begun(self) -> int:
         """Take the blocks of those decode steps that have begun, before somebody looks at them; return their number."""
-        run, plan = self._run, self._plan
-        if not (run.steps and self.env.now > run.start_ns and plan is not None and plan.steps > 1):
-            return 1 if plan is not None and plan.decodes else 0
-        self.state.pool.take_until(self.state.step, self.state.step + (begun := run.begun()))
-        return begun
+        return self._run.take_begun(self._plan)
 
     def serve(self) -> Generator[Event, None, None]:
         """Run the engine for ever."""

@@ -83,6 +83,7 @@ def _wanted(rules: Rationing, state: EngineState, budget: int) -> list[tuple[Req
 def _compute(state: EngineState, plan: Plan, request: Request, new: int) -> None:
     """Let a step compute a chunk of a prompt in progress."""
     pool, end = state.pool, request.computed + new
+    state.go_first(request)
     state.take(request, pool.blocks_for(end) - pool.blocks_for(request.computed), end)
     plan.chunks.append((request, new))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from simulator.host_store import HostStore
@@ -222,10 +223,7 @@ class EngineState:
             self.cache.queue_blanks(blocks)
 
     def known_tokens(self, request: Request, computed: int, *, scheduled: bool) -> int:
-        """Return how many tokens of a request that has decoded are known to the engine when it plans a step.
-
-        ``computed`` are in the cache, ``request.tokens`` were before it decoded; ``scheduled`` if the step adds one.
-        """
+        """Return how many tokens of a request that decoded, ``computed`` of them in the cache, are known to a plan."""
         if not self.plans_ahead:
             return computed + scheduled
         # What a step under way computed as a decode is known, what it produced is not.
@@ -288,6 +286,12 @@ class EngineState:
         if self.cache is not None and self.cache.growing:
             step = self.step + max(0, begun - 1)
             self.cache.catch_up(request, lambda r: self.known_tokens(r, r.anchor + step, scheduled=begun > 0))
+
+    def go_first(self, request: Request) -> None:
+        """Let what others decode be known before a request computes the same; this step's of those in front of it."""
+        if self.cache is not None and self.cache.waits_for_answer(request):
+            front, step = set(takewhile(request.index.__ne__, self.running)), self.step
+            self.cache.catch_up(request, lambda r: self.known_tokens(r, r.anchor + step, scheduled=r.index in front))
 
     def load(self) -> tuple[int, int, int]:
         """Return tokens that wait to be computed, blocks in use, and tokens of a block."""
