@@ -72,7 +72,7 @@ class LiveInstance(Instance):
     ) -> None:
         super().__init__(*args, **parts)
         self.core = VllmCore(core)
-        self.state: LiveState = LiveState(self.core)
+        self.state = self._counters = LiveState(self.core)
         self._tell = note
         self._requests: dict[int, Request] = {}
         self._computed: dict[int, int] = {}
@@ -139,7 +139,7 @@ class LiveInstance(Instance):
         start = max(self.env.now, self._busy_until_ns)
         for index, found in step.admitted.items():
             self._note_admitted(index, found, start)
-        self.state.count_blocks()
+        self._counters.count_blocks()
         if not step.tokens:
             return (), set()
         duration, shape = self._price_step(step)
@@ -176,7 +176,7 @@ class LiveInstance(Instance):
         """Let a step be over that computed the last of some prompts."""
         ledger, now = self.ledger, self.env.now
         told, finished = self.core.update(step)
-        self.state.count_blocks()
+        self._counters.count_blocks()
         for index in told:
             request = self._requests[index]
             if ledger.first_token_ns[index] < 0:
