@@ -234,7 +234,7 @@ class Instance:
             self.watcher.reserved(self.number, request)
         for request in plan.fetches:
             self._fetch(request)
-        self._joined = plan.joined
+        self._joined = [*plan.joined, *plan.spare] if plan.spare else plan.joined
         for request in plan.joined:
             self._schedule_finish(request, request.tokens - self.ledger.prompt_tokens[request.index])
 
@@ -289,14 +289,17 @@ class Instance:
             if state.pool.taken_until > state.step:
                 state.pool.take_until(state.step, state.step + steps)
             else:
-                state.pool.take(state.pool.needed(state.step, steps))
+                state.pool.take_run(state.step, steps)
         state.step += steps
         state.context_sum += decodes * steps
 
     def _end_stalls(self, now_ns: int) -> None:
-        """Let the first token appear here of sequences that came from another instance."""
+        """Let the first token appear here of sequences that came from another instance, or one nobody gets."""
         for request in self._joined:
-            self.ledger.note_gap(request.stalled_ns, now_ns)
+            if request.stalled_ns < 0:
+                self.state.wasted += 1
+            else:
+                self.ledger.note_gap(request.stalled_ns, now_ns)
             request.stalled_ns = -1
         self._joined = ()
 
@@ -393,3 +396,6 @@ class Instance:
             produced = request.tokens > self.ledger.prompt_tokens[request.index]
             if produced and request.stalled_ns < 0:
                 request.stalled_ns = self._standstill.last_token_ns(request.index, self.env.now)
+            elif not produced:
+                # Its first token, if it was computed, was lost.
+                self.ledger.first_token_ns[request.index] = -1

@@ -77,11 +77,15 @@ class BlockPool:
             part += sum(growth[: end - self.block_tokens])
         return rounds * self.sequences + part
 
+    def take_run(self, step: int, steps: int) -> None:
+        """Take the blocks of ``steps`` steps from step counter ``step``."""
+        self.take(self.needed(step, steps))
+
     def take_until(self, step: int, end: int) -> None:
         """Take the blocks of the steps from step counter ``step`` to ``end``, but for those taken this way before."""
         start = max(step, self.taken_until)
         if end > start:
-            self.take(self.needed(start, end - start))
+            self.take_run(start, end - start)
             self.taken_until = end
 
     def lasting(self, step: int, spare: int = 0) -> int:

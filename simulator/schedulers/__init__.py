@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.schedulers.reserving import ReservingScheduler
 from simulator.schedulers.sarathi import SarathiScheduler
+from simulator.schedulers.sglang import SglangScheduler
 from simulator.schedulers.state import EngineState, Limits, Plan, Scheduler
 from simulator.schedulers.vllm import VllmScheduler
 from simulator.schedulers.whole_prompts import WholePromptScheduler
@@ -14,7 +15,16 @@ from simulator.schedulers.whole_prompts import WholePromptScheduler
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["SCHEDULERS", "EngineState", "Limits", "Plan", "Scheduler", "VllmScheduler", "WholePromptScheduler"]
+__all__ = [
+    "SCHEDULERS",
+    "EngineState",
+    "Limits",
+    "Plan",
+    "Scheduler",
+    "SglangScheduler",
+    "VllmScheduler",
+    "WholePromptScheduler",
+]
 
 
 def _vllm(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the policy checks them
@@ -23,6 +33,10 @@ def _vllm(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the poli
 
 def _vllm_v0(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the policy checks them
     return WholePromptScheduler(limits.max_tokens, limits.max_sequences, **rules)
+
+
+def _sglang(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the policy checks them
+    return SglangScheduler(limits.max_tokens if limits.chunked else 0, limits.max_sequences, **rules)
 
 
 def _distserve(limits: Limits) -> Scheduler:
@@ -57,5 +71,6 @@ SCHEDULERS: Mapping[str, Callable[..., Scheduler]] = MappingProxyType(
         "sarathi": _sarathi,
         "orca": _orca,
         "static": _static,
+        "sglang": _sglang,
     }
 )

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["CLIP_TOKENS", "NewTokenRatio", "Reserve"]
 
@@ -76,6 +80,9 @@ class Reserve:
 
     def __len__(self) -> int:
         return len(self._ends)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._ends)
 
     def add(self, index: int, end: int) -> None:
         """Add a request by the step counter at which it ends."""

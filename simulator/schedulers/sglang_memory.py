@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from simulator.schedulers.queue import ArrivalQueue
 from simulator.schedulers.reserve import CLIP_TOKENS, NewTokenRatio, Reserve
@@ -37,7 +37,9 @@ class Seat:
     place
         Its place among the running requests: lower is further in front.
     matched, node
-        What the last look at the tree found.
+        What the last look at the tree found, to sort the queue.
+    found
+        Tokens found when it was last looked up for any reason.
     """
 
     request: Request
@@ -48,6 +50,7 @@ class Seat:
     place: int = 0
     matched: int = 0
     node: Node | None = None
+    found: int = 0
 
 
 class Line(ArrivalQueue):
@@ -75,6 +78,11 @@ class Line(ArrivalQueue):
         super().append(request)
 
     appendleft = append
+
+    def reorder(self, requests: list[Request]) -> None:
+        """Let the requests wait in another order."""
+        self.clear()
+        self.extend(requests)
 
 
 @dataclass(slots=True)
@@ -110,7 +118,7 @@ class Memory:
     looks, processed, entries
         Times the queue was looked at; prompt tokens computed; times a request joined the queue.
     first_place, last_place
-        The outermost places given away.
+        The first place given away, and the first behind all.
     """
 
     ratio: NewTokenRatio
@@ -136,6 +144,10 @@ class Memory:
     last_place: int = 0
     random: Random = field(default_factory=lambda: Random(0))  # noqa: S311 - no secret
 
+    def cache(self, state: EngineState) -> RadixCache:
+        """Return the pages of the instance, which are a radix cache's."""
+        return cast("RadixCache", state.pool)
+
     # --- requests ------------------------------------------------------------------------------------
 
     def enter(self, request: Request) -> None:
@@ -149,50 +161,76 @@ class Memory:
         self.entries += 1
         seat.entered, seat.processed = self.entries, self.processed
 
-    def join(self, request: Request, step: int, *, in_front: bool = False) -> None:
-        """Count a request among the running ones whose first token, or next one after a stop, has come."""
-        seat = self.seats[request.index]
-        self.reserve.add(request.index, step + seat.limit - request.tokens - 1)
-        if in_front:
-            seat.place = self.first_place
-            self.first_place += 1
-        else:
-            self.last_place += 1
-            seat.place = self.last_place
-
     def leave(self, request: Request) -> None:
         """Take a request out of the running ones."""
         self.reserve.remove(request.index)
 
     def finish(self, state: EngineState, request: Request) -> None:
         """Let a request go that has all its tokens; what it computed stays in the tree."""
-        index, pool = request.index, state.pool
+        index, pool = request.index, self.cache(state)
         del state.ending[index], state.running[index]
-        # A row that decoded once more has computed its last token, too.
+        # A row that decodes once more computes its last token, too.
         computed = request.computed + any(other is request for other in self.spare)
-        _radix(pool).checkpoint(request, computed, self.seats[index].prompt)
+        pool.checkpoint(request, computed, self.seats[index].prompt)
         request.computed = computed
-        _radix(pool).release(request)
+        pool.release(request)
         if index in self.reserve:
             self.leave(request)
         del self.seats[index]
         self.shrunk = True
 
-    # --- what a step brought -------------------------------------------------------------------------
+    # --- from step to step ---------------------------------------------------------------------------
+
+    def turn_over(self, state: EngineState, *, knows: bool) -> None:
+        """Begin to plan a step; ``knows`` what the step before brought, or not before this one is planned."""
+        for request in self.spare:
+            state.leave_decode(request)
+        last, kind = self.batch, self.kind
+        self.spare, self.batch, self.kind, self.fresh = [], [], "", {}
+        self.last, self.last_kind = last, kind
+        if knows:
+            self.settle(state)
+        if self.chunked is not None and any(request is self.chunked for request in last):
+            # The tree gets a chunk when the next step is planned, before its result is known.
+            self.cache(state).checkpoint(self.chunked, self.chunked.computed, self.seats[self.chunked.index].prompt)
+        if last:
+            self._merge(state, last, kind)
+        if self.shrunk:
+            self.full = self.shrunk = False
+
+    def _merge(self, state: EngineState, last: list[Request], kind: str) -> None:
+        """Count those among the running whose prompts the last step completed, behind or before the others."""
+        done = [r for r in last if r.index in state.running and r.index not in state.prefilling]
+        if self.chunked is not None or kind == "mixed" or not self.reserve:
+            self.full = False
+        if kind == "mixed":
+            self.first_place -= len(done)
+            place = self.first_place
+        else:
+            place = self.last_place
+            self.last_place += len(done)
+        for number, request in enumerate(done):
+            seat = self.seats[request.index]
+            seat.place = place + number
+            self.reserve.add(request.index, state.step + seat.limit - request.tokens - 1)
+            self.fresh[request.index] = request
 
     def settle(self, state: EngineState) -> None:
         """Take note of what the step before brought: prompts enter the tree, finished requests go."""
-        pool = _radix(state.pool)
+        pool = self.cache(state)
         for request in self.last:
             if request.index in state.ending:
                 self.finish(state, request)
             elif request.computed == request.tokens and pool.holds(request):
                 pool.checkpoint(request, request.tokens, self.seats[request.index].prompt)
         if state.ending:
-            for request in sorted(state.ending.values(), key=self._place):
+            for request in self.in_order(list(state.ending.values())):
                 self.finish(state, request)
         self.last, self.last_kind = [], ""
         self.note_closed(state)
+
+    def wait_for_plan(self, state: EngineState) -> None:
+        """Take note of nothing yet: the next plan, which is made at once, does."""
 
     def note_closed(self, state: EngineState) -> None:
         """Let the queue know whether anybody can be admitted."""
@@ -200,8 +238,25 @@ class Memory:
         assert isinstance(line, Line)  # noqa: S101 - given by the policy
         line.closed = self.full and not self.shrunk
 
-    def _place(self, request: Request) -> int:
-        return self.seats[request.index].place
+    # --- rows that end -------------------------------------------------------------------------------
+
+    def ends_known(self, state: EngineState) -> bool:
+        """Tell whether a request ends in the step under way that is known to have all it may then."""
+        return any(self.reserve.left(index, state.step) <= 0 for index in state.ending)
+
+    def spare_rows(self, state: EngineState) -> list[Request]:
+        """Return the requests that end in the step under way without anybody knowing."""
+        return [r for r in state.ending.values() if self.reserve.left(r.index, state.step) > 0]
+
+    def decode_once_more(self, state: EngineState, spare: list[Request]) -> None:
+        """Let requests have a row of the next step although they have all their tokens."""
+        for request in spare:
+            state.join_decode(request)
+        self.spare = spare
+
+    def decodes(self, state: EngineState, request: Request) -> bool:
+        """Tell whether a request that is running produces a token in every step."""
+        return request.index in self.reserve and request.index not in state.ending
 
     # --- what the policy sees ------------------------------------------------------------------------
 
@@ -226,15 +281,10 @@ class Memory:
 
     def in_order(self, requests: list[Request]) -> list[Request]:
         """Return requests in the order of the running batch."""
-        return sorted(requests, key=self._place)
+        return sorted(requests, key=lambda request: self.seats[request.index].place)
 
     def reorder(self, requests: list[Request]) -> None:
         """Let the running requests have the order given."""
-        self.first_place = self.last_place = 0
-        for request in requests:
-            self.last_place += 1
-            self.seats[request.index].place = self.last_place
-
-
-def _radix(pool: object) -> RadixCache:
-    return pool  # type: ignore[return-value]
+        self.first_place, self.last_place = 0, len(requests)
+        for place, request in enumerate(requests):
+            self.seats[request.index].place = place

@@ -14,6 +14,12 @@ from simulator.request import Request  # noqa: TC001 - the same
 from simulator.schedulers.queue import ArrivalQueue, CountedQueue
 
 if TYPE_CHECKING:
+<<<<<<< HEAD
+=======
+    from collections.abc import Callable, Sequence
+
+    from simulator.request import Request
+>>>>>>> fd8915d (Schedule as SGLang 0.5.23: prompts first, room for answers, retraction, a radix cache)
     from simulator.schedulers.queue import Queue
 
 __all__ = ["EngineState", "Limits", "Plan", "Scheduler"]
@@ -98,6 +104,10 @@ class EngineState:
         Tokens that were not computed because they were in the cache or on the host, after a preemption too.
     unseen_tokens
         Tokens of requests that came too late for the next plan.
+    wasted
+        Tokens that were produced, but that nobody got.
+    settles
+        What a policy does that itself lets those go who have all their tokens; None for others.
     """
 
     __slots__ = (
@@ -121,9 +131,11 @@ class EngineState:
         "recomputed",
         "reused",
         "running",
+        "settles",
         "step",
         "unseen_tokens",
         "waiting",
+        "wasted",
     )
 
     def __init__(
@@ -153,7 +165,8 @@ class EngineState:
         self.pool = BlockPool(blocks, block_tokens) if self.cache is None else self.cache
         self.host = HostStore(host_blocks, block_tokens) if host_blocks else None
         self.queried = self.hits = self.host_hits = self.reused = 0
-        self.unseen_tokens = 0
+        self.unseen_tokens = self.wasted = 0
+        self.settles: Callable[[EngineState], None] | None = None
 
     def join_decode(self, request: Request) -> None:
         """Count a request whose prompt is computed among the decoding ones."""
@@ -185,7 +198,10 @@ class EngineState:
         return held
 
     def let_go(self) -> None:
-        """Let those go that have all their tokens."""
+        """Let those go that have all their tokens, or the policy, if it wants to."""
+        if self.settles is not None:
+            self.settles(self)
+            return
         for index, request in self.ending.items():
             del self.running[index]
             self.release(request)
@@ -320,6 +336,8 @@ class Plan:
         Requests that decode from this step on after standing still, or whose KV was fetched; among ``decodes``.
     held
         Decoding requests that stand still in this step, for want of budget; not among ``decodes``.
+    spare
+        Requests that have all their tokens and decode once more, for nothing; among ``decodes`` of this one step.
     """
 
     chunks: list[tuple[Request, int]]
@@ -330,6 +348,7 @@ class Plan:
     fetches: Sequence[Request] = ()
     joined: Sequence[Request] = ()
     held: Sequence[Request] = ()
+    spare: Sequence[Request] = ()
 
     def sums(self) -> tuple[int, int, int, int, int]:
         """Return of the chunks: tokens, how many complete a prompt, pairs of tokens, doubled, ends, and squares."""
