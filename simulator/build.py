@@ -148,11 +148,15 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     chip, engine = load_chip(pool.chip), ENGINES[pool.engine]
     layout = Layout(pool.tensor_parallel, pool.pipeline_parallel)
     _check_layout(name, model, layout)
-    longest = _asked_tokens(model, pool.engine_options)
-    options = engine.filled(pool.engine_options, chip, longest, f"pool.{name}: {pool.engine}")
+    asked = _asked_tokens(model, pool.engine_options)
+    options = engine.filled(pool.engine_options, chip, asked, f"pool.{name}: {pool.engine}", layout)
     plan = options.plan(prefills=pool.prefills)
     memory = plan_memory(model, layout, chip, engine.memory_budget(plan))
     blocks = (pool.limits.kv_blocks or memory.blocks) - engine.reserved_blocks
+    if plan.most_tokens is not None:
+        blocks = min(blocks, plan.most_tokens // plan.block_tokens)
+    options = options.fitted(blocks * plan.block_tokens, asked)
+    plan = options.plan(prefills=pool.prefills)
     max_tokens = _max_tokens(name, model, options, plan, blocks)
     if not plan.limits.chunked and pool.prefills:
         _check_budget(name, plan, max_tokens)
@@ -166,7 +170,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         prices=costs.prices,
         blocks=blocks,
         block_tokens=plan.block_tokens,
-        max_tokens=max_tokens,
+        max_tokens=max_tokens - plan.unused_tokens,
         replicas=pool.replicas,
         prefills=pool.prefills,
         decodes=pool.decodes,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from hardware.strict import Strict
 from simulator.schedulers import Limits
@@ -15,14 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hardware.catalogue import Chip
+    from perfdb.layout import Layout
 
 __all__ = [
-    "AnyOptions",
     "BatchOptions",
     "DistserveOptions",
     "EngineOptions",
     "EnginePlan",
-    "OptionTable",
     "PromptFirstOptions",
     "SarathiOptions",
     "SplitwiseOptions",
@@ -51,6 +50,12 @@ class EnginePlan:
         Each step is planned when the one before begins.
     host_gib
         Host memory that keeps KV for an instance, GiB.
+    static
+        ``utilization`` is of weights and KV alone.
+    most_tokens
+        Tokens that the KV cache holds at most; None for all that fit.
+    unused_tokens
+        How much shorter than the context, and than the KV cache, the longest request is.
     """
 
     limits: Limits
@@ -60,6 +65,9 @@ class EnginePlan:
     rules: Mapping[str, Any] = field(default_factory=dict)
     plans_ahead: bool = False
     host_gib: float = 0.0
+    static: bool = False
+    most_tokens: int | None = None
+    unused_tokens: int = 0
 
 
 class EngineOptions(Strict):
@@ -92,9 +100,14 @@ class EngineOptions(Strict):
         """Whether blocks keep what they hold for requests that begin alike."""
         return False
 
-    def filled(self, chip: Chip, longest: int) -> Self:
-        """Return the options with the defaults that depend on the chip and on the longest sequence filled in."""
-        del chip, longest
+    def filled(self, chip: Chip, longest: int, layout: Layout | None = None) -> Self:
+        """Return the options with the defaults filled in that depend on the chips and on the longest sequence."""
+        del chip, longest, layout
+        return self
+
+    def fitted(self, room: int, longest: int) -> Self:
+        """Return filled options with the defaults filled in that depend on the tokens of the KV cache."""
+        del room, longest
         return self
 
     @abstractmethod
@@ -204,9 +217,9 @@ class VllmV0Options(EngineOptions):
         _holds_every_sequence(self.max_num_batched_tokens, self.max_num_seqs)
         return self
 
-    def filled(self, chip: Chip, longest: int) -> VllmV0Options:
+    def filled(self, chip: Chip, longest: int, layout: Layout | None = None) -> VllmV0Options:
         """Return the options with a token budget for the longest prompt."""
-        del chip
+        del chip, layout
         tokens = self.max_num_batched_tokens or max(2048, longest, self.max_num_seqs)
         return self.model_copy(update={"max_num_batched_tokens": tokens})
 
@@ -307,9 +320,9 @@ class PromptFirstOptions(EngineOptions):
     max_num_seqs: int = Field(default=128, gt=0)
     max_paddings: int | None = Field(default=None, ge=0)
 
-    def filled(self, chip: Chip, longest: int) -> PromptFirstOptions:
+    def filled(self, chip: Chip, longest: int, layout: Layout | None = None) -> PromptFirstOptions:
         """Return the options with a token budget for the longest prompt."""
-        del chip
+        del chip, layout
         return self.model_copy(update={"max_num_batched_tokens": self.max_num_batched_tokens or longest})
 
     def plan(self, *, prefills: bool) -> EnginePlan:
@@ -332,9 +345,9 @@ class BatchOptions(EngineOptions):
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     max_batch_size: int = Field(default=16, gt=0)
 
-    def filled(self, chip: Chip, longest: int) -> BatchOptions:
+    def filled(self, chip: Chip, longest: int, layout: Layout | None = None) -> BatchOptions:
         """Return the options with the longest sequence, by which a full batch of prompts is bounded."""
-        del chip
+        del chip, layout
         return self.model_copy(update={"max_model_len": longest}) if self.max_model_len is None else self
 
     def plan(self, *, prefills: bool) -> EnginePlan:
@@ -343,31 +356,6 @@ class BatchOptions(EngineOptions):
         longest = self.max_model_len if isinstance(self.max_model_len, int) else 1
         limits = Limits(self.max_batch_size * longest, self.max_batch_size, chunked=False)
         return EnginePlan(limits, self.gpu_memory_utilization, self.block_size, None)
-
-
-class OptionTable(dict[str, Any]):
-    """A table of options, and the name of the type they are of: it says so nowhere itself."""
-
-    def __init__(self, table: Mapping[str, Any], tag: str) -> None:
-        super().__init__(table)
-        self.tag = tag
-
-
-def _tag(table: object) -> str:
-    return type(table).__name__ if isinstance(table, EngineOptions) else getattr(table, "tag", "VllmOptions")
-
-
-#: The options of some engine; :func:`simulator.engines.mark_options` says of which before they are read.
-AnyOptions: TypeAlias = Annotated[
-    Annotated[VllmOptions, Tag("VllmOptions")]
-    | Annotated[VllmV0Options, Tag("VllmV0Options")]
-    | Annotated[DistserveOptions, Tag("DistserveOptions")]
-    | Annotated[SplitwiseOptions, Tag("SplitwiseOptions")]
-    | Annotated[SarathiOptions, Tag("SarathiOptions")]
-    | Annotated[PromptFirstOptions, Tag("PromptFirstOptions")]
-    | Annotated[BatchOptions, Tag("BatchOptions")],
-    Discriminator(_tag),
-]
 
 
 def _holds_every_sequence(tokens: int | None, sequences: int | None) -> None:

@@ -13,12 +13,12 @@ from perfdb.compile import HostTime
 from perfdb.eager import DISTSERVE_KERNELS, KERNELS_OF_2023, KERNELS_OF_2024, EagerChain
 from perfdb.memory import MemoryBudget
 from perfdb.sources import source_chain
+from simulator.any_options import OptionTable
 from simulator.engine_options import (
     BatchOptions,
     DistserveOptions,
     EngineOptions,
     EnginePlan,
-    OptionTable,
     PromptFirstOptions,
     SarathiOptions,
     SplitwiseOptions,
@@ -26,6 +26,7 @@ from simulator.engine_options import (
     VllmV0Options,
 )
 from simulator.schedulers import SCHEDULERS
+from simulator.sglang_options import SglangOptions
 from simulator.vllm_eras import ERAS, LATEST, era_of
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from hardware.catalogue import Chip
     from perfdb.eager import EagerKernels
+    from perfdb.layout import Layout
     from perfdb.sources import SourceChain
     from simulator.schedulers import Scheduler
     from simulator.vllm_eras import Era
@@ -89,8 +91,8 @@ class Engine:
     kernels: EagerKernels | None = None
     era: Era | None = None
 
-    def filled(self, options: EngineOptions, chip: Chip, longest: int, name: str) -> EngineOptions:
-        """Return options with the defaults that depend on the release, the chip and the longest sequence filled in.
+    def filled(self, options: EngineOptions, chip: Chip, longest: int, name: str, layout: Layout) -> EngineOptions:
+        """Return options with the defaults that depend on the release, the chips and the longest sequence filled in.
 
         Raises
         ------
@@ -99,7 +101,7 @@ class Engine:
         """
         if self.era is not None and isinstance(options, VllmOptions):
             return self.era.filled(options, chip, name)
-        return options.filled(chip, longest)
+        return options.filled(chip, longest, layout)
 
     def scheduler(self, plan: EnginePlan) -> Scheduler:
         """Return the policy within its limits."""
@@ -130,6 +132,7 @@ class Engine:
             step_sequences=sequences,
             block_tokens=plan.block_tokens,
             graphs=_captured_graphs(sequences) if self.graphs else 0,
+            static=plan.static,
         )
 
 
@@ -163,6 +166,8 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
         "vllm": _vllm(LATEST),
         **{f"vllm@0.{minor}": _vllm(minor) for minor in range(ERAS[0].since, LATEST + 1)},
+        # Host time as vLLM's, which overlaps it with the kernels in the same way (docs/decisions/019-sglang.md).
+        "sglang": Engine("sglang", "sglang", SglangOptions, HostTime(step_ns=600_000, sequence_ns=20_000)),
         "vllm@0.2": Engine(
             "vllm",
             "vllm_v0",

@@ -9,7 +9,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from hardware.strict import Strict, one_of
 from perfdb.power_cap import PowerCap
 from perfdb.sources import COST_SOURCES, DEFAULT_SOURCES
-from simulator.engine_options import AnyOptions, VllmOptions
+from simulator.any_options import AnyOptions
+from simulator.engine_options import VllmOptions
 from simulator.engines import ENGINES, mark_options
 from simulator.router import ROUTERS
 

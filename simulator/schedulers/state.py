@@ -14,12 +14,9 @@ from simulator.request import Request  # noqa: TC001 - the same
 from simulator.schedulers.queue import ArrivalQueue, CountedQueue
 
 if TYPE_CHECKING:
-<<<<<<< HEAD
-=======
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from simulator.request import Request
->>>>>>> fd8915d (Schedule as SGLang 0.5.23: prompts first, room for answers, retraction, a radix cache)
+    from simulator.radix_cache import RadixCache
     from simulator.schedulers.queue import Queue
 
 __all__ = ["EngineState", "Limits", "Plan", "Scheduler"]
@@ -161,7 +158,9 @@ class EngineState:
         self.decodes = 0
         self.context_sum = 0
         self.recomputed = self.preemptions = 0
-        self.cache = PrefixCache(blocks, block_tokens, blank_first=blank_first) if caching else None
+        self.cache: PrefixCache | RadixCache | None = None
+        if caching:
+            self.cache = PrefixCache(blocks, block_tokens, blank_first=blank_first)
         self.pool = BlockPool(blocks, block_tokens) if self.cache is None else self.cache
         self.host = HostStore(host_blocks, block_tokens) if host_blocks else None
         self.queried = self.hits = self.host_hits = self.reused = 0
