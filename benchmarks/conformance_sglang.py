@@ -34,6 +34,8 @@ def random_case(seed: int) -> Case:
     caching = bool(rng.random() < 0.8)
     rules = _rules(rng, page, caching=caching)
     requests = _requests(rng, int(rng.integers(2, 50)), longest=int(rng.choice([40, 150])))
+    if rules["ignore_eos"]:
+        requests = [row | {"declared": row["output"]} for row in requests]
     most = max(row["spans"][-1][1] + row["output"] for row in requests)
     least = -(-most // page) + 4
     pages = least + int(rng.choice([0, 3, 20, 60, 400]))

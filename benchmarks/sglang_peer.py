@@ -23,7 +23,13 @@ def build(case):
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
     from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
     rules, page, room = case["rules"], case["page"], case["pages"] * case["page"]
-    s = Scheduler.__new__(Scheduler)
+    class Patient(Scheduler):
+        # With nothing to decode, the steps that decoding goes first in are passes of no time: leave them out.
+        def _should_defer_prefill(self, running_batch):
+            if running_batch.is_empty():
+                self._prefill_decode_interval_remaining = 0
+            return super()._should_defer_prefill(running_batch)
+    s = Patient.__new__(Patient)
     rows = ReqToTokenPool(case["running"], 4096, "cpu", False)
     if page == 1:
         alloc = TokenToKVPoolAllocator(room, torch.float16, "cpu", MagicMock(), False)

@@ -164,7 +164,7 @@ class Admission:
         """Add a request if it fits, and tell whether to go on."""
         rules, pool, seat = self.rules, self.pool, self.memory.seats[request.index]
         found, node = pool.match(request, request.tokens - 1)
-        seat.found = found
+        seat.found, seat.offered = found, request.tokens
         if rules.max_prompts and len(self.chosen) >= rules.max_prompts:
             return "other"
         missing = request.tokens - found

@@ -40,6 +40,8 @@ class Seat:
         What the last look at the tree found, to sort the queue.
     found
         Tokens found when it was last looked up for any reason.
+    offered
+        Its tokens when it was last offered; 0 if it never was.
     """
 
     request: Request
@@ -51,6 +53,7 @@ class Seat:
     matched: int = 0
     node: Node | None = None
     found: int = 0
+    offered: int = 0
 
 
 class Line(ArrivalQueue):

@@ -133,7 +133,8 @@ def outranked(rules: Rules, state: EngineState, memory: Memory, chosen: Admissio
     seat = memory.seats[request.index]
     running = [state.running[index] for index in memory.reserve if index in state.running]
     running.sort(key=lambda other: (-other.priority, -memory.seats[other.index].entered))
-    missing = request.tokens - seat.found + min(seat.limit - seat.prompt, CLIP_TOKENS) - chosen.left()
+    # SGLang does not count the prompt of a request that it looks at for the first time.
+    missing = seat.offered - seat.found + min(seat.limit - seat.prompt, CLIP_TOKENS) - chosen.left()
     victims: list[Request] = []
     for other in running:
         if other.priority - request.priority <= rules.threshold:
