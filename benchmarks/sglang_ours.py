@@ -73,7 +73,7 @@ class _Steps:
         """Write down what a plan decided."""
         state = self.state
         memory: Memory = state.memory
-        pool = memory.cache(state)
+        pool = memory.pool
         if plan.decodes and plan.steps > 1:
             pool.take_run(state.step, 1)
         decodes = [r for r in state.running.values() if memory.decodes(state, r)] if plan.decodes else []

@@ -396,6 +396,5 @@ class Instance:
             produced = request.tokens > self.ledger.prompt_tokens[request.index]
             if produced and request.stalled_ns < 0:
                 request.stalled_ns = self._standstill.last_token_ns(request.index, self.env.now)
-            elif not produced:
-                # Its first token, if it was computed, was lost.
+            elif not produced:  # Its first token, if it was computed, was lost.
                 self.ledger.first_token_ns[request.index] = -1

@@ -73,8 +73,12 @@ class RadixCache(BlockPool):
 
     def take_run(self, step: int, steps: int) -> None:
         """Take the pages of decode steps; SGLang makes room for a page of every sequence before each of them."""
-        if self.block_tokens > 1:
-            self.evict(self.needed(step, steps - 1) + self.sequences)
+        if self.block_tokens == 1:
+            self.take(self.sequences * steps)
+            return
+        room = self.needed(step, steps - 1) + self.sequences
+        if self.blank < room:
+            self.evict(room)
         self.take(self.needed(step, steps))
 
     def evict(self, blocks: int) -> None:
@@ -134,7 +138,7 @@ class RadixCache(BlockPool):
         """Return how many of the first ``tokens`` tokens are here, in whole pages, and the node they end with."""
         root, size = self._root, self.block_tokens
         limit = tokens // size * size
-        if not (self.keeps and limit and root.children):
+        if not (self.keeps and limit) or not (request.prefix or request.epoch):
             return 0, root
         text, node, place = Text(request), root, 0
         while place < limit:
@@ -243,29 +247,54 @@ class RadixCache(BlockPool):
         """
         if not self.keeps:
             return
-        size = self.block_tokens
-        end, text = tokens // size * size, Text(request)
-        known, node = self._insert(text, end)
-        if request.held * size < known:
-            # Somebody else computed the same meanwhile.
-            self.give(known // size - request.held)
-        added = (end - known) // size
-        self.free += added
-        self.freed += added
-        cut = prompt // size * size
-        if 0 < cut < end:
-            self._insert(text, cut)
         old = self._last[request.index]
+        node = self._enter(request, tokens, prompt, old)
         if old is not node:
             self._lock(node)
             self._unlock(old)
             self._last[request.index] = node
-        request.held = end // size
+        request.held = tokens // self.block_tokens
 
-    def _insert(self, text: Text, end: int) -> tuple[int, Node]:
-        """Enter the first ``end`` tokens of a text; return how many were there, and the node they end with."""
-        node, place, size = self._root, 0, self.block_tokens
-        self._touch(node)
+    def _enter(self, request: Request, tokens: int, prompt: int, old: Node) -> Node:
+        """Enter what a request has computed whose path ends with ``old``; return the node it ends with now."""
+        size = self.block_tokens
+        end, cut, held, text = tokens // size * size, prompt // size * size, request.held * size, Text(request)
+        known, node = self._insert(text, end, old, held)
+        if held < known:
+            # Somebody else computed the same meanwhile.
+            self.give((known - held) // size)
+        added = (end - known) // size
+        self.free += added
+        self.freed += added
+        if 0 < cut < end:
+            if cut == held:
+                self._look_at(old)
+            elif cut > held:
+                self._insert(text, cut, old, held)
+            else:
+                self._insert(text, cut, self._root, 0)
+        return node
+
+    def retire(self, request: Request, tokens: int, prompt: int) -> None:
+        """Let all that a finished request has computed enter the tree, and give its pages back."""
+        if not self.keeps:
+            self.give(self.blocks_for(tokens))
+            return
+        old = self._last.pop(request.index)
+        node = self._enter(request, tokens, prompt, old)
+        if tokens % self.block_tokens:
+            self.give(1)
+        request.held = 0
+        self._unlock(old)
+        self._offer(node)
+
+    def _insert(self, text: Text, end: int, node: Node, place: int) -> tuple[int, Node]:
+        """Enter the first ``end`` tokens of a text; return how many were there, and the node they end with.
+
+        The first ``place`` of them are known to be there and to end with ``node``.
+        """
+        size = self.block_tokens
+        self._look_at(node)
         while place < end:
             child = node.children.get(text.at(place + size - 1))
             if child is None:

@@ -95,7 +95,7 @@ class SglangScheduler:
         state.cache = pool if caching else None
         # An answer as long as the cache allows would never be admitted where all answers are planned to their ends.
         room = pool.blocks * pool.block_tokens - (self.ignore_eos and not caching)
-        memory = Memory(NewTokenRatio(self.conservativeness), room, min(self.longest, room) - 1, pool.block_tokens)
+        memory = Memory(pool, NewTokenRatio(self.conservativeness), room, min(self.longest, room) - 1)
         state.memory, state.waiting = memory, Line(memory)
         state.settles = memory.settle if self.overlap else memory.wait_for_plan
 
@@ -113,7 +113,6 @@ class SglangScheduler:
             self._decode(state, memory, plan)
             if defers and not plan.decodes:
                 memory.deferred_until -= 1
-        memory.note_closed(state)
         return plan
 
     def _defers(self, state: EngineState, memory: Memory) -> bool:
@@ -130,7 +129,7 @@ class SglangScheduler:
 
     def _prefill(self, state: EngineState, memory: Memory, plan: Plan) -> bool:
         """Fill in a step that computes prompts; tell whether there is one."""
-        running, pool = len(memory.reserve), memory.cache(state)
+        running, pool = len(memory.reserve), memory.pool
         if self.preempts or not running:
             memory.full = False
         if memory.chunked is None:
@@ -155,9 +154,9 @@ class SglangScheduler:
     def _offer_all(self, state: EngineState, memory: Memory, chosen: Admission, plan: Plan) -> list[Request]:
         """Offer the waiting requests in order until one does not fit; return those that were preempted for them."""
         preempted: list[Request] = []
+        if (chosen.chosen or chosen.taken) and chosen.spent():
+            return preempted
         for request in state.waiting:
-            if chosen.spent():
-                break
             running = len(memory.reserve)
             if len(chosen.chosen) >= self.max_sequences - running:
                 memory.full = True
@@ -175,7 +174,7 @@ class SglangScheduler:
 
     def _compute(self, state: EngineState, memory: Memory, chosen: Admission, plan: Plan) -> None:
         """Let a step compute what was chosen, and let the running requests decode in it if they may."""
-        pool, chunks, running = memory.cache(state), chosen.chosen, len(memory.reserve)
+        pool, chunks, running = memory.pool, chosen.chosen, len(memory.reserve)
         going_on = memory.chunked is not None and chunks[0][0] is memory.chunked
         for _ in range(len(chunks) - going_on):
             state.waiting.popleft()
@@ -205,13 +204,18 @@ class SglangScheduler:
         if not state.decodes:
             return False
         plan.spare, plan.decodes = spare, state.decodes
-        memory.cache(state).take_run(state.step, 1)
+        memory.pool.take_run(state.step, 1)
         return True
 
     # --- steps that decode ---------------------------------------------------------------------------
 
     def _decode(self, state: EngineState, memory: Memory, plan: Plan) -> None:
         """Let every running request compute a token, for as many steps as nobody else can join."""
+        if not (state.ending or state.ready):
+            steps = self._lasting(state, memory)
+            if steps > 1:
+                plan.decodes, plan.steps, memory.kind = state.decodes, steps, "decode"
+                return
         known = self.overlap and memory.ends_known(state)
         spare = memory.spare_rows(state) if self.overlap else []
         if known:
@@ -227,15 +231,14 @@ class SglangScheduler:
                 return
         memory.decode_once_more(state, spare)
         plan.spare, plan.decodes, memory.kind = spare, state.decodes, "decode"
-        plan.steps = self._lasting(state, memory, plan)
+        if not (spare or plan.preempted or state.ready):
+            plan.steps = max(1, self._lasting(state, memory))
         if plan.steps == 1:
-            memory.cache(state).take_run(state.step, 1)
+            memory.pool.take_run(state.step, 1)
 
-    def _lasting(self, state: EngineState, memory: Memory, plan: Plan) -> int:
-        """Return the steps for which nothing changes if nobody comes and nobody ends."""
-        if plan.spare or plan.preempted or state.ready:
-            return 1
+    def _lasting(self, state: EngineState, memory: Memory) -> int:
+        """Return the steps for which nothing changes if nobody comes and nobody ends; 1 or less if not even one."""
         steps = state.pool.lasting(state.step)
         if memory.chunked is not None or (state.waiting and not (memory.full and not self.preempts)):
             steps = min(steps, memory.deferred_until - state.step)
-        return max(1, steps)
+        return steps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from simulator.schedulers.queue import ArrivalQueue
 from simulator.schedulers.reserve import CLIP_TOKENS, NewTokenRatio, Reserve
@@ -57,23 +57,16 @@ class Seat:
 
 
 class Line(ArrivalQueue):
-    """Requests that wait, in the order in which the last step that looked at them left them.
-
-    Attributes
-    ----------
-    closed
-        Whoever joins changes nothing before a running request leaves (``batch_is_full``).
-    """
+    """Requests that wait, in the order in which the last step that looked at them left them."""
 
     def __init__(self, memory: Memory) -> None:
         super().__init__()
-        self.closed = False
         self._memory = memory
 
     def would_lead(self, request: Request, /) -> bool:
         """Tell whether a request that came now could be admitted before a running one leaves."""
         del request
-        return not self.closed
+        return self._memory.shrunk or not self._memory.full
 
     def append(self, request: Request, /) -> None:
         """Add a request, who is back among the new ones: everybody joins the end."""
@@ -94,14 +87,14 @@ class Memory:
 
     Attributes
     ----------
+    pool
+        Pages of the instance.
     ratio, reserve
         What is kept free for answers.
     room
         Tokens of the whole cache.
     most
         The most tokens of a request.
-    page
-        Tokens of a page.
     full
         Nobody is admitted before a running request leaves (``batch_is_full``).
     shrunk
@@ -124,10 +117,10 @@ class Memory:
         The first place given away, and the first behind all.
     """
 
+    pool: RadixCache
     ratio: NewTokenRatio
     room: int
     most: int
-    page: int
     reserve: Reserve = field(default_factory=Reserve)
     seats: dict[int, Seat] = field(default_factory=dict)
     full: bool = False
@@ -147,19 +140,15 @@ class Memory:
     last_place: int = 0
     random: Random = field(default_factory=lambda: Random(0))  # noqa: S311 - no secret
 
-    def cache(self, state: EngineState) -> RadixCache:
-        """Return the pages of the instance, which are a radix cache's."""
-        return cast("RadixCache", state.pool)
-
     # --- requests ------------------------------------------------------------------------------------
 
     def enter(self, request: Request) -> None:
         """Note that a request joins the queue."""
         seat = self.seats.get(request.index)
         if seat is None or seat.request is not request:
-            prompt = request.tokens - request.remote
+            prompt, page = request.tokens - request.remote, self.pool.block_tokens
             answer = min(request.longest, self.most - 1) - prompt
-            answer = min(answer, self.room - -(-prompt // self.page) * self.page - self.page - 1)
+            answer = min(answer, self.room - -(-prompt // page) * page - page - 1)
             seat = self.seats[request.index] = Seat(request, prompt, prompt + max(0, answer))
         self.entries += 1
         seat.entered, seat.processed = self.entries, self.processed
@@ -170,13 +159,13 @@ class Memory:
 
     def finish(self, state: EngineState, request: Request) -> None:
         """Let a request go that has all its tokens; what it computed stays in the tree."""
-        index, pool = request.index, self.cache(state)
+        index, pool = request.index, self.pool
         del state.ending[index], state.running[index]
         # A row that decodes once more computes its last token, too.
-        computed = request.computed + any(other is request for other in self.spare)
-        pool.checkpoint(request, computed, self.seats[index].prompt)
-        request.computed = computed
-        pool.release(request)
+        computed = request.computed
+        if self.spare:
+            computed += any(other is request for other in self.spare)
+        pool.retire(request, computed, self.seats[index].prompt)
         if index in self.reserve:
             self.leave(request)
         del self.seats[index]
@@ -186,16 +175,21 @@ class Memory:
 
     def turn_over(self, state: EngineState, *, knows: bool) -> None:
         """Begin to plan a step; ``knows`` what the step before brought, or not before this one is planned."""
-        for request in self.spare:
-            state.leave_decode(request)
+        if self.spare:
+            for request in self.spare:
+                state.leave_decode(request)
+            self.spare = []
         last, kind = self.batch, self.kind
-        self.spare, self.batch, self.kind, self.fresh = [], [], "", {}
-        self.last, self.last_kind = last, kind
+        self.last, self.last_kind, self.kind = last, kind, ""
+        if self.fresh:
+            self.fresh = {}
+        if last:
+            self.batch = []
         if knows:
             self.settle(state)
         if self.chunked is not None and any(request is self.chunked for request in last):
             # The tree gets a chunk when the next step is planned, before its result is known.
-            self.cache(state).checkpoint(self.chunked, self.chunked.computed, self.seats[self.chunked.index].prompt)
+            self.pool.checkpoint(self.chunked, self.chunked.computed, self.seats[self.chunked.index].prompt)
         if last:
             self._merge(state, last, kind)
         if self.shrunk:
@@ -220,26 +214,22 @@ class Memory:
 
     def settle(self, state: EngineState) -> None:
         """Take note of what the step before brought: prompts enter the tree, finished requests go."""
-        pool = self.cache(state)
+        pool = self.pool
         for request in self.last:
             if request.index in state.ending:
                 self.finish(state, request)
             elif request.computed == request.tokens and pool.holds(request):
                 pool.checkpoint(request, request.tokens, self.seats[request.index].prompt)
         if state.ending:
-            for request in self.in_order(list(state.ending.values())):
+            ending = list(state.ending.values())
+            for request in ending if len(ending) == 1 else self.in_order(ending):
                 self.finish(state, request)
-        self.last, self.last_kind = [], ""
-        self.note_closed(state)
+        self.last_kind = ""
+        if self.last:
+            self.last = []
 
     def wait_for_plan(self, state: EngineState) -> None:
         """Take note of nothing yet: the next plan, which is made at once, does."""
-
-    def note_closed(self, state: EngineState) -> None:
-        """Let the queue know whether anybody can be admitted."""
-        line = state.waiting
-        assert isinstance(line, Line)  # noqa: S101 - given by the policy
-        line.closed = self.full and not self.shrunk
 
     # --- rows that end -------------------------------------------------------------------------------
 

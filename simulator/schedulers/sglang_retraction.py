@@ -37,7 +37,7 @@ class Rules(Protocol):
 
 def room_to_decode(state: EngineState, memory: Memory, spare: Sequence[Request]) -> bool:
     """Evict what is in the way of the next tokens, and tell whether they fit."""
-    pool = memory.cache(state)
+    pool = memory.pool
     need = pool.needed(state.step, 1) + sum(request.computed % pool.block_tokens == 0 for request in spare)
     pool.evict(need)
     return need <= pool.blank
@@ -48,7 +48,7 @@ def make_room(rules: Rules, state: EngineState, memory: Memory, plan: Plan, spar
 
     The last one goes, too, if it does not fit alone; SGLang gives it up.
     """
-    pool, step = memory.cache(state), state.step
+    pool, step = memory.pool, state.step
     decoding = [request for request in state.running.values() if memory.decodes(state, request)]
 
     def dearness(request: Request) -> tuple[int, int, int, int]:
@@ -104,7 +104,7 @@ def put_back(state: EngineState, memory: Memory, request: Request, plan: Plan, *
 
     One that has all its tokens already, which SGLang would not know, is let go.
     """
-    index, pool = request.index, memory.cache(state)
+    index, pool = request.index, memory.pool
     del state.running[index]
     lag = memory.lag(request)
     memory.leave(request)
