@@ -9,6 +9,7 @@ that could be evicted, and the ratio by which answers are reserved.
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import subprocess
 import sys
@@ -23,8 +24,8 @@ POLICIES = ("fcfs", "lpm", "lof", "random", "dfs-weight", "hrrn", "shortest-pref
 _CLOSE = 1e-9
 
 
-def random_case(seed: int) -> Case:
-    """Return a workload and an engine.
+def random_case(seed: int, *, small: bool = False) -> Case:
+    """Return a workload and an engine, or one of few steps.
 
     Requests are rows of ``index, at`` (the step before which it comes), ``spans`` of what its prompt is part of,
     ``output`` and ``declared`` tokens, and ``priority``.
@@ -33,12 +34,13 @@ def random_case(seed: int) -> Case:
     page = int(rng.choice([1, 1, 4, 16]))
     caching = bool(rng.random() < 0.8)
     rules = _rules(rng, page, caching=caching)
-    requests = _requests(rng, int(rng.integers(2, 50)), longest=int(rng.choice([40, 150])))
+    size, longest = (int(rng.integers(4, 14)), 40) if small else (int(rng.integers(2, 50)), int(rng.choice([40, 150])))
+    requests = _requests(rng, size, longest, most=16 if small else 60)
     if rules["ignore_eos"]:
         requests = [row | {"declared": row["output"]} for row in requests]
     most = max(row["spans"][-1][1] + row["output"] for row in requests)
     least = -(-most // page) + 4
-    pages = least + int(rng.choice([0, 3, 20, 60, 400]))
+    pages = least + int(rng.choice([0, 2, 5, 10, 30] if small else [0, 3, 20, 60, 400]))
     running = int(rng.choice([1, 3, 8, 40]))
     return {
         "rules": rules,
@@ -72,7 +74,7 @@ def _rules(rng: np.random.Generator, page: int, *, caching: bool) -> dict[str, A
     }
 
 
-def _requests(rng: np.random.Generator, size: int, longest: int) -> list[dict[str, Any]]:
+def _requests(rng: np.random.Generator, size: int, longest: int, most: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     at, fresh = 0, 0
     exact = rng.random() < 0.3
@@ -89,7 +91,7 @@ def _requests(rng: np.random.Generator, size: int, longest: int) -> list[dict[st
         for _ in range(int(rng.integers(0 if spans else 1, 3))):
             spans = [*spans, (fresh, (spans[-1][1] if spans else 0) + int(rng.integers(1, longest)))]
             fresh += 1
-        output = int(rng.integers(1, 60))
+        output = int(rng.integers(1, most))
         declared = output + (0 if exact or rng.random() < 0.3 else int(rng.integers(0, 200)))
         spans = [*spans, (-1 - index, spans[-1][1] + 1)]
         row = {"index": index, "at": at, "spans": spans, "output": output, "declared": declared}
@@ -145,10 +147,11 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--write", type=Path, help="write the cases and SGLang's decisions to this file")
+    parser.add_argument("--small", action="store_true", help="cases of few steps")
+    parser.add_argument("--write", type=Path, help="write the cases and SGLang's decisions to this file (.json.gz)")
     arguments = parser.parse_args()
     seeds = range(arguments.seed, arguments.seed + arguments.cases)
-    cases = [random_case(seed) for seed in seeds]
+    cases = [random_case(seed, small=arguments.small) for seed in seeds]
     logs = recorded(arguments.python, cases)
     steps = differences = 0
     for seed, case, theirs in zip(seeds, cases, logs, strict=True):
@@ -161,7 +164,8 @@ def main() -> None:
     print(f"{steps:,} steps of {len(cases)} cases compared, {differences} cases differ")
     if arguments.write:
         pairs = [{"case": case, "log": log} for case, log in zip(cases, logs, strict=True)]
-        arguments.write.write_text(json.dumps(pairs, separators=(",", ":")), encoding="utf-8")
+        text = json.dumps(pairs, separators=(",", ":")).encode()
+        arguments.write.write_bytes(gzip.compress(text, mtime=0))
 
 
 if __name__ == "__main__":

@@ -72,6 +72,8 @@ class Engine:
         It captures CUDA graphs of its decode steps.
     one_stage
         An instance computes prompts or decodes, never both.
+    both_stages
+        An instance computes prompts and decodes: others of it are not simulated.
     message_ns
         Time of the host per step, sequence and chip, where several chips are each sent what to compute.
     kernels
@@ -87,6 +89,7 @@ class Engine:
     reserved_blocks: int = 0
     graphs: bool = False
     one_stage: bool = False
+    both_stages: bool = False
     message_ns: int = 0
     kernels: EagerKernels | None = None
     era: Era | None = None
@@ -167,7 +170,9 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
         "vllm": _vllm(LATEST),
         **{f"vllm@0.{minor}": _vllm(minor) for minor in range(ERAS[0].since, LATEST + 1)},
         # Host time as vLLM's, which overlaps it with the kernels in the same way (docs/decisions/019-sglang.md).
-        "sglang": Engine("sglang", "sglang", SglangOptions, HostTime(step_ns=600_000, sequence_ns=20_000)),
+        "sglang": Engine(
+            "sglang", "sglang", SglangOptions, HostTime(step_ns=600_000, sequence_ns=20_000), both_stages=True
+        ),
         "vllm@0.2": Engine(
             "vllm",
             "vllm_v0",

@@ -116,6 +116,11 @@ class Pool(Strict):
     def _one_stage(self) -> Self:
         if ENGINES[self.engine].one_stage and self.serves_both:
             raise ValueError(f"engine {self.engine!r} serves one stage; expected ['prefill'] or ['decode'] as stages")
+        if ENGINES[self.engine].both_stages and not self.serves_both:
+            raise ValueError(
+                f"found stages {list(self.stages)}; engine {self.engine!r} is simulated with both stages alone, not with "
+                "--disaggregation-mode; expected ['prefill', 'decode'], or engine 'vllm' for pools of one stage"
+            )
         return self
 
     @field_validator("cost_sources")

@@ -50,7 +50,7 @@ class RadixCache(BlockPool):
         self._grow_tree()
 
     def _grow_tree(self) -> None:
-        self._root = Node(None, 0, 0, (), (), 0)
+        self._root = Node(None, 0, 0, 0, (), (), 0)
         self._root.locks = 1
         #: The last node of the path that a request holds, by its index.
         self._last: dict[int, Node] = {}
@@ -95,16 +95,8 @@ class RadixCache(BlockPool):
             self.blank += (node.end - node.start) // self.block_tokens
             parent = node.parent
             assert parent is not None  # noqa: S101 - the root is always locked
-            del parent.children[self._key(node)]
+            del parent.children[node.key]
             self._offer(parent)
-
-    def _key(self, node: Node) -> int:
-        """Return what its parent finds a node by: the content of the last token of its first page."""
-        last = node.start + self.block_tokens
-        for content, end in zip(node.contents, node.ends, strict=True):
-            if end >= last:
-                return content
-        raise LawError("a node of the radix tree has less than a page; this is a bug in servesim, please report it")
 
     def _offer(self, node: Node) -> None:
         """Let a node be evicted if it is a leaf that nobody holds."""
@@ -147,7 +139,7 @@ class RadixCache(BlockPool):
                 break
             place = child.common(text, limit) // size * size
             if place < child.end:
-                node = self._cut(child, place, text)
+                node = self._cut(child, place)
                 break
             node = child
         self._look_at(node)
@@ -168,12 +160,12 @@ class RadixCache(BlockPool):
         self._look += 1
         node.time = self._look << 20
 
-    def _cut(self, node: Node, place: int, text: Text) -> Node:
-        """Cut a node in two and return the first part, which a text shares."""
+    def _cut(self, node: Node, place: int) -> Node:
+        """Cut a node in two and return the first part."""
         self._look += 1
         last = place + self.block_tokens - 1
         rest_key = next(content for content, end in zip(node.contents, node.ends, strict=True) if end > last)
-        first = node.cut(place, text.at(node.start + self.block_tokens - 1), rest_key, self._look << 20)
+        first = node.cut(place, rest_key, self._look << 20)
         self._touch(node)
         return first
 
@@ -301,12 +293,13 @@ class RadixCache(BlockPool):
                 break
             self._touch(child)
             place = child.common(text, end) // size * size
-            node = self._cut(child, place, text) if place < child.end else child
+            node = self._cut(child, place) if place < child.end else child
         known = place
         if place < end:
             self._look += 1
-            leaf = Node(node, place, end, *text.slice(place, end), self._look << 20)
-            node.children[text.at(place + size - 1)] = leaf
+            contents, ends = text.slice(place, end)
+            leaf = Node(node, text.at(place + size - 1), place, end, contents, ends, self._look << 20)
+            node.children[leaf.key] = leaf
             node = leaf
         return known, node
 

@@ -53,6 +53,8 @@ class Node:
         The node whose tokens come before; None for the root.
     children
         By the content of the last token of their first page, which tells pages apart that begin at one place.
+    key
+        What its parent finds it by.
     start, end
         Places of its tokens in a sequence.
     contents, ends
@@ -65,12 +67,19 @@ class Node:
         It is among the leaves that wait to be evicted.
     """
 
-    __slots__ = ("children", "contents", "end", "ends", "locks", "parent", "queued", "start", "time")
+    __slots__ = ("children", "contents", "end", "ends", "key", "locks", "parent", "queued", "start", "time")
 
     def __init__(  # noqa: PLR0913, PLR0917 - all that a node is
-        self, parent: Node | None, start: int, end: int, contents: Sequence[int], ends: Sequence[int], time: int
+        self,
+        parent: Node | None,
+        key: int,
+        start: int,
+        end: int,
+        contents: Sequence[int],
+        ends: Sequence[int],
+        time: int,
     ) -> None:
-        self.parent = parent
+        self.parent, self.key = parent, key
         self.children: dict[int, Node] = {}
         self.start, self.end, self.contents, self.ends = start, end, contents, ends
         self.locks = 0
@@ -89,15 +98,15 @@ class Node:
             number += text.ends[number] == end
         return min(place, limit)
 
-    def cut(self, place: int, key: int, rest_key: int, time: int) -> Node:
+    def cut(self, place: int, rest_key: int, time: int) -> Node:
         """Cut the node in two at a place, and return the first part: a new node above this one.
 
         Parameters
         ----------
         place
             Where the second part begins, a page boundary.
-        key, rest_key
-            What the two parts are found by.
+        rest_key
+            What the second part is found by.
         time
             When the first part was last looked at.
         """
@@ -106,11 +115,11 @@ class Node:
         contents = self.contents[: number + begun]
         ends = (*self.ends[:number], place) if begun else self.ends[:number]
         parent = self.parent
-        first = Node(parent, self.start, place, contents, ends, time)
+        first = Node(parent, self.key, self.start, place, contents, ends, time)
         first.locks = self.locks
         first.children[rest_key] = self
         if parent is not None:
-            parent.children[key] = first
-        self.parent, self.start = first, place
+            parent.children[self.key] = first
+        self.parent, self.key, self.start = first, rest_key, place
         self.contents, self.ends = self.contents[number:], self.ends[number:]
         return first

@@ -66,11 +66,17 @@ class Reserve:
 
     A request is known by the step counter at which it would have produced all it may, so that nothing is to be done
     while it decodes.
+
+    Attributes
+    ----------
+    size
+        How many they are.
     """
 
-    __slots__ = ("_ends", "_far", "_far_count", "_near_count", "_near_sum")
+    __slots__ = ("_ends", "_far", "_far_count", "_near_count", "_near_sum", "size")
 
     def __init__(self) -> None:
+        self.size = 0
         self._ends: dict[int, tuple[int, bool]] = {}
         self._far: list[tuple[int, int]] = []
         self._near_sum = self._near_count = self._far_count = 0
@@ -78,21 +84,20 @@ class Reserve:
     def __contains__(self, index: int) -> bool:
         return index in self._ends
 
-    def __len__(self) -> int:
-        return len(self._ends)
-
     def __iter__(self) -> Iterator[int]:
         return iter(self._ends)
 
     def add(self, index: int, end: int) -> None:
         """Add a request by the step counter at which it ends."""
         self._ends[index] = (end, False)
+        self.size += 1
         self._far_count += 1
         heappush(self._far, (end, index))
 
     def remove(self, index: int) -> None:
         """Take a request out."""
         end, near = self._ends.pop(index)
+        self.size -= 1
         if near:
             self._near_sum -= end
             self._near_count -= 1

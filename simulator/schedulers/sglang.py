@@ -76,7 +76,7 @@ class SglangScheduler:
     schedule_policy: str = "fcfs"
     conservativeness: float = 1.0
     mixed: bool = False
-    overlap: bool = True
+    overlap: bool = False
     interval: int = 0
     interval_batch: int = 0
     ranked: bool = False
@@ -104,7 +104,7 @@ class SglangScheduler:
         memory: Memory = state.memory
         memory.turn_over(state, knows=not self.overlap)
         plan = Plan([], 0, 1, [])
-        if not (memory.reserve or state.waiting or memory.chunked or state.ready):
+        if not (memory.reserve.size or state.waiting or memory.chunked):
             if not memory.last_kind:
                 memory.ratio.reset(state.step)
             return plan
@@ -117,7 +117,7 @@ class SglangScheduler:
 
     def _defers(self, state: EngineState, memory: Memory) -> bool:
         """Tell whether decoding goes before prompts in this step."""
-        running = len(memory.reserve)
+        running = memory.reserve.size
         if state.step >= memory.deferred_until:
             return False
         if not running or running < self.interval_batch:
@@ -129,7 +129,7 @@ class SglangScheduler:
 
     def _prefill(self, state: EngineState, memory: Memory, plan: Plan) -> bool:
         """Fill in a step that computes prompts; tell whether there is one."""
-        running, pool = len(memory.reserve), memory.pool
+        running, pool = memory.reserve.size, memory.pool
         if self.preempts or not running:
             memory.full = False
         if memory.chunked is None:
@@ -149,6 +149,7 @@ class SglangScheduler:
             self._compute(state, memory, chosen, plan)
         for request in preempted:
             line.append(request)
+        memory.processed += sum(new for _, new in plan.chunks) + (plan.decodes if plan.chunks else 0)
         return bool(chosen.chosen)
 
     def _offer_all(self, state: EngineState, memory: Memory, chosen: Admission, plan: Plan) -> list[Request]:
@@ -157,7 +158,7 @@ class SglangScheduler:
         if (chosen.chosen or chosen.taken) and chosen.spent():
             return preempted
         for request in state.waiting:
-            running = len(memory.reserve)
+            running = memory.reserve.size
             if len(chosen.chosen) >= self.max_sequences - running:
                 memory.full = True
             if memory.full:
@@ -167,14 +168,14 @@ class SglangScheduler:
                 preempted += push_out(state, memory, chosen, victims, plan)
             verdict = chosen.offer(request)
             if verdict == "no token":
-                memory.full = bool(chosen.chosen) or len(memory.reserve) > 0
+                memory.full = bool(chosen.chosen) or memory.reserve.size > 0
             if verdict != "go on":
                 break
         return preempted
 
     def _compute(self, state: EngineState, memory: Memory, chosen: Admission, plan: Plan) -> None:
         """Let a step compute what was chosen, and let the running requests decode in it if they may."""
-        pool, chunks, running = memory.pool, chosen.chosen, len(memory.reserve)
+        pool, chunks, running = memory.pool, chosen.chosen, memory.reserve.size
         going_on = memory.chunked is not None and chunks[0][0] is memory.chunked
         for _ in range(len(chunks) - going_on):
             state.waiting.popleft()
@@ -186,11 +187,9 @@ class SglangScheduler:
             state.running[request.index] = request
             pool.take(pool.blocks_for(request.computed + new) - pool.blocks_for(request.computed))
         plan.chunks, memory.batch, memory.kind = chunks, [request for request, _ in chunks], "prefill"
-        memory.processed += tokens
         if self.mixed and self.chunk_tokens and running and self._mix(state, memory, plan):
             memory.kind = "mixed"
             memory.ratio.pause()
-            memory.processed += plan.decodes
         memory.deferred_until = state.step + (memory.kind == "mixed") + self.interval
 
     def _mix(self, state: EngineState, memory: Memory, plan: Plan) -> bool:
@@ -211,7 +210,7 @@ class SglangScheduler:
 
     def _decode(self, state: EngineState, memory: Memory, plan: Plan) -> None:
         """Let every running request compute a token, for as many steps as nobody else can join."""
-        if not (state.ending or state.ready):
+        if not state.ending:
             steps = self._lasting(state, memory)
             if steps > 1:
                 plan.decodes, plan.steps, memory.kind = state.decodes, steps, "decode"
@@ -231,7 +230,7 @@ class SglangScheduler:
                 return
         memory.decode_once_more(state, spare)
         plan.spare, plan.decodes, memory.kind = spare, state.decodes, "decode"
-        if not (spare or plan.preempted or state.ready):
+        if not (spare or plan.preempted):
             plan.steps = max(1, self._lasting(state, memory))
         if plan.steps == 1:
             memory.pool.take_run(state.step, 1)

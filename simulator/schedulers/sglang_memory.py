@@ -198,7 +198,7 @@ class Memory:
     def _merge(self, state: EngineState, last: list[Request], kind: str) -> None:
         """Count those among the running whose prompts the last step completed, behind or before the others."""
         done = [r for r in last if r.index in state.running and r.index not in state.prefilling]
-        if self.chunked is not None or kind == "mixed" or not self.reserve:
+        if self.chunked is not None or kind == "mixed" or not self.reserve.size:
             self.full = False
         if kind == "mixed":
             self.first_place -= len(done)

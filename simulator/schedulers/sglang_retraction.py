@@ -153,6 +153,6 @@ def push_out(
     back: list[Request] = []
     for victim in victims:
         chosen.forget(victim)
-        if put_back(state, memory, victim, plan, others=len(memory.reserve) - 1):
+        if put_back(state, memory, victim, plan, others=memory.reserve.size - 1):
             back.append(victim)
     return back
