@@ -33,20 +33,28 @@ def random_case(seed: int, *, small: bool = False) -> Case:
     rng = np.random.default_rng(seed)
     page = int(rng.choice([1, 1, 4, 16]))
     caching = bool(rng.random() < 0.8)
+    starved = bool(rng.random() < 0.3)
     rules = _rules(rng, page, caching=caching)
     size, longest = (int(rng.integers(4, 14)), 40) if small else (int(rng.integers(2, 50)), int(rng.choice([40, 150])))
     requests = _requests(rng, size, longest, most=16 if small else 60)
+    room, running = [0, 2, 5, 10, 30] if small else [0, 3, 20, 60, 400], [1, 3, 8, 40]
+    if starved:
+        # Many answers that are longer than anybody thought, beside each other.
+        rules |= {"conservativeness": 0.05, "ignore_eos": False}
+        answers = rng.integers(10, 60 if small else 120, size)
+        requests = [
+            row | {"at": min(row["at"], 10), "output": int(answer), "declared": int(answer * rng.integers(1, 8))}
+            for row, answer in zip(_requests(rng, size, 12, most=2), answers, strict=True)
+        ]
+        room, running = [0, 2, 8, 30], [40]
     if rules["ignore_eos"]:
         requests = [row | {"declared": row["output"]} for row in requests]
     most = max(row["spans"][-1][1] + row["output"] for row in requests)
-    least = -(-most // page) + 4
-    pages = least + int(rng.choice([0, 2, 5, 10, 30] if small else [0, 3, 20, 60, 400]))
-    running = int(rng.choice([1, 3, 8, 40]))
     return {
         "rules": rules,
         "page": page,
-        "pages": pages,
-        "running": running,
+        "pages": -(-most // page) + 4 + int(rng.choice(room)),
+        "running": int(rng.choice(running)),
         "context": 4000,
         "caching": caching,
         "requests": requests,
@@ -147,10 +155,11 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--also", type=int, nargs="*", default=[], help="seeds of more cases")
     parser.add_argument("--small", action="store_true", help="cases of few steps")
     parser.add_argument("--write", type=Path, help="write the cases and SGLang's decisions to this file (.json.gz)")
     arguments = parser.parse_args()
-    seeds = range(arguments.seed, arguments.seed + arguments.cases)
+    seeds = [*range(arguments.seed, arguments.seed + arguments.cases), *arguments.also]
     cases = [random_case(seed, small=arguments.small) for seed in seeds]
     logs = recorded(arguments.python, cases)
     steps = differences = 0

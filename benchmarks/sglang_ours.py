@@ -1,4 +1,4 @@
-"""Steps of servesim's SGLang policy over a workload whose arrivals are counted in steps, as one row of decisions each."""
+"""What servesim's SGLang policy decides in every step of a workload whose arrivals are counted in steps."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from simulator.schedulers.sglang_memory import Memory
 
 __all__ = ["decisions"]
+
+#: No case is longer, unless something is wrong.
+MOST_STEPS = 20_000
 
 Case = dict[str, Any]
 Row = dict[str, Any]
@@ -47,7 +50,7 @@ class _Steps:
     def run(self) -> list[Row]:
         """Run to the end."""
         step, last, quiet = 0, False, 0
-        while True:
+        while len(self.log) < MOST_STEPS:
             while self.coming and self.coming[0]["at"] <= step:
                 self.state.enqueue(_request(self.coming.pop(0)))
             plan = self.scheduler.plan(self.state)
@@ -68,6 +71,7 @@ class _Steps:
                 quiet = 0
             self._apply(plan)
             last, step = computes, step + 1
+        return self.log
 
     def _note(self, step: int, plan: Plan) -> None:
         """Write down what a plan decided."""
