@@ -1,7 +1,7 @@
 """Drive SGLang's own scheduler without a model: cases in, one line of JSON each, decisions out.
 
-Started by :mod:`benchmarks.conformance_sglang` with an interpreter that has ``sglang``. The scheduler, its policies, the
-adder, the radix tree (the compiled one, where it is installed), the allocators and the handling of results are
+Started by :mod:`benchmarks.conformance_sglang` with an interpreter that has ``sglang``. The scheduler, its policies,
+the adder, the radix tree (the compiled one, where it is installed), the allocators and the handling of results are
 SGLang's; what asks for a GPU or for another process is left out or answers nothing. The loop is that of
 ``event_loop_overlap`` or ``event_loop_normal``.
 """
@@ -38,6 +38,38 @@ Case = dict[str, Any]
 EOS = 1
 #: Passes that compute nothing before a case counts as stuck.
 PATIENCE = 50
+
+
+#: Features and parts that are switched off, or not there.
+_OFF = (
+    "enable_hisparse",
+    "enable_hicache_storage",
+    "enable_lora",
+    "enable_hierarchical_cache",
+    "enable_lmcache",
+    "enable_unified_cache_external_linker",
+    "is_hybrid_swa",
+    "require_mlp_sync",
+    "abort_on_priority_when_disabled",
+)
+_ABSENT = (
+    "last_batch",
+    "chunked_req",
+    "_pending_chunked_abort_req",
+    "dllm_config",
+    "min_free_slots_delayer",
+    "prefill_delayer",
+    "dynamic_chunk_sizer",
+    "lora_drainer",
+    "truncation_align_size",
+    "draft_worker",
+    "decode_offload_manager",
+    "scheduler_stage_metrics",
+    "hisparse_coordinator",
+    "sliding_window_size",
+    "max_new_tokens_limit",
+    "max_queued_requests",
+)
 
 
 class Patient(Scheduler):
@@ -140,18 +172,8 @@ def scheduler_of(case: Case) -> Scheduler:
         load_inquirer=MagicMock(_get_num_pending_tokens=lambda **_kwargs: 0),
         metrics_reporter=MagicMock(enable_metrics=False),
         future_map=MagicMock(),
-        **dict.fromkeys(
-            ("enable_hisparse", "enable_hicache_storage", "enable_lora", "enable_hierarchical_cache", "enable_lmcache")
-            + ("enable_unified_cache_external_linker", "is_hybrid_swa", "require_mlp_sync")
-            + ("abort_on_priority_when_disabled",),
-            False,
-        ),
-        **dict.fromkeys(
-            ("last_batch", "chunked_req", "_pending_chunked_abort_req", "dllm_config", "min_free_slots_delayer")
-            + ("prefill_delayer", "dynamic_chunk_sizer", "lora_drainer", "truncation_align_size", "draft_worker")
-            + ("decode_offload_manager", "scheduler_stage_metrics", "hisparse_coordinator", "sliding_window_size")
-            + ("max_new_tokens_limit", "max_queued_requests"),
-        ),
+        **dict.fromkeys(_OFF, False),
+        **dict.fromkeys(_ABSENT),
         **dict.fromkeys(
             ("_prefill_decode_interval_remaining", "max_prefill_bs", "processed_tokens_counter", "forward_ct"), 0
         ),
@@ -164,8 +186,18 @@ def _results(scheduler: Scheduler) -> Results:
     results = Results.__new__(Results)
     known = {
         name: getattr(scheduler, name)
-        for name in ("enable_overlap", "model_config", "token_to_kv_pool_allocator", "tree_cache", "req_to_token_pool")
-        + ("beam_coordinator", "hisparse_coordinator", "decode_offload_manager", "draft_worker", "disaggregation_mode")
+        for name in (
+            "enable_overlap",
+            "model_config",
+            "token_to_kv_pool_allocator",
+            "tree_cache",
+            "req_to_token_pool",
+            "beam_coordinator",
+            "hisparse_coordinator",
+            "decode_offload_manager",
+            "draft_worker",
+            "disaggregation_mode",
+        )
     }
     silent = ("server_args", "metrics_collector", "model_worker", "logprob_result_processor", "output_streamer")
     known |= {name: MagicMock() for name in silent} | {"is_generation": True, "enable_overlap_mlx": False}
