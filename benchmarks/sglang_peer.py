@@ -278,6 +278,16 @@ def row_of(scheduler: Scheduler, step: int, batch: ScheduleBatch | None) -> dict
     return row | {"kind": "prefill", "rows": [int(request.rid) for request in mixed], "chunks": chunks}
 
 
+def launch(scheduler: Scheduler, batch: ScheduleBatch) -> None:
+    """Run a step; with overlap scheduling its results wait for the next pass."""
+    if not batch.forward_mode.is_decode():
+        scheduler.processed_tokens_counter += batch.extend_num_tokens
+    if scheduler.enable_overlap:
+        scheduler.result_queue.append((batch.copy(), result_of(batch)))
+    else:
+        process(scheduler, batch, result_of(batch))
+
+
 def decisions(case: Case) -> list[dict[str, Any]]:
     """Return what every pass of a case decides, until all requests are done."""
     random.seed(0)
@@ -293,12 +303,7 @@ def decisions(case: Case) -> list[dict[str, Any]]:
         row = row_of(scheduler, step, batch)
         log.append(row)
         if batch is not None:
-            if not batch.forward_mode.is_decode():
-                scheduler.processed_tokens_counter += batch.extend_num_tokens
-            if overlap:
-                scheduler.result_queue.append((batch.copy(), result_of(batch)))
-            else:
-                process(scheduler, batch, result_of(batch))
+            launch(scheduler, batch)
         if overlap and scheduler.last_batch:
             process(scheduler, *scheduler.result_queue.popleft())
         if batch is None and not (overlap and scheduler.last_batch):

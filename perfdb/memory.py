@@ -52,6 +52,9 @@ class MemoryBudget:
     static
         The share is of what is free before the model is loaded, and for weights and KV alone
         (``mem_fraction_static``): activations and graphs have the rest.
+    of_free
+        ``utilization`` is the share of what weights and activations leave that KV blocks take; graphs are captured
+        in the rest.
     """
 
     utilization: float
@@ -60,6 +63,7 @@ class MemoryBudget:
     block_tokens: int
     graphs: int
     static: bool = False
+    of_free: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ def plan_memory(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudg
 def _divide(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) -> MemoryPlan:
     """Return the plan; its ``blocks`` are below one where nothing is left for the KV cache."""
     layers = -(-model.layers // layout.pipeline)
-    allowed = int((chip.visible_memory_bytes - DRIVER_RESERVE_BYTES) * budget.utilization)
+    seen = chip.visible_memory_bytes - DRIVER_RESERVE_BYTES
     weights = _stage_weight_bytes(model, layout, layers)
     activations = _activation_bytes(model, layout, budget)
     collectives = _COLLECTIVE_BYTES.get(layout.tensor, _WIDE_COLLECTIVE_BYTES)
@@ -115,9 +119,13 @@ def _divide(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) 
     block = 2 * layers * kv_heads * model.head_dim * model.kv_element_bytes * budget.block_tokens
     if budget.static:
         # Measured when the process and its communicators are there already.
-        allowed -= int((CONTEXT_BYTES + collectives) * budget.utilization)
+        allowed = int((seen - CONTEXT_BYTES - collectives) * budget.utilization)
         return MemoryPlan(allowed, weights, 0, 0, 0, 0, block, (allowed - weights) // block)
-    left = allowed - weights - activations - collectives - CONTEXT_BYTES - graphs
+    taken = weights + activations + collectives + CONTEXT_BYTES + graphs
+    allowed = int(seen * budget.utilization)
+    if budget.of_free:
+        allowed = taken + int((seen - taken) * budget.utilization)
+    left = allowed - taken
     return MemoryPlan(allowed, weights, activations, collectives, CONTEXT_BYTES, graphs, block, left // block)
 
 

@@ -149,12 +149,10 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     layout = Layout(pool.tensor_parallel, pool.pipeline_parallel)
     _check_layout(name, model, layout)
     asked = _asked_tokens(model, pool.engine_options)
-    options = engine.filled(pool.engine_options, chip, asked, f"pool.{name}: {pool.engine}", layout)
+    options = engine.filled(pool.engine_options, chip, asked, name, layout)
     plan = options.plan(prefills=pool.prefills)
     memory = plan_memory(model, layout, chip, engine.memory_budget(plan))
-    blocks = (pool.limits.kv_blocks or memory.blocks) - engine.reserved_blocks
-    if plan.most_tokens is not None:
-        blocks = min(blocks, plan.most_tokens // plan.block_tokens)
+    blocks = (pool.limits.kv_blocks or min(memory.blocks, plan.most_blocks or memory.blocks)) - engine.reserved_blocks
     options = options.fitted(blocks * plan.block_tokens, asked)
     plan = options.plan(prefills=pool.prefills)
     max_tokens = _max_tokens(name, model, options, plan, blocks)
@@ -171,6 +169,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         blocks=blocks,
         block_tokens=plan.block_tokens,
         max_tokens=max_tokens - plan.unused_tokens,
+        max_prompt=plan.max_prompt or max_tokens - plan.unused_tokens,
         replicas=pool.replicas,
         prefills=pool.prefills,
         decodes=pool.decodes,
@@ -247,16 +246,16 @@ def _max_tokens(name: str, model: ModelSpec, options: EngineOptions, plan: Engin
     room = blocks * plan.block_tokens
     if longest > model.max_tokens:
         raise ScenarioError(
-            f"pool.{name}.engine_options.max_model_len is {longest}, but {model.name} holds at most "
+            f"pool.{name}.engine_options.{options.length_option} is {longest}, but {model.name} holds at most "
             f"{model.max_tokens} tokens (max_position_embeddings); lower it, or set model.max_tokens"
         )
     if options.max_model_len == "auto":
         longest = min(longest, room)
     if longest > room:
         raise CapacityError(
-            f"pool.{name}: a sequence of max_model_len = {longest} tokens does not fit the KV cache of {room} tokens; "
-            f"set engine_options.max_model_len to at most {room} (or 'auto'), raise gpu_memory_utilization, "
-            "or use more chips"
+            f"pool.{name}: a sequence of {options.length_option} = {longest} tokens does not fit the KV cache of "
+            f"{room} tokens; set engine_options.{options.length_option} to at most {room} (or 'auto'), "
+            f"raise {options.memory_option}, or use more chips"
         )
     return longest
 

@@ -295,7 +295,9 @@ class Cluster:
         ledger.instance[index] = ledger.decode_instance[index] = chosen.number
         if self._hands_over and chosen.decodes_here:
             self.hand_over.stay(request)
-        if ledger.prompt_tokens[index] + ledger.output_tokens[index] > self._longest[chosen.number]:
+        prompt = ledger.prompt_tokens[index]
+        too_long = prompt + ledger.output_tokens[index] > self._longest[chosen.number]
+        if too_long or prompt > self.pools[self.owners[chosen.number]].max_prompt:
             self.unload(chosen)
             self.hand_over.finished(index)
             self._refuse(index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -52,8 +52,12 @@ class EnginePlan:
         Host memory that keeps KV for an instance, GiB.
     static
         ``utilization`` is of weights and KV alone.
-    most_tokens
-        Tokens that the KV cache holds at most; None for all that fit.
+    of_free
+        ``utilization`` is the share of what is free beside weights and activations.
+    most_blocks
+        KV blocks, however many more there is room for.
+    max_prompt
+        Longest prompt served; None for any that leaves room for an answer.
     unused_tokens
         How much shorter than the context, and than the KV cache, the longest request is.
     """
@@ -66,7 +70,9 @@ class EnginePlan:
     plans_ahead: bool = False
     host_gib: float = 0.0
     static: bool = False
-    most_tokens: int | None = None
+    of_free: bool = False
+    most_blocks: int | None = None
+    max_prompt: int | None = None
     unused_tokens: int = 0
 
 
@@ -81,9 +87,13 @@ class EngineOptions(Strict):
         Tokens of one KV block.
     max_model_len
         Longest sequence, prompt and output; ``"auto"`` lowers it to what the KV cache can hold.
+    length_option, memory_option
+        What the engine calls the longest sequence, and the share of memory.
     """
 
     model_config = ConfigDict(strict=True)
+    length_option: ClassVar[str] = "max_model_len"
+    memory_option: ClassVar[str] = "gpu_memory_utilization"
 
     gpu_memory_utilization: float | None = Field(default=0.9, gt=0, le=1)
     block_size: int = Field(default=16, gt=0, le=4096)

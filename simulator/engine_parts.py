@@ -26,6 +26,8 @@ class EngineParts:
         KV capacity of each instance.
     max_tokens
         Longest sequence served; a longer request is refused.
+    max_prompt
+        Longest prompt served.
     replicas
         Instances.
     prefills, decodes
@@ -48,6 +50,7 @@ class EngineParts:
         blocks: int,
         block_tokens: int,
         max_tokens: int,
+        max_prompt: int = 1 << 62,
         replicas: int,
         prefills: bool = True,
         decodes: bool = True,
@@ -61,7 +64,7 @@ class EngineParts:
         self.blank_first = blank_first
         self.host_blocks, self.host_block_ns = host_blocks, host_block_ns
         self.blocks, self.block_tokens = blocks, block_tokens
-        self.max_tokens, self.replicas = max_tokens, replicas
+        self.max_tokens, self.max_prompt, self.replicas = max_tokens, max_prompt, replicas
         self.prefills, self.decodes, self.caching = prefills, decodes, caching
 
     def new_state(self) -> EngineState:
@@ -72,4 +75,7 @@ class EngineParts:
             caching=self.caching,
             blank_first=self.blank_first,
             host_blocks=self.host_blocks,
+            longest=self.max_tokens,
+            answers=self.decodes,
+            ahead=self.plans_ahead,
         )

@@ -13,7 +13,6 @@ from perfdb.compile import HostTime
 from perfdb.eager import DISTSERVE_KERNELS, KERNELS_OF_2023, KERNELS_OF_2024, EagerChain
 from perfdb.memory import MemoryBudget
 from perfdb.sources import source_chain
-from simulator.any_options import OptionTable
 from simulator.engine_options import (
     BatchOptions,
     DistserveOptions,
@@ -25,8 +24,10 @@ from simulator.engine_options import (
     VllmOptions,
     VllmV0Options,
 )
+from simulator.option_table import OptionTable
 from simulator.schedulers import SCHEDULERS
 from simulator.sglang_options import SglangOptions
+from simulator.trtllm_options import TrtllmOptions
 from simulator.vllm_eras import ERAS, LATEST, era_of
 
 if TYPE_CHECKING:
@@ -94,16 +95,16 @@ class Engine:
     kernels: EagerKernels | None = None
     era: Era | None = None
 
-    def filled(self, options: EngineOptions, chip: Chip, longest: int, name: str, layout: Layout) -> EngineOptions:
-        """Return options with the defaults that depend on the release, the chips and the longest sequence filled in.
+    def filled(self, options: EngineOptions, chip: Chip, longest: int, pool: str, layout: Layout) -> EngineOptions:
+        """Return a pool's options with the defaults of the release, the chips and the longest sequence filled in.
 
         Raises
         ------
         ScenarioError
-            If an option is set that the release ``name`` does not have.
+            If an option is set that the release does not have.
         """
         if self.era is not None and isinstance(options, VllmOptions):
-            return self.era.filled(options, chip, name)
+            return self.era.filled(options, chip, pool)
         return options.filled(chip, longest, layout)
 
     def scheduler(self, plan: EnginePlan) -> Scheduler:
@@ -136,6 +137,7 @@ class Engine:
             block_tokens=plan.block_tokens,
             graphs=_captured_graphs(sequences) if self.graphs else 0,
             static=plan.static,
+            of_free=plan.of_free,
         )
 
 
@@ -173,6 +175,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
         "sglang": Engine(
             "sglang", "sglang", SglangOptions, HostTime(step_ns=600_000, sequence_ns=20_000), both_stages=True
         ),
+        "trtllm": Engine("trtllm", "trtllm", TrtllmOptions, HostTime(step_ns=400_000, sequence_ns=20_000)),
         "vllm@0.2": Engine(
             "vllm",
             "vllm_v0",

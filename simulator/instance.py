@@ -83,14 +83,17 @@ class Instance:
         # Plans the next step when one begins, as an engine does that schedules asynchronously; or nobody does.
         self._ahead = Lookahead(self.scheduler, self.state) if parts.plans_ahead else None
         self._standstill = Standstill(ledger.pauses)
-        self.held = 0
-        self.started_ns, self.ended_ns = env.now, -1
+        self.held, self.started_ns, self.ended_ns = 0, env.now, -1
         env.process(self.serve())
 
     def submit(self, request: Request) -> None:
         """Queue a request now; a run of decode steps is cut at its next step boundary."""
-        # Behind the head of the queue, which could not be admitted and still cannot, it changes nothing.
-        self._note(self.state.enqueue, request, changes=self.state.waiting.would_lead(request))
+        if request.remote:
+            # A plan made ahead lets KV be fetched when it is made, a step before what it computes.
+            self._notice(changed=self.state.enqueue(request))
+        else:
+            # Behind the head of the queue, which could not be admitted and still cannot, it changes nothing.
+            self._note(self.state.enqueue, request, changes=self.state.waiting.would_lead(request))
 
     def deliver(self, request: Request) -> None:
         """Take note that the KV a request asked for is here now."""
@@ -124,6 +127,7 @@ class Instance:
             self._ahead.see_all()
         if request.loading:
             state.loading -= 1
+            request.loading = False
             state.abandon(request)
             request.computed = request.tokens
         else:
@@ -286,20 +290,16 @@ class Instance:
         else:
             self.log.add((start, end_ns - start, steps, decodes, context, 0, 0, 0, 0, 0, 0))
         if takes_blocks:
-            if state.pool.taken_until > state.step:
-                state.pool.take_until(state.step, state.step + steps)
-            else:
-                state.pool.take_run(state.step, steps)
+            state.pool.take_rest(state.step, steps)
         state.step += steps
         state.context_sum += decodes * steps
 
     def _end_stalls(self, now_ns: int) -> None:
         """Let the first token appear here of sequences that came from another instance, or one nobody gets."""
         for request in self._joined:
-            if request.stalled_ns < 0:
-                self.state.wasted += 1
-            else:
+            if request.stalled_ns >= 0:
                 self.ledger.note_gap(request.stalled_ns, now_ns)
+            self.state.wasted += request.stalled_ns < 0
             request.stalled_ns = -1
         self._joined = ()
 

@@ -23,6 +23,7 @@ class BlockPool:
 
     __slots__ = (
         "allocated",
+        "anchored",
         "block_tokens",
         "blocks",
         "free",
@@ -37,7 +38,7 @@ class BlockPool:
         self.blocks = self.free = self.least_free = blocks
         self.block_tokens = block_tokens
         self.growth = [0] * block_tokens
-        self.sequences = 0
+        self.sequences = self.anchored = 0
         self.allocated = self.freed = 0
         self.taken_until = 0
 
@@ -59,12 +60,19 @@ class BlockPool:
     def join(self, anchor: int) -> None:
         """Count a sequence that starts to decode; see :attr:`Request.anchor`."""
         self.growth[-anchor % self.block_tokens] += 1
+        self.anchored -= -anchor // self.block_tokens
         self.sequences += 1
 
     def leave(self, anchor: int) -> None:
         """Count a sequence that no longer decodes."""
         self.growth[-anchor % self.block_tokens] -= 1
+        self.anchored += -anchor // self.block_tokens
         self.sequences -= 1
+
+    def decoding(self, step: int) -> int:
+        """Return the blocks the decoding sequences have when step ``step`` begins, shared ones for each of them."""
+        rounds, rest = divmod(step, self.block_tokens)
+        return self.anchored + rounds * self.sequences + sum(self.growth[:rest])
 
     def needed(self, step: int, steps: int) -> int:
         """Return the blocks the decoding sequences take in ``steps`` steps from step counter ``step``."""
@@ -87,6 +95,13 @@ class BlockPool:
         if end > start:
             self.take_run(start, end - start)
             self.taken_until = end
+
+    def take_rest(self, step: int, steps: int) -> None:
+        """Take the blocks of a run of steps that is over, but for those that :meth:`take_until` took meanwhile."""
+        if self.taken_until > step:
+            self.take_until(step, step + steps)
+        else:
+            self.take_run(step, steps)
 
     def lasting(self, step: int, spare: int = 0) -> int:
         """Return a number of steps from step counter ``step`` for which the free blocks surely suffice.

@@ -65,11 +65,18 @@ class Lookahead:
             self._see(self.last_step_ns)
         plan = self._scheduler.plan(state)
         ended = bool(state.ending)
-        state.let_go()
+        if ended:
+            state.let_go()
         self.lags = ended or bool(self._unseen)
-        self.changes = ended and bool(state.waiting or state.ready or state.fetched)
-        self.changes |= any(flag or state.waiting.would_lead(request) for _, _, request, flag in self._unseen)
+        self.changes = self.lags and self._may_change(ended=ended)
         return plan
+
+    def _may_change(self, *, ended: bool) -> bool:
+        """Tell whether what the last plan did not know may change the next one."""
+        state = self._state
+        if ended and (state.waiting or state.ready or state.fetched):
+            return True
+        return any(flag or state.waiting.would_lead(request) for _, _, request, flag in self._unseen)
 
     def catch_up(self, now_ns: int) -> bool:
         """Let the next plan know all that has happened by now; tell whether the last one did not."""

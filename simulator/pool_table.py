@@ -9,9 +9,9 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from hardware.strict import Strict, one_of
 from perfdb.power_cap import PowerCap
 from perfdb.sources import COST_SOURCES, DEFAULT_SOURCES
-from simulator.any_options import AnyOptions
 from simulator.engine_options import VllmOptions
 from simulator.engines import ENGINES, mark_options
+from simulator.option_table import AnyOptions
 from simulator.router import ROUTERS
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ class Pool(Strict):
             raise ValueError(f"engine {self.engine!r} serves one stage; expected ['prefill'] or ['decode'] as stages")
         if ENGINES[self.engine].both_stages and not self.serves_both:
             raise ValueError(
-                f"found stages {list(self.stages)}; engine {self.engine!r} is simulated with both stages alone, not with "
-                "--disaggregation-mode; expected ['prefill', 'decode'], or engine 'vllm' for pools of one stage"
+                f"found stages {list(self.stages)}; of engine {self.engine!r} only instances with both stages are "
+                "simulated; expected ['prefill', 'decode'], or engine 'vllm' for pools of one stage"
             )
         return self
 

@@ -17,6 +17,7 @@ queue, but no name.
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from hardware.errors import LawError
@@ -48,12 +49,11 @@ class PrefixCache(BlockPool):
         Free blocks that hold nothing to be found and go first: never used, or the last and partial one of a sequence.
     """
 
-    __slots__ = ("_blank_first", "_known", "_queue", "blank")
+    __slots__ = ("_known", "_queue", "blank", "blank_first")
 
     def __init__(self, blocks: int, block_tokens: int, *, blank_first: bool = True) -> None:
         super().__init__(blocks, block_tokens)
-        self._blank_first = blank_first
-        self.blank = blocks
+        self.blank, self.blank_first = blocks, blank_first
         self._known: dict[int, list[Piece]] = {}
         self._queue = Piece(0, 0, 0, 1)
 
@@ -138,36 +138,58 @@ class PrefixCache(BlockPool):
 
     def release(self, request: Request) -> None:
         """Give back the blocks of a request that computed ``request.computed`` tokens; its last ones go first."""
+        self.register(request, request.computed)
         held = request.held
         full, rest = divmod(request.computed, self.block_tokens)
         if full < held:
             full, rest = held, 0
         own = full - held
         if rest:
-            if self._blank_first:
-                self.blank += 1
-            else:
-                Piece(None, full, full + 1, 0).join(self._queue)
             self.free += 1
             self.freed += 1
+            if self.blank_first:
+                self.blank += 1
+            else:
+                self.queue_blanks(1)
         self.free += own
         self.freed += full
         queue = self._queue
         if own:
-            last = queue.older
             if request.epoch or request.named:
                 self._learn(request.own_content, held, full, users=0).join(queue)
-            elif last.content is None:
-                last.end += own
             else:
-                Piece(None, held, full, 0).join(queue)
+                self.queue_blanks(own)
         if held:
             for piece in reversed(list(_parts(request))):
                 piece.users -= 1
                 if not piece.users:
                     piece.join(queue)
                     self.free += piece.end - piece.start
-            request.pieces, request.held = [], 0
+            request.held = 0
+        request.pieces = []
+
+    def queue_blanks(self, blocks: int) -> None:
+        """Let blocks nobody will look for enter the queue; those of a request before the ones it computed."""
+        last = self._queue.older
+        if last.content is None:
+            last.end += blocks
+        else:
+            Piece(None, 0, blocks, 0).join(self._queue)
+
+    def first_missing(self, request: Request) -> tuple[int, int] | None:
+        """Return (content, place) of the first full block of a request's tokens that is not here, if there is one.
+
+        Tokens that nobody else can have do not count.
+        """
+        place, spans = 0, zip(request.prefix, request.prefix_ends, strict=True)
+        for content, span_end in chain(spans, [(request.own_content, request.tokens)] if request.named else ()):
+            end = span_end // self.block_tokens
+            while place < end:
+                piece = self._first_known(content, place)
+                if piece is None:
+                    return content, place
+                place = min(piece.end, end)
+        return None
 
     def clear(self) -> None:
         """Take all blocks back from whoever holds them, and forget what they hold."""

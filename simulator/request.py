@@ -38,6 +38,8 @@ class Request:
         How many arrived before it.
     priority
         Lower is more urgent, for policies that look at it.
+    turn
+        Its place among the requests of its instance in the order they came, for policies that look at it.
     epoch
         Times its KV was lost and its tokens are to be computed anew: preempted, or lost with an instance or a transfer.
     stalled_ns
@@ -83,6 +85,7 @@ class Request:
         "stalled_ns",
         "stint",
         "tokens",
+        "turn",
     )
 
     def __init__(self, index: int, prompt_tokens: int, longest: int = 1 << 30) -> None:
@@ -91,7 +94,7 @@ class Request:
         self.tokens = prompt_tokens
         self.computed = 0
         self.anchor = 0
-        self.epoch = self.stint = self.priority = 0
+        self.epoch = self.stint = self.priority = self.turn = 0
         self.stalled_ns = -1
         self.remote = self.loading = False
         self.session = -1

@@ -200,7 +200,7 @@ class SglangOptions(EngineOptions):
             rules,
             plans_ahead=not self.disable_overlap_schedule,
             static=True,
-            most_tokens=self.max_total_tokens,
+            most_blocks=None if self.max_total_tokens is None else self.max_total_tokens // self.page_size,
             # SGLang ends a request short of its context, and of what the cache holds beside a page or two.
             unused_tokens=2 * self.page_size + 2,
         )

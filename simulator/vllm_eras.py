@@ -12,6 +12,7 @@ request back to the budget under priority.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from hardware.errors import ScenarioError
@@ -23,6 +24,17 @@ if TYPE_CHECKING:
 __all__ = ["ERAS", "LATEST", "Era", "era_of"]
 
 _GIB: Final = 2**30
+
+#: Options that came later, and what they say where they do not exist.
+_LATER: Final = MappingProxyType(
+    {
+        "watermark": (0.0,),
+        "prefill_schedule_interval": (1,),
+        "long_prefill_token_threshold_adaptive": (False,),
+        "scheduler_reserve_full_isl": (None, False),
+        "async_scheduling": (None, False),
+    }
+)
 _Number = TypeVar("_Number", float, int)
 
 
@@ -79,24 +91,22 @@ class Era:
         """What the policy is told of it; see :class:`simulator.schedulers.vllm.VllmScheduler`."""
         return {"uncapped_alone": self.uncapped_alone, "goes_on": self.goes_on, "loan_reserves": self.loan_reserves}
 
-    def filled(self, options: VllmOptions, chip: Chip, name: str) -> VllmOptions:
-        """Return options with the defaults of these releases.
+    def filled(self, options: VllmOptions, chip: Chip, pool: str) -> VllmOptions:
+        """Return the options of a pool with the defaults of these releases.
 
         Raises
         ------
         ScenarioError
             If an option is set that these releases do not have.
         """
-        for option, there, default in (
-            ("watermark", self.watermark, 0.0),
-            ("prefill_schedule_interval", self.cadence, 1),
-            ("long_prefill_token_threshold_adaptive", self.uncapped_alone, False),
-            ("scheduler_reserve_full_isl", self.reserves, None),
-            ("async_scheduling", self.overlaps is not None, None),
-        ):
+        for option, harmless in _LATER.items():
             found = getattr(options, option)
-            if not there and found not in {default, False}:
-                raise ScenarioError(f"engine_options.{option} is {found}, but {name} has no such option; leave it out")
+            if not self.has(option) and found not in harmless:
+                first = next(era.since for era in ERAS if era.since > self.since and era.has(option))
+                raise ScenarioError(
+                    f"pool.{pool}.engine_options.{option} is {found}, but this pool's vLLM has no such option: it came "
+                    f"with 0.{first}; leave it out, or set engine = 'vllm@0.{first}'"
+                )
         tokens, sequences = self._limits(chip)
         # A given number of sequences raises the default budget, and a given budget lowers the default of sequences.
         tokens = options.max_num_batched_tokens or max(tokens, options.max_num_seqs or 0)
@@ -109,6 +119,17 @@ class Era:
                 "async_scheduling": _or(options.async_scheduling, self.overlaps or False),
             }
         )
+
+    def has(self, option: str) -> bool:
+        """Tell whether these releases have an option that came after the first of them."""
+        there = {
+            "watermark": self.watermark,
+            "prefill_schedule_interval": self.cadence,
+            "long_prefill_token_threshold_adaptive": self.uncapped_alone,
+            "scheduler_reserve_full_isl": self.reserves,
+            "async_scheduling": self.overlaps is not None,
+        }
+        return there[option]
 
     def _limits(self, chip: Chip) -> tuple[int, int]:
         """Return the default tokens and sequences of a step."""

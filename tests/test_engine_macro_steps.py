@@ -12,6 +12,8 @@ from serving import Deployment, OpenLoop, Ranked, Users, linear_prices, times
 from simulator.network import KvTransfer
 from simulator.router import ROUTERS
 from simulator.schedulers import SCHEDULERS
+from simulator.schedulers.capacity import CAPACITY
+from simulator.schedulers.chunking import CHUNKING
 from simulator.schedulers.sglang_order import ORDERS
 from simulator.token_gaps import token_gaps
 
@@ -31,14 +33,13 @@ requests = st.lists(
 
 
 #: Policies of engines that may plan a step while another runs.
-PLANS_AHEAD = {"vllm", "sglang"}
+PLANS_AHEAD = {"vllm", "sglang", "trtllm"}
 #: Policies whose instances compute prompts and decode.
 UNDIVIDED = {"sglang"}
 
-#: What vLLM's policy may be told besides.
-RULES = st.fixed_dictionaries(
-    {},
-    optional={
+#: What policies may be told besides.
+RULES = {
+    "vllm": {
         "chunk_tokens": st.sampled_from([5, 20, 64]),
         "chunk_share": st.booleans(),
         "by_priority": st.booleans(),
@@ -48,13 +49,14 @@ RULES = st.fixed_dictionaries(
         "loan_reserves": st.booleans(),
         "goes_on": st.booleans(),
     },
-)
-
-
-#: What SGLang's policy may be told besides.
-SGLANG_RULES = st.fixed_dictionaries(
-    {},
-    optional={
+    "trtllm": {
+        "capacity": st.sampled_from(sorted(CAPACITY)),
+        "chunking": st.sampled_from(sorted(CHUNKING)),
+        "prefix_aware": st.booleans(),
+        "wait_steps": st.integers(1, 6),
+        "wait_share": st.sampled_from([0.1, 1.0]),
+    },
+    "sglang": {
         "max_prefill_tokens": st.sampled_from([40, 300]),
         "max_prompts": st.sampled_from([0, 2]),
         "schedule_policy": st.sampled_from(sorted(ORDERS)),
@@ -68,7 +70,10 @@ SGLANG_RULES = st.fixed_dictionaries(
         "retracts_by_priority": st.booleans(),
         "ignore_eos": st.booleans(),
     },
-)
+}
+
+#: Rules with which a policy pauses requests, if it does not by itself.
+PAUSING = {"trtllm": {"capacity": "MAX_UTILIZATION"}, "sglang": {"conservativeness": 0.0}}
 
 
 @st.composite
@@ -79,7 +84,7 @@ def deployments(draw) -> dict:
     max_sequences = draw(st.sampled_from([1, 2, 7, 64]))
     policy = draw(st.sampled_from(sorted(SCHEDULERS)))
     ahead = policy in PLANS_AHEAD and draw(st.booleans())
-    rules = draw({"vllm": RULES, "sglang": SGLANG_RULES}.get(policy, st.just({})))
+    rules = draw(st.fixed_dictionaries({}, optional=RULES.get(policy, {})))
     if policy == "sglang":
         # SGLang asks for a little more than the longest sequence takes.
         rules, least = rules | {"overlap": ahead}, least + 4 + 4 // block_tokens
@@ -92,6 +97,7 @@ def deployments(draw) -> dict:
         "reserve_full_prompt": draw(st.booleans()),
         "policy": policy,
         "rules": rules,
+        "chunked": policy != "trtllm" or draw(st.booleans()),
         "plans_ahead": ahead,
         "identities": Ranked(),
     }
@@ -229,9 +235,7 @@ def test_a_starved_cache_preempts_thousands_of_times_and_still_agrees(policy):
     size = 600
     arrivals = OpenLoop(np.sort(rng.integers(0, 2_000_000_000, size)).tolist())
     prompts, outputs = rng.integers(1, 200, size), rng.integers(100, 400, size)
-    starved = {"blocks": 60, "max_sequences": 64, "max_tokens": 512, "policy": policy}
-    if policy == "sglang":
-        starved["rules"] = {"conservativeness": 0.0}
+    starved = {"blocks": 60, "max_sequences": 64, "max_tokens": 512, "policy": policy, "rules": PAUSING.get(policy, {})}
     macro, single = serve_both(starved, arrivals, prompts, outputs)
     # SGLang learns from the first retractions how much to keep free.
     assert sum(macro.ledger.preemptions) > (0 if policy == "sglang" else 1000)

@@ -13,7 +13,6 @@ from serving import Deployment, OpenLoop, linear_prices
 from vllm_oracle import Oracle
 from whole_prompts_oracle import WholePromptOracle
 
-from simulator.schedulers import SCHEDULERS
 from simulator.token_gaps import token_gaps
 
 PRICES = linear_prices()
@@ -58,7 +57,7 @@ def compare(policy, arrivals, prompts, outputs, **limits) -> int:
 
 @pytest.mark.parametrize("name", WORKLOADS)
 @pytest.mark.parametrize("block_tokens", [1, 16])
-@pytest.mark.parametrize("policy", SCHEDULERS)
+@pytest.mark.parametrize("policy", ORACLES)
 def test_times_equal_the_oracle(policy, name, block_tokens):
     shape = WORKLOADS[name]
     rng = np.random.default_rng(7)
@@ -80,7 +79,7 @@ def test_times_equal_the_oracle(policy, name, block_tokens):
     st.sampled_from([1, 3, 20]),
     st.sampled_from([20, 100, 1000]),
     st.booleans(),
-    st.sampled_from(sorted(SCHEDULERS)),
+    st.sampled_from(sorted(ORACLES)),
 )
 def test_any_workload(rows, block_tokens, spare, max_sequences, max_tokens, reserve, policy):
     rows = sorted(rows)

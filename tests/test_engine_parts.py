@@ -60,7 +60,9 @@ def test_least_loaded_counts_running_requests_and_waiting_ones():
 def test_every_policy_admits_serves_and_never_overfills(name):
     scheduler = SCHEDULERS[name](Limits(64, 4))
     state = EngineState(12, 16)
-    state.waiting.extend(Request(i, 30 + i) for i in range(6))
+    scheduler.begin(state)
+    for i in range(6):
+        state.waiting.append(Request(i, 30 + i, 60))
     plan = scheduler.plan(state)
     assert plan.chunks
     assert sum(new for _, new in plan.chunks) <= 64

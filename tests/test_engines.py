@@ -8,9 +8,10 @@ import pytest
 
 from benchmarks.phase_times import prices, prompt_ms, token_ms
 from benchmarks.recorded_run import POOLS, read_run, replay
-from hardware.errors import ScenarioError
+from hardware.errors import CapacityError, ScenarioError
 from simulator.build import build_pools
 from simulator.engines import ENGINES
+from simulator.run import run_scenario
 from simulator.scenario import Scenario, resolve_scenario
 from simulator.schedulers import SCHEDULERS
 
@@ -40,7 +41,7 @@ def test_every_engine_names_a_policy_and_builds_with_its_defaults(name):
     assert engine.policy in SCHEDULERS
     stages = [["prefill"], ["decode"]] if engine.one_stage else [["prefill", "decode"]]
     pools = built(*({"engine": name, "stages": each} for each in stages))
-    assert all(pool.parts.blocks > 3000 for pool in pools)
+    assert all(pool.parts.blocks * pool.parts.block_tokens > 48_000 for pool in pools)
     assert all(type(pool.options) is engine.options for pool in pools)
 
 
@@ -112,3 +113,74 @@ def test_what_an_engine_cannot_do_is_one_clear_sentence(pool, words):
         built(pool)
     for word in words:
         assert word in str(caught.value)
+
+
+TRTLLM = {"chip": "h100_sxm", "engine": "trtllm"}
+
+
+def trtllm(**options):
+    (pool,) = built(TRTLLM | {"engine_options": options})
+    return pool
+
+
+def test_tensorrt_llm_has_its_own_defaults():
+    pool = trtllm()
+    assert (pool.options.max_batch_size, pool.options.max_num_tokens) == (2048, 8192)
+    assert (pool.parts.block_tokens, pool.parts.caching, pool.parts.plans_ahead) == (32, True, True)
+    scheduler = pool.parts.scheduler
+    assert (scheduler.capacity, scheduler.chunked, scheduler.prefix_aware) == ("GUARANTEED_NO_EVICT", False, True)
+    assert "gpu_memory_utilization" not in pool.options.model_dump()
+
+
+def test_tensorrt_llm_gives_kv_a_share_of_what_weights_and_activations_leave():
+    most, half = (
+        trtllm(max_batch_size=64, kv_cache_config={"free_gpu_memory_fraction": share}).memory for share in (0.9, 0.45)
+    )
+    assert abs(most.blocks - 2 * half.blocks) <= 1
+    left = most.budget - most.weights - most.activations - most.collectives - most.context
+    assert most.blocks == left // most.block
+    assert most.graphs == 0
+    assert trtllm(max_batch_size=64, kv_cache_config={"max_tokens": 5000}).parts.blocks == 157
+
+
+def test_tensorrt_llm_refuses_prompts_that_no_step_holds_one_by_one():
+    work = {"synthetic": WORK["synthetic"] | {"prompt_tokens": {"kind": "fixed", "value": 1000}}}
+    table = {"model": OPT, "workload": work}
+    for options, completed in (({"max_num_tokens": 999}, 0), ({"max_num_tokens": 1000}, 5)):
+        table["pool"] = [TRTLLM | {"engine_options": options}]
+        summary = run_scenario(resolve_scenario(table, Path("here.toml"), "here.toml")).summary
+        assert summary["completed"] == completed
+    table["pool"][0]["engine_options"] = {"max_num_tokens": 999, "enable_chunked_prefill": True}
+    assert run_scenario(resolve_scenario(table, Path("here.toml"), "here.toml")).summary["completed"] == 5
+
+
+def test_tensorrt_llm_hands_kv_over_from_instances_that_plan_ahead():
+    pools = [TRTLLM | {"name": stage, "stages": [stage]} for stage in ("prefill", "decode")]
+    table = {"model": OPT, "workload": WORK, "pool": pools}
+    summary = run_scenario(resolve_scenario(table, Path("here.toml"), "here.toml")).summary
+    assert (summary["completed"], summary["transfers"]["count"]) == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gpu_memory_utilization": 0.9}, "TensorRT-LLM calls it kv_cache_config.free_gpu_memory_fraction"),
+        ({"block_size": 16}, "TensorRT-LLM calls it kv_cache_config.tokens_per_block"),
+        ({"scheduler_config": {"context_chunking_policy": "FORCE_CHUNK"}}, "only with enable_chunked_prefill"),
+        ({"enable_chunked_prefill": True, "max_num_tokens": 31}, "below tokens_per_block 32"),
+        ({"kv_cache_config": {"free_gpu_memory_fraction": 1.0}}, "less than 1"),
+        ({"batch_wait_timeout_ms": 5}, "batch_wait_timeout_ms"),
+    ],
+)
+def test_options_of_tensorrt_llm_that_cannot_be(options, message):
+    with pytest.raises(ScenarioError, match=message):
+        trtllm(**options)
+
+
+def test_the_longest_sequence_has_tensorrt_llms_name():
+    assert trtllm(max_seq_len=1024).parts.max_tokens == 1024
+
+
+def test_a_sequence_that_does_not_fit_is_reported_in_tensorrt_llms_names():
+    with pytest.raises(CapacityError, match=r"max_seq_len = 1500 .* raise kv_cache_config.free_gpu_memory_fraction"):
+        trtllm(max_seq_len=1500, kv_cache_config={"max_tokens": 1000})

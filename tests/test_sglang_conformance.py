@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import gzip
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
 from benchmarks.conformance_sglang import first_difference
 from benchmarks.sglang_ours import decisions
-
 from hardware.errors import LawError
 from simulator.radix_cache import RadixCache
 from simulator.schedulers import sglang, sglang_order, sglang_retraction
@@ -50,7 +51,7 @@ def test_the_record_has_retractions_evictions_and_full_batches():
     for pair in RECORD:
         log = pair["log"]
         kept += any(row["idle"] for row in log)
-        retracted += any(later["ratio"] > row["ratio"] for row, later in zip(log, log[1:], strict=False) if row["rows"])
+        retracted += any(later["ratio"] > row["ratio"] for row, later in pairwise(log) if later["rows"])
     assert kept > 50
     assert retracted > 10
 

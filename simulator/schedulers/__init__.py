@@ -9,6 +9,7 @@ from simulator.schedulers.reserving import ReservingScheduler
 from simulator.schedulers.sarathi import SarathiScheduler
 from simulator.schedulers.sglang import SglangScheduler
 from simulator.schedulers.state import EngineState, Limits, Plan, Scheduler
+from simulator.schedulers.trtllm import TrtllmScheduler
 from simulator.schedulers.vllm import VllmScheduler
 from simulator.schedulers.whole_prompts import WholePromptScheduler
 
@@ -22,6 +23,7 @@ __all__ = [
     "Plan",
     "Scheduler",
     "SglangScheduler",
+    "TrtllmScheduler",
     "VllmScheduler",
     "WholePromptScheduler",
 ]
@@ -29,6 +31,10 @@ __all__ = [
 
 def _vllm(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the policy checks them
     return VllmScheduler(limits.max_tokens, limits.max_sequences, limits.chunked, **rules)
+
+
+def _trtllm(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the policy checks them
+    return TrtllmScheduler(limits.max_tokens, limits.max_sequences, limits.chunked, **rules)
 
 
 def _vllm_v0(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the policy checks them
@@ -65,6 +71,7 @@ def _static(limits: Limits) -> Scheduler:
 SCHEDULERS: Mapping[str, Callable[..., Scheduler]] = MappingProxyType(
     {
         "vllm": _vllm,
+        "trtllm": _trtllm,
         "vllm_v0": _vllm_v0,
         "distserve": _distserve,
         "splitwise": _splitwise,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from heapq import heapify, heappop, heappush
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
     from simulator.request import Request
 
-__all__ = ["ArrivalQueue", "CountedQueue", "PriorityQueue", "Queue"]
+__all__ = ["ArrivalQueue", "CountedQueue", "PriorityQueue", "Queue", "TurnQueue"]
 
 
 class Queue(Protocol):
@@ -151,3 +152,74 @@ class PriorityQueue:
 
     def __getitem__(self, place: int, /) -> Request:
         return (sorted(self._heap) if place else self._heap)[place][-1]
+
+
+class TurnQueue:
+    """Requests that fetch their KV first, then the others, each in the order they came; who is back keeps its turn.
+
+    Attributes
+    ----------
+    fetches
+        Requests whose KV is on another instance.
+    prompts
+        The others.
+    tokens
+        Sum of the requests' tokens.
+    """
+
+    def __init__(self) -> None:
+        self.fetches: deque[Request] = deque()
+        self.prompts: deque[Request] = deque()
+        self.tokens = self._turns = 0
+
+    def would_lead(self, request: Request, /) -> bool:
+        """Tell whether a request would be the first one of its kind, if it came now."""
+        return not self._own(request)
+
+    def append(self, request: Request, /) -> None:
+        """Add a request that has come."""
+        self._turns += 1
+        request.turn = self._turns
+        self.tokens += request.tokens
+        self._own(request).append(request)
+
+    def appendleft(self, request: Request, /) -> None:
+        """Add a request that is back, in its turn."""
+        self.tokens += request.tokens
+        own = self._own(request)
+        place = next((place for place, other in enumerate(own) if other.turn > request.turn), len(own))
+        own.insert(place, request)
+
+    def popleft(self) -> Request:
+        """Take the first request out."""
+        request = (self.fetches or self.prompts).popleft()
+        self.tokens -= request.tokens
+        return request
+
+    def remove(self, request: Request, /) -> None:
+        """Take a request out."""
+        own = self._own(request)
+        if own[0] is request:
+            own.popleft()
+        else:
+            own.remove(request)
+        self.tokens -= request.tokens
+
+    def clear(self) -> None:
+        """Take all requests out."""
+        self.fetches.clear()
+        self.prompts.clear()
+        self.tokens = 0
+
+    def _own(self, request: Request) -> deque[Request]:
+        return self.fetches if request.remote else self.prompts
+
+    def __len__(self) -> int:
+        return len(self.fetches) + len(self.prompts)
+
+    def __iter__(self) -> Iterator[Request]:
+        return chain(self.fetches, self.prompts)
+
+    def __getitem__(self, place: int, /) -> Request:
+        fetches = len(self.fetches)
+        return self.fetches[place] if place < fetches else self.prompts[place - fetches]

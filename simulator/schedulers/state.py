@@ -11,34 +11,15 @@ from simulator.host_store import HostStore
 from simulator.kvcache import BlockPool
 from simulator.prefix_cache import PrefixCache
 from simulator.request import Request  # noqa: TC001 - the same
+from simulator.schedulers.limits import Limits
 from simulator.schedulers.queue import ArrivalQueue, CountedQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulator.radix_cache import RadixCache
     from simulator.schedulers.queue import Queue
 
 __all__ = ["EngineState", "Limits", "Plan", "Scheduler"]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What every engine's options allow a step to hold.
-
-    Attributes
-    ----------
-    max_tokens
-        Token budget of a step.
-    max_sequences
-        Running requests.
-    chunked
-        Prompts may be cut to what is left of the budget.
-    """
-
-    max_tokens: int
-    max_sequences: int
-    chunked: bool = True
 
 
 class EngineState:
@@ -56,6 +37,12 @@ class EngineState:
         See :class:`simulator.prefix_cache.PrefixCache`.
     host_blocks
         Blocks of host memory that keep what requests leave behind.
+    longest
+        Longest sequence that is served.
+    answers
+        Sequences decode here; else they leave with their first token.
+    ahead
+        Each step is planned while the one before runs.
 
     Attributes
     ----------
@@ -85,6 +72,8 @@ class EngineState:
         Sequences that produce a token in every step.
     context_sum
         Tokens in the caches of the decoding sequences.
+    promised
+        Blocks of the decoding sequences once they are as long as they may get, shared ones for each of them.
     recomputed
         Tokens computed, or to be computed, once more because of preemptions.
     preemptions
@@ -108,6 +97,8 @@ class EngineState:
     """
 
     __slots__ = (
+        "ahead",
+        "answers",
         "cache",
         "context_sum",
         "decodes",
@@ -119,10 +110,12 @@ class EngineState:
         "host",
         "host_hits",
         "loading",
+        "longest",
         "memory",
         "pool",
         "preemptions",
         "prefilling",
+        "promised",
         "queried",
         "ready",
         "recomputed",
@@ -135,7 +128,7 @@ class EngineState:
         "wasted",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what policies may have to know, all named
         self,
         blocks: int,
         block_tokens: int,
@@ -143,7 +136,11 @@ class EngineState:
         caching: bool = False,
         blank_first: bool = True,
         host_blocks: int = 0,
+        longest: int = 1 << 30,
+        answers: bool = True,
+        ahead: bool = False,
     ) -> None:
+        self.longest, self.answers, self.ahead = longest, answers, ahead
         self.step = 0
         self.waiting: Queue = ArrivalQueue()
         self.loading = 0
@@ -155,10 +152,10 @@ class EngineState:
         self.held: dict[int, Request] = {}
         self.ending: dict[int, Request] = {}
         self.memory: Any = None
-        self.decodes = 0
+        self.decodes = self.promised = 0
         self.context_sum = 0
         self.recomputed = self.preemptions = 0
-        self.cache: PrefixCache | RadixCache | None = None
+        self.cache: PrefixCache | None = None
         if caching:
             self.cache = PrefixCache(blocks, block_tokens, blank_first=blank_first)
         self.pool = BlockPool(blocks, block_tokens) if self.cache is None else self.cache
@@ -172,6 +169,7 @@ class EngineState:
         request.anchor = request.computed - self.step
         self.decodes += 1
         self.context_sum += request.computed
+        self.promised += self.most_blocks(request)
         self.pool.join(request.anchor)
 
     def leave_decode(self, request: Request) -> None:
@@ -180,7 +178,13 @@ class EngineState:
         request.computed = request.anchor + self.step
         self.decodes -= 1
         self.context_sum -= request.computed
+        self.promised -= self.most_blocks(request)
         self.pool.leave(request.anchor)
+
+    def most_blocks(self, request: Request) -> int:
+        """Return the blocks of a request once it is as long as it may get here."""
+        longest = min(request.longest, self.longest) if self.answers else request.tokens + 1
+        return self.pool.blocks_for(longest)
 
     def hold(self, request: Request) -> None:
         """Let a decoding request stand still in the next step."""
@@ -214,6 +218,13 @@ class EngineState:
             self.cache.release(request)
         else:
             self.pool.give(self.pool.blocks_for(request.computed))
+
+    def give_unused(self, blocks: int) -> None:
+        """Give back blocks of a request into which it has computed nothing yet."""
+        self.pool.give(blocks)
+        if self.cache is not None and blocks and not self.cache.blank_first:
+            self.cache.blank -= blocks
+            self.cache.queue_blanks(blocks)
 
     def abandon(self, request: Request) -> None:
         """Give back the blocks of a request for all its tokens; only what it found here holds anything."""

@@ -212,7 +212,7 @@ class VllmScheduler:
                     tokens = max(tokens, state.host.find(request) * pool.block_tokens)
         # A block that is here but that nobody uses is a free one less, like a new one.
         blocks = pool.blocks_for(tokens) - here + idle
-        if request.remote and self.loan_reserves:
+        if request.remote and self.loan_reserves and (state.prefilling or chunks):
             blocks += _still_needed(state, chunks)
         if self.watermark and state.running:
             # Of all blocks, the one vLLM keeps as a placeholder among them.

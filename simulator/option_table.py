@@ -1,4 +1,4 @@
-"""The options of any engine, read by the type that its name says."""
+"""The options of whichever engine a pool names."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from simulator.engine_options import (
     VllmV0Options,
 )
 from simulator.sglang_options import SglangOptions
+from simulator.trtllm_options import TrtllmOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,11 +41,12 @@ def _tag(table: object) -> str:
 AnyOptions: TypeAlias = Annotated[
     Annotated[VllmOptions, Tag("VllmOptions")]
     | Annotated[VllmV0Options, Tag("VllmV0Options")]
+    | Annotated[SglangOptions, Tag("SglangOptions")]
+    | Annotated[TrtllmOptions, Tag("TrtllmOptions")]
     | Annotated[DistserveOptions, Tag("DistserveOptions")]
     | Annotated[SplitwiseOptions, Tag("SplitwiseOptions")]
     | Annotated[SarathiOptions, Tag("SarathiOptions")]
     | Annotated[PromptFirstOptions, Tag("PromptFirstOptions")]
-    | Annotated[BatchOptions, Tag("BatchOptions")]
-    | Annotated[SglangOptions, Tag("SglangOptions")],
+    | Annotated[BatchOptions, Tag("BatchOptions")],
     Discriminator(_tag),
 ]
