@@ -53,7 +53,7 @@ def test_the_record_has_retractions_evictions_and_full_batches():
         kept += any(row["idle"] for row in log)
         retracted += any(later["ratio"] > row["ratio"] for row, later in pairwise(log) if later["rows"])
     assert kept > 50
-    assert retracted > 10
+    assert retracted > 5
 
 
 #: Every rule by name: what takes it away.

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, cast
 from simulator.radix_cache import RadixCache
 from simulator.schedulers.reserve import NewTokenRatio
 from simulator.schedulers.sglang_admission import Admission
-from simulator.schedulers.sglang_memory import Line, Memory
+from simulator.schedulers.sglang_line import Line
+from simulator.schedulers.sglang_memory import Memory
 from simulator.schedulers.sglang_order import arrange
 from simulator.schedulers.sglang_retraction import make_room, outranked, push_out, room_to_decode
 from simulator.schedulers.state import Plan

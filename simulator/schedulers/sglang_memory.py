@@ -1,4 +1,4 @@
-"""What SGLang's policy remembers from step to step, and the queue its requests wait in."""
+"""What SGLang's policy remembers from step to step."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
-from simulator.schedulers.queue import ArrivalQueue
+from simulator.radix_cache import RadixCache  # noqa: TC001 - looked up where this is compiled
+from simulator.radix_node import Node  # noqa: TC001 - the same
+from simulator.request import Request  # noqa: TC001 - the same
 from simulator.schedulers.reserve import CLIP_TOKENS, NewTokenRatio, Reserve
 
 if TYPE_CHECKING:
-    from simulator.radix_cache import RadixCache
-    from simulator.radix_node import Node
-    from simulator.request import Request
     from simulator.schedulers.state import EngineState
 
-__all__ = ["Line", "Memory", "Seat"]
+__all__ = ["Memory", "Seat"]
 
 
 @dataclass(slots=True)
@@ -54,31 +53,6 @@ class Seat:
     node: Node | None = None
     found: int = 0
     offered: int = 0
-
-
-class Line(ArrivalQueue):
-    """Requests that wait, in the order in which the last step that looked at them left them."""
-
-    def __init__(self, memory: Memory) -> None:
-        super().__init__()
-        self._memory = memory
-
-    def would_lead(self, request: Request, /) -> bool:
-        """Tell whether a request that came now could be admitted before a running one leaves."""
-        del request
-        return self._memory.shrunk or not self._memory.full
-
-    def append(self, request: Request, /) -> None:
-        """Add a request, who is back among the new ones: everybody joins the end."""
-        self._memory.enter(request)
-        super().append(request)
-
-    appendleft = append
-
-    def reorder(self, requests: list[Request]) -> None:
-        """Let the requests wait in another order."""
-        self.clear()
-        self.extend(requests)
 
 
 @dataclass(slots=True)

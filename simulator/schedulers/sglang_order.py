@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from simulator.radix_cache import RadixCache
     from simulator.radix_node import Node
     from simulator.request import Request
-    from simulator.schedulers.sglang_memory import Line, Memory
+    from simulator.schedulers.sglang_line import Line
+    from simulator.schedulers.sglang_memory import Memory
 
 __all__ = ["ORDERS", "arrange"]
 
