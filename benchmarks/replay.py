@@ -1,6 +1,6 @@
 """Replay 25,000 requests with servesim and with Dynamo's native replay, turn about in one run.
 
-``python -m benchmarks.replay [--rounds N] [--only a|b|c]`` prints CPU seconds, their ratio, peak memory and the
+``python -m benchmarks.replay [--rounds N] [--only a|b|c|d|e]`` prints CPU seconds, their ratio, peak memory and the
 events of the simulation. Each measurement is a process of its own; both programs read the same trace file. What
 is timed is the replay: for servesim reading the trace, loading the kernel tables, compiling prices, simulating,
 checking the laws and computing every metric; for Dynamo the one native call. Imports are counted for neither.
@@ -41,13 +41,22 @@ class Case:
     rate_per_s: float
     instances: int
     decoding: int = 0
+    engine: str = "vllm"
+    caching: bool = False
 
     def __str__(self) -> str:
         split = f", {self.decoding} of them decoding" if self.decoding else ""
-        return f"({self.name}) {self.rate_per_s:g}/s over {self.instances} instance(s){split}"
+        engine = f", {self.engine}{' with its prefix cache' * self.caching}" if self.engine != "vllm" else ""
+        return f"({self.name}) {self.rate_per_s:g}/s over {self.instances} instance(s){split}{engine}"
 
 
-CASES = (Case("a", 5.0, 1), Case("b", 40.0, 8), Case("c", 40.0, 8, decoding=4))
+CASES = (
+    Case("a", 5.0, 1),
+    Case("b", 40.0, 8),
+    Case("c", 40.0, 8, decoding=4),
+    Case("d", 40.0, 8, engine="sglang", caching=True),
+    Case("e", 40.0, 8, engine="sglang"),
+)
 
 
 def write_trace(path: Path, case: Case, requests: int) -> None:
@@ -80,6 +89,8 @@ def run_servesim(trace: str, case: Case) -> dict[str, float]:
         prefill, decode = ({"name": stage, "stages": [stage]} | pool for stage in ("prefill", "decode"))
         changes = {"workload.trace": trace}
         changes["pool"] = [prefill | {"replicas": case.instances - case.decoding}, decode | {"replicas": case.decoding}]
+    if case.engine == "sglang":
+        changes |= {"pool.0.engine": "sglang", "pool.0.engine_options": {"disable_radix_cache": not case.caching}}
     started = time.process_time()
     summary = run_scenario(load_scenario(Path(__file__).parent / "replay.toml", changes)).summary
     cpu_s = time.process_time() - started
@@ -95,7 +106,16 @@ def run_dynamo(trace: str, case: Case) -> dict[str, float]:
     from dynamo._core import run_mocker_trace_replay  # noqa: PLC0415 - the peer is optional
 
     # Twice as fast without prefix caching and with its default block size; servesim runs with blocks of 16.
-    engine = {"enable_prefix_caching": False, "max_num_seqs": 1024, "block_size": 64, "num_gpu_blocks": 24_000}
+    engine: dict[str, Any] = {
+        "enable_prefix_caching": False,
+        "max_num_seqs": 1024,
+        "block_size": 64,
+        "num_gpu_blocks": 24_000,
+    }
+    if case.engine == "sglang":
+        # Pages of one token, as many as servesim has.
+        engine |= {"backend": "sglang", "block_size": 1, "num_gpu_blocks": 1_500_000}
+        engine["enable_prefix_caching"] = case.caching
     workers: dict[str, Any] = {"extra_engine_args": {"engine": engine}, "num_workers": case.instances}
     if case.decoding:
         workers = {

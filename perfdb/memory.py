@@ -49,6 +49,9 @@ class MemoryBudget:
         Tokens of one KV block.
     graphs
         CUDA graphs captured.
+    static
+        The share is of what is free before the model is loaded, and for weights and KV alone
+        (``mem_fraction_static``): activations and graphs have the rest.
     of_free
         ``utilization`` is the share of what weights and activations leave that KV blocks take; graphs are captured
         in the rest.
@@ -59,6 +62,7 @@ class MemoryBudget:
     step_sequences: int
     block_tokens: int
     graphs: int
+    static: bool = False
     of_free: bool = False
 
 
@@ -113,6 +117,10 @@ def _divide(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) 
     graphs = budget.graphs * layers * GRAPH_BYTES_PER_LAYER
     kv_heads = max(1, model.kv_heads // layout.tensor)
     block = 2 * layers * kv_heads * model.head_dim * model.kv_element_bytes * budget.block_tokens
+    if budget.static:
+        # Measured when the process and its communicators are there already.
+        allowed = int((seen - CONTEXT_BYTES - collectives) * budget.utilization)
+        return MemoryPlan(allowed, weights, 0, 0, 0, 0, block, (allowed - weights) // block)
     taken = weights + activations + collectives + CONTEXT_BYTES + graphs
     allowed = int(seen * budget.utilization)
     if budget.of_free:

@@ -148,11 +148,13 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     chip, engine = load_chip(pool.chip), ENGINES[pool.engine]
     layout = Layout(pool.tensor_parallel, pool.pipeline_parallel)
     _check_layout(name, model, layout)
-    longest = _asked_tokens(model, pool.engine_options)
-    options = engine.filled(pool.engine_options, chip, longest, name)
+    asked = _asked_tokens(model, pool.engine_options)
+    options = engine.filled(pool.engine_options, chip, asked, name, layout)
     plan = options.plan(prefills=pool.prefills)
     memory = plan_memory(model, layout, chip, engine.memory_budget(plan))
     blocks = (pool.limits.kv_blocks or min(memory.blocks, plan.most_blocks or memory.blocks)) - engine.reserved_blocks
+    options = options.fitted(blocks * plan.block_tokens, asked)
+    plan = options.plan(prefills=pool.prefills)
     max_tokens = _max_tokens(name, model, options, plan, blocks)
     if not plan.limits.chunked and pool.prefills:
         _check_budget(name, plan, max_tokens)
@@ -166,8 +168,8 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         prices=costs.prices,
         blocks=blocks,
         block_tokens=plan.block_tokens,
-        max_tokens=max_tokens,
-        max_prompt=plan.max_prompt or max_tokens,
+        max_tokens=max_tokens - plan.unused_tokens,
+        max_prompt=plan.max_prompt or max_tokens - plan.unused_tokens,
         replicas=pool.replicas,
         prefills=pool.prefills,
         decodes=pool.decodes,

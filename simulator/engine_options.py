@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hardware.catalogue import Chip
+    from perfdb.layout import Layout
 
 __all__ = [
     "BatchOptions",
@@ -49,12 +50,16 @@ class EnginePlan:
         Each step is planned when the one before begins.
     host_gib
         Host memory that keeps KV for an instance, GiB.
+    static
+        ``utilization`` is of weights and KV alone.
     of_free
         ``utilization`` is the share of what is free beside weights and activations.
     most_blocks
         KV blocks, however many more there is room for.
     max_prompt
         Longest prompt served; None for any that leaves room for an answer.
+    unused_tokens
+        How much shorter than the context, and than the KV cache, the longest request is.
     """
 
     limits: Limits
@@ -64,9 +69,11 @@ class EnginePlan:
     rules: Mapping[str, Any] = field(default_factory=dict)
     plans_ahead: bool = False
     host_gib: float = 0.0
+    static: bool = False
     of_free: bool = False
     most_blocks: int | None = None
     max_prompt: int | None = None
+    unused_tokens: int = 0
 
 
 class EngineOptions(Strict):
@@ -103,9 +110,14 @@ class EngineOptions(Strict):
         """Whether blocks keep what they hold for requests that begin alike."""
         return False
 
-    def filled(self, chip: Chip, longest: int) -> Self:
-        """Return the options with the defaults that depend on the chip and on the longest sequence filled in."""
-        del chip, longest
+    def filled(self, chip: Chip, longest: int, layout: Layout | None = None) -> Self:
+        """Return the options with the defaults filled in that depend on the chips and on the longest sequence."""
+        del chip, longest, layout
+        return self
+
+    def fitted(self, room: int, longest: int) -> Self:
+        """Return filled options with the defaults filled in that depend on the tokens of the KV cache."""
+        del room, longest
         return self
 
     @abstractmethod
@@ -215,9 +227,9 @@ class VllmV0Options(EngineOptions):
         _holds_every_sequence(self.max_num_batched_tokens, self.max_num_seqs)
         return self
 
-    def filled(self, chip: Chip, longest: int) -> VllmV0Options:
+    def filled(self, chip: Chip, longest: int, layout: Layout | None = None) -> VllmV0Options:
         """Return the options with a token budget for the longest prompt."""
-        del chip
+        del chip, layout
         tokens = self.max_num_batched_tokens or max(2048, longest, self.max_num_seqs)
         return self.model_copy(update={"max_num_batched_tokens": tokens})
 
@@ -318,9 +330,9 @@ class PromptFirstOptions(EngineOptions):
     max_num_seqs: int = Field(default=128, gt=0)
     max_paddings: int | None = Field(default=None, ge=0)
 
-    def filled(self, chip: Chip, longest: int) -> PromptFirstOptions:
+    def filled(self, chip: Chip, longest: int, layout: Layout | None = None) -> PromptFirstOptions:
         """Return the options with a token budget for the longest prompt."""
-        del chip
+        del chip, layout
         return self.model_copy(update={"max_num_batched_tokens": self.max_num_batched_tokens or longest})
 
     def plan(self, *, prefills: bool) -> EnginePlan:
@@ -343,9 +355,9 @@ class BatchOptions(EngineOptions):
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     max_batch_size: int = Field(default=16, gt=0)
 
-    def filled(self, chip: Chip, longest: int) -> BatchOptions:
+    def filled(self, chip: Chip, longest: int, layout: Layout | None = None) -> BatchOptions:
         """Return the options with the longest sequence, by which a full batch of prompts is bounded."""
-        del chip
+        del chip, layout
         return self.model_copy(update={"max_model_len": longest}) if self.max_model_len is None else self
 
     def plan(self, *, prefills: bool) -> EnginePlan:

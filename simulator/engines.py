@@ -29,6 +29,7 @@ from simulator.live import live_instances
 from simulator.live_options import core_options
 from simulator.option_table import OptionTable
 from simulator.schedulers import SCHEDULERS
+from simulator.sglang_options import SglangOptions
 from simulator.trtllm_options import TrtllmOptions
 from simulator.vllm_eras import ERAS, LATEST, era_of
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from hardware.catalogue import Chip
     from perfdb.eager import EagerKernels
+    from perfdb.layout import Layout
     from perfdb.sources import SourceChain
     from simulator.schedulers import Scheduler
     from simulator.vllm_eras import Era
@@ -74,6 +76,8 @@ class Engine:
         It captures CUDA graphs of its decode steps.
     one_stage
         An instance computes prompts or decodes, never both.
+    both_stages
+        An instance computes prompts and decodes: others of it are not simulated.
     message_ns
         Time of the host per step, sequence and chip, where several chips are each sent what to compute.
     kernels
@@ -91,6 +95,7 @@ class Engine:
     reserved_blocks: int = 0
     graphs: bool = False
     one_stage: bool = False
+    both_stages: bool = False
     message_ns: int = 0
     kernels: EagerKernels | None = None
     era: Era | None = None
@@ -102,8 +107,8 @@ class Engine:
             return Instance
         return live_instances(core_options(options, blocks))
 
-    def filled(self, options: EngineOptions, chip: Chip, longest: int, pool: str) -> EngineOptions:
-        """Return a pool's options with the defaults of the release, of the chip and of the longest sequence filled in.
+    def filled(self, options: EngineOptions, chip: Chip, longest: int, pool: str, layout: Layout) -> EngineOptions:
+        """Return a pool's options with the defaults of the release, the chips and the longest sequence filled in.
 
         Raises
         ------
@@ -112,7 +117,7 @@ class Engine:
         """
         if self.era is not None and isinstance(options, VllmOptions):
             return self.era.filled(options, chip, pool)
-        return options.filled(chip, longest)
+        return options.filled(chip, longest, layout)
 
     def scheduler(self, plan: EnginePlan) -> Scheduler:
         """Return the policy within its limits."""
@@ -143,6 +148,7 @@ class Engine:
             step_sequences=sequences,
             block_tokens=plan.block_tokens,
             graphs=_captured_graphs(sequences) if self.graphs else 0,
+            static=plan.static,
             of_free=plan.of_free,
         )
 
@@ -177,8 +183,12 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
         "vllm": _vllm(LATEST),
         **{f"vllm@0.{minor}": _vllm(minor) for minor in range(ERAS[0].since, LATEST + 1)},
+        # Host time as vLLM's, which overlaps it with the kernels in the same way (docs/decisions/019-sglang.md).
+        "sglang": Engine(
+            "sglang", "sglang", SglangOptions, HostTime(step_ns=600_000, sequence_ns=20_000), both_stages=True
+        ),
         "trtllm": Engine("trtllm", "trtllm", TrtllmOptions, HostTime(step_ns=400_000, sequence_ns=20_000)),
-        "vllm-live": replace(_vllm(LATEST), live=True),
+        "vllm-live": replace(_vllm(LATEST), live=True, both_stages=True),
         "vllm@0.2": Engine(
             "vllm",
             "vllm_v0",

@@ -83,8 +83,7 @@ class Instance:
         # Plans the next step when one begins, as an engine does that schedules asynchronously; or nobody does.
         self._ahead = Lookahead(self.scheduler, self.state) if parts.plans_ahead else None
         self._standstill = Standstill(ledger.pauses)
-        self.held = 0
-        self.started_ns, self.ended_ns = env.now, -1
+        self.held, self.started_ns, self.ended_ns = 0, env.now, -1
         env.process(self.serve())
 
     def submit(self, request: Request) -> None:
@@ -235,7 +234,7 @@ class Instance:
             self.watcher.reserved(self.number, request)
         for request in plan.fetches:
             self._fetch(request)
-        self._joined = plan.joined
+        self._joined = [*plan.joined, *plan.spare] if plan.spare else plan.joined
         for request in plan.joined:
             self._schedule_finish(request, request.tokens - self.ledger.prompt_tokens[request.index])
 
@@ -287,17 +286,16 @@ class Instance:
         else:
             self.log.add((start, end_ns - start, steps, decodes, context, 0, 0, 0, 0, 0, 0))
         if takes_blocks:
-            if state.pool.taken_until > state.step:
-                state.pool.take_until(state.step, state.step + steps)
-            else:
-                state.pool.take(state.pool.needed(state.step, steps))
+            state.pool.take_rest(state.step, steps)
         state.step += steps
         state.context_sum += decodes * steps
 
     def _end_stalls(self, now_ns: int) -> None:
-        """Let the first token appear here of sequences that came from another instance."""
+        """Let the first token appear here of sequences that came from another instance, or one nobody gets."""
         for request in self._joined:
-            self.ledger.note_gap(request.stalled_ns, now_ns)
+            if request.stalled_ns >= 0:
+                self.ledger.note_gap(request.stalled_ns, now_ns)
+            self.state.wasted += request.stalled_ns < 0
             request.stalled_ns = -1
         self._joined = ()
 
@@ -394,3 +392,5 @@ class Instance:
             produced = request.tokens > self.ledger.prompt_tokens[request.index]
             if produced and request.stalled_ns < 0:
                 request.stalled_ns = self._standstill.last_token_ns(request.index, self.env.now)
+            elif not produced:  # Its first token, if it was computed, was lost.
+                self.ledger.first_token_ns[request.index] = -1

@@ -85,12 +85,23 @@ class BlockPool:
             part += sum(growth[: end - self.block_tokens])
         return rounds * self.sequences + part
 
+    def take_run(self, step: int, steps: int) -> None:
+        """Take the blocks of ``steps`` steps from step counter ``step``."""
+        self.take(self.needed(step, steps))
+
     def take_until(self, step: int, end: int) -> None:
         """Take the blocks of the steps from step counter ``step`` to ``end``, but for those taken this way before."""
         start = max(step, self.taken_until)
         if end > start:
-            self.take(self.needed(start, end - start))
+            self.take_run(start, end - start)
             self.taken_until = end
+
+    def take_rest(self, step: int, steps: int) -> None:
+        """Take the blocks of a run of steps that is over, but for those that :meth:`take_until` took meanwhile."""
+        if self.taken_until > step:
+            self.take_until(step, step + steps)
+        else:
+            self.take_run(step, steps)
 
     def lasting(self, step: int, spare: int = 0) -> int:
         """Return a number of steps from step counter ``step`` for which the free blocks surely suffice.

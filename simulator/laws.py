@@ -64,7 +64,8 @@ def _tokens(cluster: Cluster) -> None:
     produced = sum(int((t["decodes"] * t["steps"] + t["completed"]).sum()) for t in tables)
     finished = ledger.column("finish_ns") >= 0
     wanted = int(ledger.column("output_tokens")[finished].sum()) + cluster.lost_output_tokens
-    _equal("tokens produced = output tokens + those of requests lost later", produced, wanted)
+    wanted += sum(instance.state.wasted for instance in cluster.instances)
+    _equal("tokens produced = output tokens + those of requests lost later + those nobody got", produced, wanted)
     computed = sum(int(t["tokens"].sum()) for t in tables)
     prompts = int(ledger.column("prompt_tokens")[finished].sum())
     states = [instance.state for instance in cluster.instances]

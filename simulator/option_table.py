@@ -16,6 +16,7 @@ from simulator.engine_options import (
     VllmOptions,
     VllmV0Options,
 )
+from simulator.sglang_options import SglangOptions
 from simulator.trtllm_options import TrtllmOptions
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def _tag(table: object) -> str:
 AnyOptions: TypeAlias = Annotated[
     Annotated[VllmOptions, Tag("VllmOptions")]
     | Annotated[VllmV0Options, Tag("VllmV0Options")]
+    | Annotated[SglangOptions, Tag("SglangOptions")]
     | Annotated[TrtllmOptions, Tag("TrtllmOptions")]
     | Annotated[DistserveOptions, Tag("DistserveOptions")]
     | Annotated[SplitwiseOptions, Tag("SplitwiseOptions")]

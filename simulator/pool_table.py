@@ -116,9 +116,10 @@ class Pool(Strict):
     def _one_stage(self) -> Self:
         if ENGINES[self.engine].one_stage and self.serves_both:
             raise ValueError(f"engine {self.engine!r} serves one stage; expected ['prefill'] or ['decode'] as stages")
-        if ENGINES[self.engine].live and not self.serves_both:
+        if ENGINES[self.engine].both_stages and not self.serves_both:
             raise ValueError(
-                f"engine {self.engine!r} hands no KV over; expected ['prefill', 'decode'] as stages, or engine 'vllm'"
+                f"found stages {list(self.stages)}; of engine {self.engine!r} only instances with both stages are "
+                "simulated; expected ['prefill', 'decode'], or engine 'vllm' for pools of one stage"
             )
         return self
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from simulator.schedulers.plan import Limits, Plan, Scheduler
 from simulator.schedulers.reserving import ReservingScheduler
 from simulator.schedulers.sarathi import SarathiScheduler
+from simulator.schedulers.sglang import SglangScheduler
 from simulator.schedulers.state import EngineState
 from simulator.schedulers.trtllm import TrtllmScheduler
 from simulator.schedulers.vllm import VllmScheduler
@@ -22,6 +23,7 @@ __all__ = [
     "Limits",
     "Plan",
     "Scheduler",
+    "SglangScheduler",
     "TrtllmScheduler",
     "VllmScheduler",
     "WholePromptScheduler",
@@ -38,6 +40,10 @@ def _trtllm(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the po
 
 def _vllm_v0(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the policy checks them
     return WholePromptScheduler(limits.max_tokens, limits.max_sequences, **rules)
+
+
+def _sglang(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the policy checks them
+    return SglangScheduler(limits.max_tokens if limits.chunked else 0, limits.max_sequences, **rules)
 
 
 def _distserve(limits: Limits) -> Scheduler:
@@ -73,5 +79,6 @@ SCHEDULERS: Mapping[str, Callable[..., Scheduler]] = MappingProxyType(
         "sarathi": _sarathi,
         "orca": _orca,
         "static": _static,
+        "sglang": _sglang,
     }
 )

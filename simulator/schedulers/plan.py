@@ -55,6 +55,8 @@ class Plan:
         Requests that decode from this step on after standing still, or whose KV was fetched; among ``decodes``.
     held
         Decoding requests that stand still in this step, for want of budget; not among ``decodes``.
+    spare
+        Requests that have all their tokens and decode once more, for nothing; among ``decodes`` of this one step.
     """
 
     chunks: list[tuple[Request, int]]
@@ -65,6 +67,7 @@ class Plan:
     fetches: Sequence[Request] = ()
     joined: Sequence[Request] = ()
     held: Sequence[Request] = ()
+    spare: Sequence[Request] = ()
 
     def sums(self) -> tuple[int, int, int, int, int]:
         """Return of the chunks: tokens, how many complete a prompt, pairs of tokens, doubled, ends, and squares."""

@@ -13,6 +13,8 @@ from simulator.request import Request  # noqa: TC001 - the same
 from simulator.schedulers.queue import ArrivalQueue, CountedQueue
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from simulator.schedulers.queue import Queue
 
 __all__ = ["EngineState"]
@@ -88,6 +90,10 @@ class EngineState:
         Tokens of requests that came too late for the next plan.
     plans_ahead
         The tokens that the last step produced are not known when the next one is planned.
+    wasted
+        Tokens that were produced, but that nobody got.
+    settles
+        What a policy does that itself lets those go who have all their tokens; None for others.
     """
 
     __slots__ = (
@@ -116,9 +122,11 @@ class EngineState:
         "recomputed",
         "reused",
         "running",
+        "settles",
         "step",
         "unseen_tokens",
         "waiting",
+        "wasted",
     )
 
     def __init__(  # noqa: PLR0913 - what policies may have to know, all named
@@ -148,12 +156,15 @@ class EngineState:
         self.decodes = self.promised = 0
         self.context_sum = 0
         self.recomputed = self.preemptions = 0
-        self.cache = PrefixCache(blocks, block_tokens, blank_first=blank_first) if caching else None
+        self.cache: PrefixCache | None = None
+        if caching:
+            self.cache = PrefixCache(blocks, block_tokens, blank_first=blank_first)
         self.pool = BlockPool(blocks, block_tokens) if self.cache is None else self.cache
         self.host = HostStore(host_blocks, block_tokens) if host_blocks else None
         self.queried = self.hits = self.host_hits = self.reused = 0
-        self.unseen_tokens = 0
+        self.unseen_tokens = self.wasted = 0
         self.plans_ahead = False
+        self.settles: Callable[[EngineState], None] | None = None
 
     def join_decode(self, request: Request) -> None:
         """Count a request whose prompt is computed among the decoding ones."""
@@ -197,7 +208,10 @@ class EngineState:
         return held
 
     def let_go(self) -> None:
-        """Let those go that have all their tokens."""
+        """Let those go that have all their tokens, or the policy, if it wants to."""
+        if self.settles is not None:
+            self.settles(self)
+            return
         for index, request in self.ending.items():
             del self.running[index]
             self.release(request)

@@ -1,0 +1,245 @@
+"""SGLang's continuous batching: prompts first and alone, room kept for answers, retraction where that is not enough.
+
+Order of decisions as in SGLang 0.5.23 (``managers/scheduler.py``, ``schedule_policy.py``, ``schedule_batch.py``). A
+step computes prompts, whole or one of them cut to the budget, or one token of every running request. A request is
+admitted if its prompt, what it may produce and a share of what the others may still produce have room; if one was
+refused for want of room, nobody is looked at before a running request leaves. If the next tokens do not fit, requests
+are put back into the queue, those with the fewest tokens produced first.
+
+With overlap scheduling a step is planned while the one before runs: the tokens of that one are not known yet, prompts
+it computes are not in the tree, and requests that end in it decode once more, unless they are known to have all they
+may. Requests that were retracted meanwhile lose the token under way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from simulator.radix_cache import RadixCache
+from simulator.schedulers.plan import Plan
+from simulator.schedulers.reserve import NewTokenRatio
+from simulator.schedulers.sglang_admission import Admission
+from simulator.schedulers.sglang_line import Line
+from simulator.schedulers.sglang_memory import Memory
+from simulator.schedulers.sglang_order import arrange
+from simulator.schedulers.sglang_retraction import make_room, outranked, push_out, room_to_decode
+
+if TYPE_CHECKING:
+    from simulator.prefix_cache import PrefixCache
+    from simulator.request import Request
+    from simulator.schedulers.state import EngineState
+
+__all__ = ["SglangScheduler"]
+
+
+@dataclass(frozen=True, slots=True)
+class SglangScheduler:
+    """The policy and its limits.
+
+    Attributes
+    ----------
+    chunk_tokens
+        Tokens of a step that computes prompts, to which one of them is cut; 0 if prompts are not cut
+        (``chunked_prefill_size``).
+    max_sequences
+        Running requests (``max_running_requests``).
+    max_prefill_tokens
+        Tokens of a step after which no other prompt joins.
+    max_prompts
+        Prompts of a step; 0 for no bound (``prefill_max_requests``).
+    schedule_policy
+        How the queue is sorted, a key of :data:`simulator.schedulers.sglang_order.ORDERS`.
+    conservativeness
+        Factor of the share that is kept for answers (``schedule_conservativeness``).
+    mixed
+        Running requests decode in steps that compute prompts (``enable_mixed_chunk``).
+    overlap
+        Steps are planned while the one before runs; off with ``disable_overlap_schedule``.
+    interval, interval_batch
+        Steps of decoding after one that computes prompts, while so many requests run
+        (``prefill_decode_interval``, ``prefill_decode_interval_min_bs``).
+    ranked, preempts, threshold
+        Requests have priorities (``enable_priority_scheduling``), and those less urgent by more than ``threshold``
+        make room for others where too many run (unless ``disable_priority_preemption``;
+        ``priority_scheduling_preemption_threshold``).
+    retracts_by_priority
+        The least urgent are retracted first (``retraction_policy``).
+    ignore_eos
+        Requests produce all they may, as those do that are sent with ``ignore_eos``.
+    longest
+        The model's context.
+    """
+
+    chunk_tokens: int
+    max_sequences: int
+    max_prefill_tokens: int = 16384
+    max_prompts: int = 0
+    schedule_policy: str = "fcfs"
+    conservativeness: float = 1.0
+    mixed: bool = False
+    overlap: bool = False
+    interval: int = 0
+    interval_batch: int = 0
+    ranked: bool = False
+    preempts: bool = False
+    threshold: int = 10
+    retracts_by_priority: bool = False
+    ignore_eos: bool = False
+    longest: int = 1 << 30
+
+    def begin(self, state: EngineState) -> None:
+        """Prepare a new instance; see :class:`simulator.schedulers.plan.Scheduler`."""
+        caching = state.cache is not None
+        pool = RadixCache(state.pool.blocks, state.pool.block_tokens, keeps=caching)
+        state.pool = pool
+        # It answers what the engine asks of either cache; without a tree, what is known of a request is its length.
+        state.cache = cast("PrefixCache", pool) if caching else None
+        # An answer as long as the cache allows would never be admitted where all answers are planned to their ends.
+        room = pool.blocks * pool.block_tokens - (self.ignore_eos and not caching)
+        memory = Memory(pool, NewTokenRatio(self.conservativeness), room, min(self.longest, room) - 1)
+        state.memory, state.waiting = memory, Line(memory)
+        state.settles = memory.settle if self.overlap else memory.wait_for_plan
+
+    def plan(self, state: EngineState) -> Plan:
+        """Return the next plan; see :class:`simulator.schedulers.plan.Scheduler`."""
+        memory: Memory = state.memory
+        memory.turn_over(state, knows=not self.overlap)
+        plan = Plan([], 0, 1, [])
+        if not (memory.reserve.size or state.waiting or memory.chunked):
+            if not memory.last_kind:
+                memory.ratio.reset(state.step)
+            return plan
+        defers = self._defers(state, memory)
+        if defers or not self._prefill(state, memory, plan):
+            self._decode(state, memory, plan)
+            if defers and not plan.decodes:
+                memory.deferred_until -= 1
+        return plan
+
+    def _defers(self, state: EngineState, memory: Memory) -> bool:
+        """Tell whether decoding goes before prompts in this step."""
+        running = memory.reserve.size
+        if state.step >= memory.deferred_until:
+            return False
+        if not running or running < self.interval_batch:
+            memory.deferred_until = state.step
+            return False
+        return True
+
+    # --- steps that compute prompts ------------------------------------------------------------------
+
+    def _prefill(self, state: EngineState, memory: Memory, plan: Plan) -> bool:
+        """Fill in a step that computes prompts; tell whether there is one."""
+        running, pool = memory.reserve.size, memory.pool
+        if self.preempts or not running:
+            memory.full = False
+        if memory.chunked is None:
+            if memory.full or not state.waiting:
+                return False
+            if running >= self.max_sequences and not self.preempts:
+                memory.full = True
+                return False
+        line = state.waiting
+        assert isinstance(line, Line)  # noqa: S101 - given at the beginning
+        arrange(self.schedule_policy, memory, pool, line, ranked=self.ranked)
+        chosen = Admission(self, state, memory, pool, running if self.mixed and self.chunk_tokens else 0)
+        if memory.chunked is not None:
+            chosen.go_on(memory.chunked)
+        preempted = self._offer_all(state, memory, chosen, plan)
+        if chosen.chosen:
+            self._compute(state, memory, chosen, plan)
+        for request in preempted:
+            line.append(request)
+        memory.processed += sum(new for _, new in plan.chunks) + (plan.decodes if plan.chunks else 0)
+        return bool(chosen.chosen)
+
+    def _offer_all(self, state: EngineState, memory: Memory, chosen: Admission, plan: Plan) -> list[Request]:
+        """Offer the waiting requests in order until one does not fit; return those that were preempted for them."""
+        preempted: list[Request] = []
+        if (chosen.chosen or chosen.taken) and chosen.spent():
+            return preempted
+        for request in state.waiting:
+            running = memory.reserve.size
+            if len(chosen.chosen) >= self.max_sequences - running:
+                memory.full = True
+            if memory.full:
+                victims = outranked(self, state, memory, chosen, request) if self.preempts else []
+                if not victims:
+                    break
+                preempted += push_out(state, memory, chosen, victims, plan)
+            verdict = chosen.offer(request)
+            if verdict == "no token":
+                memory.full = bool(chosen.chosen) or memory.reserve.size > 0
+            if verdict != "go on":
+                break
+        return preempted
+
+    def _compute(self, state: EngineState, memory: Memory, chosen: Admission, plan: Plan) -> None:
+        """Let a step compute what was chosen, and let the running requests decode in it if they may."""
+        pool, chunks, running = memory.pool, chosen.chosen, memory.reserve.size
+        going_on = memory.chunked is not None and chunks[0][0] is memory.chunked
+        for _ in range(len(chunks) - going_on):
+            state.waiting.popleft()
+        memory.chunked = chosen.cut
+        tokens = sum(new for _, new in chunks)
+        # SGLang makes room for a page more of every prompt than it needs.
+        pool.evict(tokens if pool.block_tokens == 1 else -(-tokens // pool.block_tokens) + len(chunks))
+        for request, new in chunks:
+            state.running[request.index] = request
+            pool.take(pool.blocks_for(request.computed + new) - pool.blocks_for(request.computed))
+        plan.chunks, memory.batch, memory.kind = chunks, [request for request, _ in chunks], "prefill"
+        if self.mixed and self.chunk_tokens and running and self._mix(state, memory, plan):
+            memory.kind = "mixed"
+            memory.ratio.pause()
+        memory.deferred_until = state.step + (memory.kind == "mixed") + self.interval
+
+    def _mix(self, state: EngineState, memory: Memory, plan: Plan) -> bool:
+        """Let the running requests decode beside prompts, if their tokens fit; else they stand still."""
+        if memory.ends_known(state):
+            memory.full = False
+        spare = memory.spare_rows(state) if self.overlap else []
+        if not room_to_decode(state, memory, spare):
+            return False
+        memory.decode_once_more(state, spare)
+        if not state.decodes:
+            return False
+        plan.spare, plan.decodes = spare, state.decodes
+        memory.pool.take_run(state.step, 1)
+        return True
+
+    # --- steps that decode ---------------------------------------------------------------------------
+
+    def _decode(self, state: EngineState, memory: Memory, plan: Plan) -> None:
+        """Let every running request compute a token, for as many steps as nobody else can join."""
+        if not state.ending:
+            steps = self._lasting(state, memory)
+            if steps > 1:
+                plan.decodes, plan.steps, memory.kind = state.decodes, steps, "decode"
+                return
+        known = self.overlap and memory.ends_known(state)
+        spare = memory.spare_rows(state) if self.overlap else []
+        if known:
+            memory.full = False
+        if not state.decodes and not spare:
+            return
+        if not room_to_decode(state, memory, spare):
+            if known:
+                # Those that end give their room back before the next step.
+                return
+            spare = make_room(self, state, memory, plan, spare)
+            if not state.decodes and not spare:
+                return
+        memory.decode_once_more(state, spare)
+        plan.spare, plan.decodes, memory.kind = spare, state.decodes, "decode"
+        if not (spare or plan.preempted):
+            plan.steps = max(1, self._lasting(state, memory))
+        if plan.steps == 1:
+            memory.pool.take_run(state.step, 1)
+
+    def _lasting(self, state: EngineState, memory: Memory) -> int:
+        """Return the steps for which nothing changes if nobody comes and nobody ends; 1 or less if not even one."""
+        steps = state.pool.lasting(state.step)
+        if memory.chunked is not None or (state.waiting and not (memory.full and not self.preempts)):
+            steps = min(steps, memory.deferred_until - state.step)
+        return steps

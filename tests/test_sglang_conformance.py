@@ -1,0 +1,114 @@
+"""Every decision of SGLang's own scheduler, as recorded, is ours; and the record notices when a rule is missing.
+
+Recorded by ``python -m benchmarks.conformance_sglang --small --cases 140 --write tests/golden/sglang-steps.json.gz``
+with SGLang 0.5.23.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from benchmarks.conformance_sglang import first_difference
+from benchmarks.sglang_ours import decisions
+from hardware.errors import LawError
+from simulator.radix_cache import RadixCache
+from simulator.schedulers import sglang, sglang_order, sglang_retraction
+from simulator.schedulers.reserve import NewTokenRatio
+from simulator.schedulers.sglang import SglangScheduler
+from simulator.schedulers.sglang_admission import Admission
+from simulator.schedulers.sglang_memory import Memory
+
+RECORD = json.loads(gzip.decompress((Path(__file__).parent / "golden" / "sglang-steps.json.gz").read_bytes()))
+
+
+def notices() -> bool:
+    """Tell whether a decision differs in a recorded case, or none can be made at all."""
+    for pair in RECORD:
+        try:
+            if first_difference(decisions(pair["case"]), pair["log"]) is not None:
+                return True
+        except (ArithmeticError, LookupError, LawError, AttributeError, TypeError):
+            # A policy without one of its rules may ask for what is not there.
+            return True
+    return False
+
+
+def test_every_recorded_decision_is_ours():
+    steps = 0
+    for number, pair in enumerate(RECORD):
+        assert first_difference(decisions(pair["case"]), pair["log"]) is None, f"case {number}"
+        steps += len(pair["log"])
+    assert steps > 10_000
+
+
+def test_the_record_has_retractions_evictions_and_full_batches():
+    kept = retracted = 0
+    for pair in RECORD:
+        log = pair["log"]
+        kept += any(row["idle"] for row in log)
+        retracted += any(later["ratio"] > row["ratio"] for row, later in pairwise(log) if later["rows"])
+    assert kept > 50
+    assert retracted > 5
+
+
+#: Every rule by name: what takes it away.
+RULES = {
+    "prompts go before decoding": (SglangScheduler, "_prefill", lambda *_: False),
+    "a full batch is not looked at again": (
+        Memory,
+        "turn_over",
+        lambda self, state, *, knows, old=Memory.turn_over: (
+            old(self, state, knows=knows),
+            setattr(self, "full", False),
+        ),
+    ),
+    "the ratio falls": (NewTokenRatio, "at", lambda self, _step: self._value),
+    "the ratio rises after retractions": (NewTokenRatio, "raise_to", lambda *_: None),
+    "the ratio begins anew when idle": (NewTokenRatio, "reset", lambda *_: None),
+    "mixed steps do not count for the ratio": (NewTokenRatio, "pause", lambda *_: None),
+    "answers are reserved": (Memory, "total_left", lambda *_: 0),
+    "tokens under way are not known": (Memory, "lag", lambda *_: 0),
+    "rows that end unknown decode once more": (Memory, "spare_rows", lambda *_: []),
+    "rows that end at their limit are left out": (Memory, "spare_rows", lambda _, state: list(state.ending.values())),
+    "chunks enter the tree": (RadixCache, "checkpoint", lambda *_: None),
+    "finished requests enter the tree": (
+        RadixCache,
+        "retire",
+        lambda self, request, tokens, _prompt: (setattr(request, "computed", tokens), self.release(request)),
+    ),
+    "nodes are cut at the end of the prompt": (
+        RadixCache,
+        "_enter",
+        lambda self, request, tokens, _prompt, old, enter=RadixCache._enter: enter(self, request, tokens, 0, old),
+    ),
+    "a look makes a node young": (RadixCache, "_look_at", lambda *_: None),
+    "prompts wait for the budget": (Admission, "spent", lambda *_: False),
+    "what a request finds is not free": (RadixCache, "evictable", lambda *_: 0),
+    "those with the fewest tokens are retracted first": (Memory, "left", lambda *_: 0),
+    "room is made for those that stay": (sglang_retraction, "_SPARE_TOKENS", 0),
+    "the share after a retraction counts produced tokens": (sglang_retraction, "_share", lambda *_: 1.0),
+    "the queue is sorted": (sglang, "arrange", lambda *_, **__: None),
+    "waiting prompts are looked at now and then": (sglang_order, "_refresh", lambda *_: None),
+    "prompts that begin alike wait for one of them": (sglang_order, "_shared", lambda *_: 0),
+    "the most urgent push others out": (sglang, "outranked", lambda *_: []),
+    "decoding goes first for some steps": (SglangScheduler, "_defers", lambda *_: False),
+    "running requests decode beside prompts": (SglangScheduler, "_mix", lambda *_: False),
+    "answers that are known are planned to their ends": (
+        Admission,
+        "_offer_whole",
+        lambda self, request, seat, missing: self._commit(request, seat, request.tokens - missing, self.pool.root),
+    ),
+    "shorter prompts find room beside a chunk": (Admission, "_limit", lambda *_: 1 << 60),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_record_notices_a_missing_rule(rule, monkeypatch):
+    owner, name, replacement = RULES[rule]
+    monkeypatch.setattr(owner, name, replacement)
+    assert notices()
