@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--also", type=int, nargs="*", default=[], help="seeds of more cases")
     parser.add_argument("--small", action="store_true", help="cases of few steps")
-    parser.add_argument("--write", type=Path, help="write the cases and SGLang's decisions to this file (.json.gz)")
+    parser.add_argument("--write", type=Path, help="write the cases and SGLang's decisions to this file, zipped")
     arguments = parser.parse_args()
     seeds = [*range(arguments.seed, arguments.seed + arguments.cases), *arguments.also]
     cases = [random_case(seed, small=arguments.small) for seed in seeds]

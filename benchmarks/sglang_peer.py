@@ -107,20 +107,7 @@ class Results(SchedulerBatchResultProcessor):
 def scheduler_of(case: Case) -> Scheduler:
     """Return a scheduler that has all its passes over a queue read."""
     rules, page, room = case["rules"], case["page"], case["pages"] * case["page"]
-    rows = ReqToTokenPool(case["running"], case["context"] + 96, "cpu", enable_memory_saver=False)
-    if page == 1:
-        pages = TokenToKVPoolAllocator(room, torch.float16, "cpu", MagicMock(), need_sort=False)
-    else:
-        pages = PagedTokenToKVPoolAllocator(room, page, torch.float16, "cpu", MagicMock(), need_sort=False)
-    tree = UnifiedRadixCache(
-        CacheInitParams(
-            disable=not case["caching"],
-            req_to_token_pool=rows,
-            token_to_kv_pool_allocator=pages,
-            page_size=page,
-            tree_components=(ComponentType.FULL,),
-        )
-    )
+    rows, pages, tree = _memory(case)
     model = MagicMock(is_encoder_decoder=False, vocab_size=32000, context_len=case["context"], is_multimodal=False)
     beams = MagicMock(pending_member_rows=lambda _batch: 0, commit_decode=lambda _batch: set())
     runner = MagicMock(attn_backend=object(), prefill_aware_swa=False)
@@ -180,6 +167,26 @@ def scheduler_of(case: Case) -> Scheduler:
     )
     found.batch_result_processor = _results(found)
     return found
+
+
+def _memory(case: Case) -> tuple[ReqToTokenPool, TokenToKVPoolAllocator, UnifiedRadixCache]:
+    """Return the rows of requests, the pages of their tokens, and the tree of those that are kept."""
+    page, room = case["page"], case["pages"] * case["page"]
+    rows = ReqToTokenPool(case["running"], case["context"] + 96, "cpu", enable_memory_saver=False)
+    if page == 1:
+        pages = TokenToKVPoolAllocator(room, torch.float16, "cpu", MagicMock(), need_sort=False)
+    else:
+        pages = PagedTokenToKVPoolAllocator(room, page, torch.float16, "cpu", MagicMock(), need_sort=False)
+    tree = UnifiedRadixCache(
+        CacheInitParams(
+            disable=not case["caching"],
+            req_to_token_pool=rows,
+            token_to_kv_pool_allocator=pages,
+            page_size=page,
+            tree_components=(ComponentType.FULL,),
+        )
+    )
+    return rows, pages, tree
 
 
 def _results(scheduler: Scheduler) -> Results:

@@ -392,5 +392,5 @@ class Instance:
             produced = request.tokens > self.ledger.prompt_tokens[request.index]
             if produced and request.stalled_ns < 0:
                 request.stalled_ns = self._standstill.last_token_ns(request.index, self.env.now)
-            elif not produced:  # Its first token, if it was computed, was lost.
+            elif not produced and self.ledger.finish_ns[request.index] < 0:  # Its first token was lost, if it had one.
                 self.ledger.first_token_ns[request.index] = -1

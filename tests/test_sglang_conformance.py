@@ -1,6 +1,6 @@
 """Every decision of SGLang's own scheduler, as recorded, is ours; and the record notices when a rule is missing.
 
-Recorded by ``python -m benchmarks.conformance_sglang --small --cases 140 --write tests/golden/sglang-steps.json.gz``
+Recorded by ``python -m benchmarks.conformance_sglang --small --cases 140 --write tests/golden/sglang-steps.decisions``
 with SGLang 0.5.23.
 """
 
@@ -23,7 +23,7 @@ from simulator.schedulers.sglang import SglangScheduler
 from simulator.schedulers.sglang_admission import Admission
 from simulator.schedulers.sglang_memory import Memory
 
-RECORD = json.loads(gzip.decompress((Path(__file__).parent / "golden" / "sglang-steps.json.gz").read_bytes()))
+RECORD = json.loads(gzip.decompress((Path(__file__).parent / "golden" / "sglang-steps.decisions").read_bytes()))
 
 
 def notices() -> bool:
