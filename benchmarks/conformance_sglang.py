@@ -9,8 +9,8 @@ that could be evicted, and the ratio by which answers are reserved.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
+import lzma
 import subprocess
 import sys
 from pathlib import Path
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--also", type=int, nargs="*", default=[], help="seeds of more cases")
     parser.add_argument("--small", action="store_true", help="cases of few steps")
-    parser.add_argument("--write", type=Path, help="write the cases and SGLang's decisions to this file, zipped")
+    parser.add_argument("--write", type=Path, help="write the cases and SGLang's decisions to this file (.json.xz)")
     arguments = parser.parse_args()
     seeds = [*range(arguments.seed, arguments.seed + arguments.cases), *arguments.also]
     cases = [random_case(seed, small=arguments.small) for seed in seeds]
@@ -174,7 +174,7 @@ def main() -> None:
     if arguments.write:
         pairs = [{"case": case, "log": log} for case, log in zip(cases, logs, strict=True)]
         text = json.dumps(pairs, separators=(",", ":")).encode()
-        arguments.write.write_bytes(gzip.compress(text, mtime=0))
+        arguments.write.write_bytes(lzma.compress(text, preset=9))
 
 
 if __name__ == "__main__":

@@ -107,71 +107,6 @@ class Results(SchedulerBatchResultProcessor):
 def scheduler_of(case: Case) -> Scheduler:
     """Return a scheduler that has all its passes over a queue read."""
     rules, page, room = case["rules"], case["page"], case["pages"] * case["page"]
-    rows, pages, tree = _memory(case)
-    model = MagicMock(is_encoder_decoder=False, vocab_size=32000, context_len=case["context"], is_multimodal=False)
-    beams = MagicMock(pending_member_rows=lambda _batch: 0, commit_decode=lambda _batch: set())
-    runner = MagicMock(attn_backend=object(), prefill_aware_swa=False)
-    chunk = rules["chunk"] or None
-    found = Patient.__new__(Patient)
-    found.__dict__.update(
-        req_to_token_pool=rows,
-        token_to_kv_pool_allocator=pages,
-        tree_cache=tree,
-        page_size=page,
-        max_running_requests=case["running"],
-        max_prefill_tokens=rules["max_prefill_tokens"],
-        chunked_prefill_size=chunk,
-        is_mixed_chunk=chunk is not None and rules["mixed"],
-        max_total_num_tokens=room,
-        max_req_len=min(case["context"], room) - 1,
-        kv_shard_widening=1,
-        enable_priority_scheduling=rules["ranked"],
-        schedule_low_priority_values_first=True,
-        enable_priority_preemption=rules["preempts"],
-        priority_scheduling_preemption_threshold=rules["threshold"],
-        policy=SchedulePolicy(
-            rules["policy"],
-            tree,
-            enable_hierarchical_cache=False,
-            enable_priority_scheduling=rules["ranked"],
-            schedule_low_priority_values_first=True,
-        ),
-        new_token_ratio_tracker=NewTokenRatioTracker.from_config(),
-        prefill_decode_interval=rules["interval"],
-        prefill_decode_interval_min_bs=rules["interval_batch"],
-        running_batch=ScheduleBatch(reqs=[], batch_is_full=False),
-        waiting_queue=[],
-        result_queue=deque(),
-        enable_overlap=rules["overlap"],
-        enable_skip_finishing_decode=rules["overlap"],
-        model_config=model,
-        beam_coordinator=beams,
-        tp_worker=MagicMock(model_runner=runner),
-        spec_algorithm=SpeculativeAlgorithm.NONE,
-        disaggregation_mode=DisaggregationMode.NULL,
-        device="cpu",
-        dp_attn_adapter=MagicMock(
-            maybe_prepare_mlp_sync_batch=lambda batch, need_sync=None: batch,  # noqa: ARG005 - SGLang's name
-            maybe_convert_decode_to_extend=lambda batch: batch,
-        ),
-        ngram_embedding_manager=MagicMock(prepare_for_forward=lambda batch, chunked_req=None: batch),  # noqa: ARG005
-        grammar_manager=MagicMock(has_waiting_grammars=lambda: False),
-        load_inquirer=MagicMock(_get_num_pending_tokens=lambda **_kwargs: 0),
-        metrics_reporter=MagicMock(enable_metrics=False),
-        future_map=MagicMock(),
-        **dict.fromkeys(_OFF, False),
-        **dict.fromkeys(_ABSENT),
-        **dict.fromkeys(
-            ("_prefill_decode_interval_remaining", "max_prefill_bs", "processed_tokens_counter", "forward_ct"), 0
-        ),
-    )
-    found.batch_result_processor = _results(found)
-    return found
-
-
-def _memory(case: Case) -> tuple[ReqToTokenPool, TokenToKVPoolAllocator, UnifiedRadixCache]:
-    """Return the rows of requests, the pages of their tokens, and the tree of those that are kept."""
-    page, room = case["page"], case["pages"] * case["page"]
     rows = ReqToTokenPool(case["running"], case["context"] + 96, "cpu", enable_memory_saver=False)
     if page == 1:
         pages = TokenToKVPoolAllocator(room, torch.float16, "cpu", MagicMock(), need_sort=False)
@@ -186,7 +121,79 @@ def _memory(case: Case) -> tuple[ReqToTokenPool, TokenToKVPoolAllocator, Unified
             tree_components=(ComponentType.FULL,),
         )
     )
-    return rows, pages, tree
+    found = Patient.__new__(Patient)
+    found.__dict__.update(
+        req_to_token_pool=rows,
+        token_to_kv_pool_allocator=pages,
+        tree_cache=tree,
+        page_size=page,
+        max_running_requests=case["running"],
+        max_total_num_tokens=room,
+        max_req_len=min(case["context"], room) - 1,
+        kv_shard_widening=1,
+        **_told(rules, tree),
+        **_blank(case["context"]),
+        **dict.fromkeys(_OFF, False),
+        **dict.fromkeys(_ABSENT),
+    )
+    found.batch_result_processor = _results(found)
+    return found
+
+
+def _told(rules: dict[str, Any], tree: UnifiedRadixCache) -> dict[str, Any]:
+    """Return what the rules of a case say."""
+    chunk = rules["chunk"] or None
+    return {
+        "max_prefill_tokens": rules["max_prefill_tokens"],
+        "chunked_prefill_size": chunk,
+        "is_mixed_chunk": chunk is not None and rules["mixed"],
+        "enable_priority_scheduling": rules["ranked"],
+        "schedule_low_priority_values_first": True,
+        "enable_priority_preemption": rules["preempts"],
+        "priority_scheduling_preemption_threshold": rules["threshold"],
+        "policy": SchedulePolicy(
+            rules["policy"],
+            tree,
+            enable_hierarchical_cache=False,
+            enable_priority_scheduling=rules["ranked"],
+            schedule_low_priority_values_first=True,
+        ),
+        "prefill_decode_interval": rules["interval"],
+        "prefill_decode_interval_min_bs": rules["interval_batch"],
+        "enable_overlap": rules["overlap"],
+        "enable_skip_finishing_decode": rules["overlap"],
+    }
+
+
+def _blank(context: int) -> dict[str, Any]:
+    """Return what a new scheduler has, and what stands for parts that are not here."""
+    beams = MagicMock(pending_member_rows=lambda _batch: 0, commit_decode=lambda _batch: set())
+    runner = MagicMock(attn_backend=object(), prefill_aware_swa=False)
+    return {
+        "new_token_ratio_tracker": NewTokenRatioTracker.from_config(),
+        "running_batch": ScheduleBatch(reqs=[], batch_is_full=False),
+        "waiting_queue": [],
+        "result_queue": deque(),
+        "_prefill_decode_interval_remaining": 0,
+        "max_prefill_bs": 0,
+        "processed_tokens_counter": 0,
+        "forward_ct": 0,
+        "model_config": MagicMock(is_encoder_decoder=False, vocab_size=32000, context_len=context, is_multimodal=False),
+        "beam_coordinator": beams,
+        "tp_worker": MagicMock(model_runner=runner),
+        "spec_algorithm": SpeculativeAlgorithm.NONE,
+        "disaggregation_mode": DisaggregationMode.NULL,
+        "device": "cpu",
+        "dp_attn_adapter": MagicMock(
+            maybe_prepare_mlp_sync_batch=lambda batch, need_sync=None: batch,  # noqa: ARG005 - SGLang's name
+            maybe_convert_decode_to_extend=lambda batch: batch,
+        ),
+        "ngram_embedding_manager": MagicMock(prepare_for_forward=lambda batch, chunked_req=None: batch),  # noqa: ARG005
+        "grammar_manager": MagicMock(has_waiting_grammars=lambda: False),
+        "load_inquirer": MagicMock(_get_num_pending_tokens=lambda **_kwargs: 0),
+        "metrics_reporter": MagicMock(enable_metrics=False),
+        "future_map": MagicMock(),
+    }
 
 
 def _results(scheduler: Scheduler) -> Results:

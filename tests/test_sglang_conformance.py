@@ -1,13 +1,13 @@
 """Every decision of SGLang's own scheduler, as recorded, is ours; and the record notices when a rule is missing.
 
-Recorded by ``python -m benchmarks.conformance_sglang --small --cases 140 --write tests/golden/sglang-steps.decisions``
+Recorded by ``python -m benchmarks.conformance_sglang --small --cases 140 --write tests/golden/sglang-steps.json.xz``
 with SGLang 0.5.23.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from simulator.schedulers.sglang import SglangScheduler
 from simulator.schedulers.sglang_admission import Admission
 from simulator.schedulers.sglang_memory import Memory
 
-RECORD = json.loads(gzip.decompress((Path(__file__).parent / "golden" / "sglang-steps.decisions").read_bytes()))
+RECORD = json.loads(lzma.decompress((Path(__file__).parent / "golden" / "sglang-steps.json.xz").read_bytes()))
 
 
 def notices() -> bool:
