@@ -238,7 +238,7 @@ class EngineState:
 
     def known_tokens(self, request: Request, computed: int, *, scheduled: bool) -> int:
         """Return how many tokens of a request that decoded, ``computed`` of them in the cache, are known to a plan."""
-        if not self.plans_ahead:
+        if not self.plans_ahead or (self.cache is not None and not self.cache.shows_growth):
             return computed + scheduled
         # What a step under way computed as a decode is known, what it produced is not.
         decoded = computed - request.tokens
