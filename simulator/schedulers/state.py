@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from simulator.host_store import HostStore
 from simulator.kvcache import BlockPool
 from simulator.prefix_cache import PrefixCache
+from simulator.radix_cache import RadixCache  # noqa: TC001 - looked up where this is compiled
 from simulator.request import Request  # noqa: TC001 - the same
 from simulator.schedulers.limits import Limits
 from simulator.schedulers.queue import ArrivalQueue, CountedQueue
@@ -155,7 +156,7 @@ class EngineState:
         self.decodes = self.promised = 0
         self.context_sum = 0
         self.recomputed = self.preemptions = 0
-        self.cache: PrefixCache | None = None
+        self.cache: PrefixCache | RadixCache | None = None
         if caching:
             self.cache = PrefixCache(blocks, block_tokens, blank_first=blank_first)
         self.pool = BlockPool(blocks, block_tokens) if self.cache is None else self.cache
@@ -222,7 +223,7 @@ class EngineState:
     def give_unused(self, blocks: int) -> None:
         """Give back blocks of a request into which it has computed nothing yet."""
         self.pool.give(blocks)
-        if self.cache is not None and blocks and not self.cache.blank_first:
+        if isinstance(self.cache, PrefixCache) and blocks and not self.cache.blank_first:
             self.cache.blank -= blocks
             self.cache.queue_blanks(blocks)
 
