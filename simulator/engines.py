@@ -107,7 +107,9 @@ class Engine:
             return Instance
         return live_instances(core_options(options, blocks))
 
-    def filled(self, options: EngineOptions, chip: Chip, longest: int, pool: str, layout: Layout) -> EngineOptions:
+    def filled(
+        self, options: EngineOptions, chip: Chip, longest: int, pool: str, layout: Layout | None = None
+    ) -> EngineOptions:
         """Return a pool's options with the defaults of the release, the chips and the longest sequence filled in.
 
         Raises

@@ -14,16 +14,13 @@ the spans of a prompt.
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from hardware.errors import LawError
 from simulator.kvcache import BlockPool
 from simulator.radix_node import Node, Text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from simulator.request import Request
 
 __all__ = ["RadixCache"]
@@ -46,10 +43,6 @@ class RadixCache(BlockPool):
     """
 
     __slots__ = ("_last", "_leaves", "_look", "_root", "_serial", "blank", "keeps")
-
-    #: What is being written is found once it is whole: nothing grows that others could look for.
-    shows_growth: ClassVar[bool] = False
-    growing: ClassVar[Mapping[int, Request]] = MappingProxyType({})
 
     def __init__(self, blocks: int, block_tokens: int, *, keeps: bool = True) -> None:
         super().__init__(blocks, block_tokens)

@@ -14,6 +14,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from simulator.prefix_cache import PrefixCache
 from simulator.schedulers.chunking import Context
 from simulator.schedulers.preemption import preempt
 
@@ -59,7 +60,7 @@ class Fitting:
 
     def defers(self, state: EngineState, request: Request, promised: set[tuple[int, int]]) -> bool:
         """Tell whether a prompt waits, for its first missing block is ``promised``; else promise that block."""
-        if not (self.reuses and (request.prefix or request.named) and state.cache is not None):
+        if not (self.reuses and (request.prefix or request.named) and isinstance(state.cache, PrefixCache)):
             return False
         missing = state.cache.first_missing(request)
         if missing is None:
@@ -73,7 +74,7 @@ class Fitting:
     def lacks_any(self, state: EngineState, request: Request) -> bool:
         """Tell whether a full block of a prompt is not here, where that counts."""
         cache, full = state.cache, request.tokens // state.pool.block_tokens
-        if not self.reuses or cache is None:
+        if not (self.reuses and isinstance(cache, PrefixCache)):
             return False
         if request.prefix and not request.epoch and request.prefix_ends[-1] // state.pool.block_tokens >= full:
             return cache.first_missing(request) is not None
@@ -82,7 +83,7 @@ class Fitting:
     def promises(self, state: EngineState) -> set[tuple[int, int]]:
         """Return the first missing blocks of prompts that are being computed chunk by chunk."""
         promised: set[tuple[int, int]] = set()
-        if self.reuses and state.cache is not None:
+        if self.reuses and isinstance(state.cache, PrefixCache):
             for request in state.prefilling.values():
                 if (missing := state.cache.first_missing(request)) is not None:
                     promised.add(missing)

@@ -14,7 +14,7 @@ may. Requests that were retracted meanwhile lose the token under way.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from simulator.radix_cache import RadixCache
 from simulator.schedulers.plan import Plan
@@ -26,7 +26,6 @@ from simulator.schedulers.sglang_order import arrange
 from simulator.schedulers.sglang_retraction import make_room, outranked, push_out, room_to_decode
 
 if TYPE_CHECKING:
-    from simulator.prefix_cache import PrefixCache
     from simulator.request import Request
     from simulator.schedulers.state import EngineState
 
@@ -94,7 +93,7 @@ class SglangScheduler:
         pool = RadixCache(state.pool.blocks, state.pool.block_tokens, keeps=caching)
         state.pool = pool
         # It answers what the engine asks of either cache; without a tree, what is known of a request is its length.
-        state.cache = cast("PrefixCache", pool) if caching else None
+        state.cache = pool if caching else None
         # An answer as long as the cache allows would never be admitted where all answers are planned to their ends.
         room = pool.blocks * pool.block_tokens - (self.ignore_eos and not caching)
         memory = Memory(pool, NewTokenRatio(self.conservativeness), room, min(self.longest, room) - 1)

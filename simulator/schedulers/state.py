@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from simulator.host_store import HostStore
 from simulator.kvcache import BlockPool
 from simulator.prefix_cache import PrefixCache
+from simulator.radix_cache import RadixCache  # noqa: TC001 - looked up where this is compiled
 from simulator.request import Request  # noqa: TC001 - the same
 from simulator.schedulers.queue import ArrivalQueue, CountedQueue
 
@@ -156,7 +157,7 @@ class EngineState:
         self.decodes = self.promised = 0
         self.context_sum = 0
         self.recomputed = self.preemptions = 0
-        self.cache: PrefixCache | None = None
+        self.cache: PrefixCache | RadixCache | None = None
         if caching:
             self.cache = PrefixCache(blocks, block_tokens, blank_first=blank_first)
         self.pool = BlockPool(blocks, block_tokens) if self.cache is None else self.cache
@@ -166,6 +167,12 @@ class EngineState:
         self.plans_ahead = False
         self.settles: Callable[[EngineState], None] | None = None
 
+    @property
+    def showing(self) -> PrefixCache | None:
+        """The cache, if it lets what a request writes be found while it grows."""
+        cache = self.cache
+        return cache if isinstance(cache, PrefixCache) and cache.shows_growth else None
+
     def join_decode(self, request: Request) -> None:
         """Count a request whose prompt is computed among the decoding ones."""
         request.anchor = request.computed - self.step
@@ -173,8 +180,8 @@ class EngineState:
         self.context_sum += request.computed
         self.promised += self.most_blocks(request)
         self.pool.join(request.anchor)
-        if request.named and self.cache is not None and self.cache.shows_growth:
-            self.cache.growing[request.own_content] = request
+        if request.named and (cache := self.showing) is not None:
+            cache.growing[request.own_content] = request
 
     def leave_decode(self, request: Request) -> None:
         """Take a request out of the decoding ones; ``computed`` becomes its tokens in the cache."""
@@ -184,9 +191,9 @@ class EngineState:
         self.context_sum -= request.computed
         self.promised -= self.most_blocks(request)
         self.pool.leave(request.anchor)
-        if request.named and self.cache is not None and self.cache.shows_growth:
-            del self.cache.growing[request.own_content]
-            self.cache.register(request, self.known_tokens(request, request.computed, scheduled=False))
+        if request.named and (cache := self.showing) is not None:
+            del cache.growing[request.own_content]
+            cache.register(request, self.known_tokens(request, request.computed, scheduled=False))
 
     def most_blocks(self, request: Request) -> int:
         """Return the blocks of a request once it is as long as it may get here."""
@@ -224,21 +231,23 @@ class EngineState:
         """
         if self.host is not None:
             self.host.store(request)
-        if self.cache is not None:
+        if isinstance(self.cache, PrefixCache):
             self.cache.release(request, known)
+        elif self.cache is not None:
+            self.cache.release(request)
         else:
             self.pool.give(self.pool.blocks_for(request.computed))
 
     def give_unused(self, blocks: int) -> None:
         """Give back blocks of a request into which it has computed nothing yet."""
         self.pool.give(blocks)
-        if self.cache is not None and blocks and not self.cache.blank_first:
+        if isinstance(self.cache, PrefixCache) and blocks and not self.cache.blank_first:
             self.cache.blank -= blocks
             self.cache.queue_blanks(blocks)
 
     def known_tokens(self, request: Request, computed: int, *, scheduled: bool) -> int:
         """Return how many tokens of a request that decoded, ``computed`` of them in the cache, are known to a plan."""
-        if not self.plans_ahead or (self.cache is not None and not self.cache.shows_growth):
+        if not self.plans_ahead or (self.cache is not None and self.showing is None):
             return computed + scheduled
         # What a step under way computed as a decode is known, what it produced is not.
         decoded = computed - request.tokens
@@ -297,15 +306,15 @@ class EngineState:
 
     def catch_up(self, request: Request, begun: int) -> None:
         """Let a request find what others decode here, ``begun`` steps among it that the state does not count yet."""
-        if self.cache is not None and self.cache.growing:
+        if (cache := self.showing) is not None and cache.growing:
             step = self.step + max(0, begun - 1)
-            self.cache.catch_up(request, lambda r: self.known_tokens(r, r.anchor + step, scheduled=begun > 0))
+            cache.catch_up(request, lambda r: self.known_tokens(r, r.anchor + step, scheduled=begun > 0))
 
     def go_first(self, request: Request) -> None:
         """Let what others decode be known before a request computes the same; this step's of those in front of it."""
-        if self.cache is not None and self.cache.waits_for_answer(request):
+        if (cache := self.showing) is not None and cache.waits_for_answer(request):
             front, step = set(takewhile(request.index.__ne__, self.running)), self.step
-            self.cache.catch_up(request, lambda r: self.known_tokens(r, r.anchor + step, scheduled=r.index in front))
+            cache.catch_up(request, lambda r: self.known_tokens(r, r.anchor + step, scheduled=r.index in front))
 
     def load(self) -> tuple[int, int, int]:
         """Return tokens that wait to be computed, blocks in use, and tokens of a block."""

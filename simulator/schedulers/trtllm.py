@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from simulator.prefix_cache import PrefixCache
 from simulator.schedulers.capacity import CAPACITY, Fitting
 from simulator.schedulers.chunking import cut, whole
 from simulator.schedulers.plan import Plan
@@ -86,7 +87,7 @@ class TrtllmScheduler:
     def begin(self, state: EngineState) -> None:
         """Prepare a new instance; see :class:`simulator.schedulers.plan.Scheduler`."""
         state.waiting, state.memory = TurnQueue(), Recall()
-        if state.cache is not None:
+        if isinstance(state.cache, PrefixCache):
             state.cache.blank_first = state.cache.shows_growth = False
 
     def plan(self, state: EngineState) -> Plan:
