@@ -240,5 +240,7 @@ class SglangScheduler:
         """Return the steps for which nothing changes if nobody comes and nobody ends; 1 or less if not even one."""
         steps = state.pool.lasting(state.step)
         if memory.chunked is not None or (state.waiting and not (memory.full and not self.preempts)):
-            steps = min(steps, memory.deferred_until - state.step)
+            # Without those that end now, too few may run for prompts to be put off any longer.
+            fewer = bool(state.ending) and self.interval_batch > 0
+            steps = min(steps, 1 if fewer else memory.deferred_until - state.step)
         return steps
