@@ -59,6 +59,14 @@ CASES = (
 )
 
 
+_HEADER = f"{'':10}{'CPU s':>8}{'process':>9}{'req/CPU s':>11}{'peak MiB':>10}{'TTFT ms':>9}{'TPOT ms':>9}"
+
+#: The load of (b) for each scheduler, as it is configured by default.
+SCHEDULERS = tuple(
+    Case(name, 40.0, 8, engine=name, caching=name != "sarathi") for name in ("vllm", "sglang", "trtllm", "sarathi")
+)
+
+
 def write_trace(path: Path, case: Case, requests: int) -> None:
     """Write Poisson arrivals with lognormal lengths (prompt 2000, output 300, sigma 0.6) as Mooncake JSONL."""
     rng = np.random.default_rng(0)
@@ -89,8 +97,11 @@ def run_servesim(trace: str, case: Case) -> dict[str, float]:
         prefill, decode = ({"name": stage, "stages": [stage]} | pool for stage in ("prefill", "decode"))
         changes = {"workload.trace": trace}
         changes["pool"] = [prefill | {"replicas": case.instances - case.decoding}, decode | {"replicas": case.decoding}]
-    if case.engine == "sglang":
-        changes |= {"pool.0.engine": "sglang", "pool.0.engine_options": {"disable_radix_cache": not case.caching}}
+    if case.engine != "vllm":
+        options = {"disable_radix_cache": not case.caching} if case.engine == "sglang" else {}
+        changes |= {"pool.0.engine": case.engine, "pool.0.engine_options": options}
+    elif case.caching:
+        changes |= {"pool.0.engine_options": {}}
     started = time.process_time()
     summary = run_scenario(load_scenario(Path(__file__).parent / "replay.toml", changes)).summary
     cpu_s = time.process_time() - started
@@ -151,7 +162,7 @@ def measure(program: str, trace: Path, case: Case) -> dict[str, float]:
 
 def child(program: str, trace: str, name: str) -> None:
     """Run one program here and print its figures as JSON."""
-    found = RUNNERS[program](trace, next(case for case in CASES if case.name == name))
+    found = RUNNERS[program](trace, next(case for case in (*CASES, *SCHEDULERS) if case.name == name))
     usage = resource.getrusage(resource.RUSAGE_SELF)
     found |= {"process_cpu_s": usage.ru_utime + usage.ru_stime, "peak_mib": usage.ru_maxrss / 1024}
     print(json.dumps(found))
@@ -168,7 +179,7 @@ def compare(case: Case, rounds: int, folder: Path, *, with_peer: bool) -> None:
         for program in programs:
             found[program].append(measure(program, trace, case))
     print(f"\n{case}, {REQUESTS:,} requests")
-    print(f"{'':10}{'CPU s':>8}{'process':>9}{'req/CPU s':>11}{'peak MiB':>10}{'TTFT ms':>9}{'TPOT ms':>9}")
+    print(_HEADER)
     for program in programs:
         print(_row(program, found[program]))
     if with_peer:
@@ -177,6 +188,20 @@ def compare(case: Case, rounds: int, folder: Path, *, with_peer: bool) -> None:
         )
         print(f"Dynamo takes {ratio:.2f} times the CPU time of servesim (median of {rounds} rounds).")
     _check_counts(case, found["servesim"][0], measure("servesim", long, case))
+
+
+def compare_schedulers(rounds: int, folder: Path) -> None:
+    """Measure servesim with each scheduler and print one table."""
+    trace = folder / "schedulers.jsonl"
+    write_trace(trace, SCHEDULERS[0], REQUESTS)
+    found: dict[str, list[dict[str, float]]] = {case.engine: [] for case in SCHEDULERS}
+    for _ in range(rounds):
+        for case in SCHEDULERS:
+            found[case.engine].append(measure("servesim", trace, case))
+    print(f"\n{SCHEDULERS[0].rate_per_s:g}/s over {SCHEDULERS[0].instances} instances, {REQUESTS:,} requests")
+    print(f"{_HEADER}{'events':>9}{'steps':>10}")
+    for engine, runs in found.items():
+        print(f"{_row(engine, runs)}{runs[0]['events'] / REQUESTS:9.2f}{runs[0]['steps']:10,.0f}")
 
 
 def _row(program: str, runs: list[dict[str, float]]) -> str:
@@ -206,12 +231,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=[case.name for case in CASES])
     parser.add_argument("--without-peer", action="store_true", help="measure servesim alone")
+    parser.add_argument("--schedulers", action="store_true", help="measure servesim's schedulers in one table instead")
     parser.add_argument("--child", nargs=3, metavar=("PROGRAM", "TRACE", "CASE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         child(*arguments.child)
         return
     with tempfile.TemporaryDirectory() as folder:
+        if arguments.schedulers:
+            compare_schedulers(arguments.rounds, Path(folder))
+            return
         for case in CASES:
             if arguments.only in (None, case.name):
                 compare(case, arguments.rounds, Path(folder), with_peer=not arguments.without_peer)

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.request import Request
 from simulator.schedulers import SglangScheduler
-from simulator.schedulers.state import EngineState, Plan
+from simulator.schedulers.state import EngineState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from simulator.schedulers.plan import Plan
     from simulator.schedulers.sglang_memory import Memory
 
 __all__ = ["decisions"]

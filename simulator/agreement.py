@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hardware.errors import suggest
+from simulator.engines import ENGINES
 from simulator.incidents import InstanceDown, LinkChange
 from simulator.pool_table import decode_pools, entry_pools, hands_over, own_pools
 
@@ -36,6 +37,10 @@ def check_agreement(
         routers = sorted({pool.router for pool in own_pools(members)})
         if len(routers) > 1:
             raise ValueError(f"pools that take the same requests need one router, found {' and '.join(routers)}")
+    if hands_over(pools) and any(ENGINES[pool.engine].live for pool in pools):
+        raise ValueError(
+            "engine 'vllm-live' takes no KV from other pools; expected engine 'vllm' where KV is handed over"
+        )
     _helpers(pools)
     _incidents(pools, names, operations)
     _links(pools, operations, transfer)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.compare_cli import compare, sweep
+from simulator.conform_cli import conform
 from simulator.ownership import ForeignPackageError, check_ownership
 from simulator.trace_cli import trace
 
@@ -59,6 +60,7 @@ def main() -> None:
 
 
 main.add_command(compare)
+main.add_command(conform)
 main.add_command(sweep)
 main.add_command(trace)
 

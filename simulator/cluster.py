@@ -188,7 +188,7 @@ class Cluster:
     def start_instance(self, pool: int, like: int | None = None) -> Instance:
         """Add an instance to a pool now, on the chips of an earlier one unless the run is about to begin."""
         parts, log, number = self.pools[pool], StepLog(), len(self.instances)
-        instance = Instance(
+        instance = (parts.make or Instance)(
             self.env,
             number,
             parts,

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from perfdb.step_prices import StepPrices
     from simulator.clock import Clock
+    from simulator.schedulers.plan import Plan
     from simulator.schedulers.state import EngineState
     from simulator.wake_up import WakeUp
 
@@ -59,6 +60,14 @@ class DecodeRun:
         state, elapsed = self._state, self._env.now - self.start_ns
         context = state.context_sum // state.decodes
         return self._prices.steps_covering(state.decodes, context, elapsed, self.steps)[0]
+
+    def take_begun(self, plan: Plan | None) -> int:
+        """Take the blocks of those steps that have begun, and return how many steps of the plan decode so far."""
+        if not (self.steps and self._env.now > self.start_ns and plan is not None and plan.steps > 1):
+            return 1 if plan is not None and plan.decodes else 0
+        begun, step = self.begun(), self._state.step
+        self._state.pool.take_until(step, step + begun)
+        return begun
 
     def shorten(self, steps: int) -> int:
         """Take so many steps off its beginning, and return when they end."""

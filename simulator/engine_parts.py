@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simulator.schedulers.state import EngineState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from perfdb.step_prices import StepPrices
-    from simulator.schedulers.state import Scheduler
+    from simulator.schedulers.plan import Scheduler
 
 __all__ = ["EngineParts"]
 
@@ -40,6 +42,8 @@ class EngineParts:
         Blocks that hold nothing to be found are taken before all others.
     plans_ahead
         The next step is planned when one begins, as an engine does that schedules asynchronously.
+    make
+        What makes an instance, called as :class:`simulator.instance.Instance` is; None for that class.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a pool, all named
@@ -59,11 +63,12 @@ class EngineParts:
         host_block_ns: float = 0.0,
         blank_first: bool = True,
         plans_ahead: bool = False,
+        make: Callable[..., Any] | None = None,
     ) -> None:
         self.scheduler, self.prices, self.plans_ahead = scheduler, prices, plans_ahead
         self.blank_first = blank_first
         self.host_blocks, self.host_block_ns = host_blocks, host_block_ns
-        self.blocks, self.block_tokens = blocks, block_tokens
+        self.blocks, self.block_tokens, self.make = blocks, block_tokens, make
         self.max_tokens, self.max_prompt, self.replicas = max_tokens, max_prompt, replicas
         self.prefills, self.decodes, self.caching = prefills, decodes, caching
 

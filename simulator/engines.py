@@ -24,6 +24,9 @@ from simulator.engine_options import (
     VllmOptions,
     VllmV0Options,
 )
+from simulator.instance import Instance
+from simulator.live import live_instances
+from simulator.live_options import core_options
 from simulator.option_table import OptionTable
 from simulator.schedulers import SCHEDULERS
 from simulator.sglang_options import SglangOptions
@@ -31,7 +34,7 @@ from simulator.trtllm_options import TrtllmOptions
 from simulator.vllm_eras import ERAS, LATEST, era_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from hardware.catalogue import Chip
     from perfdb.eager import EagerKernels
@@ -81,6 +84,8 @@ class Engine:
         Its kernels are those of an eager engine; None for today's.
     era
         Which releases of vLLM V1 it stands for; None for another engine.
+    live
+        Decisions are made by the scheduler of an installed vLLM.
     """
 
     framework: str
@@ -94,6 +99,13 @@ class Engine:
     message_ns: int = 0
     kernels: EagerKernels | None = None
     era: Era | None = None
+    live: bool = False
+
+    def instances(self, options: EngineOptions, blocks: int) -> Callable[..., Instance]:
+        """Return what makes its instances, of so many KV blocks."""
+        if not self.live or not isinstance(options, VllmOptions):
+            return Instance
+        return live_instances(core_options(options, blocks))
 
     def filled(
         self, options: EngineOptions, chip: Chip, longest: int, pool: str, layout: Layout | None = None
@@ -178,6 +190,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             "sglang", "sglang", SglangOptions, HostTime(step_ns=600_000, sequence_ns=20_000), both_stages=True
         ),
         "trtllm": Engine("trtllm", "trtllm", TrtllmOptions, HostTime(step_ns=400_000, sequence_ns=20_000)),
+        "vllm-live": replace(_vllm(LATEST), live=True, both_stages=True),
         "vllm@0.2": Engine(
             "vllm",
             "vllm_v0",

@@ -6,7 +6,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Sequence
 
     from simulator.request import Request
 
@@ -35,10 +35,14 @@ class Finishes:
             heappop(heap)
         return 1 << 40
 
-    def due(self, step: int) -> Iterator[Request]:
-        """Yield the requests that have all their tokens at step counter ``step``, each of them once."""
-        heap = self._heap
+    def due(self, step: int, running: Iterable[int]) -> Sequence[Request]:
+        """Return the requests that have all their tokens at step counter ``step``, in the order of ``running``."""
+        heap, found = self._heap, []
         while heap and heap[0][0] <= step:
             _, _, stint, request = heappop(heap)
             if request.stint == stint:
-                yield request
+                found.append(request)
+        if len(found) > 1:
+            places = {index: place for place, index in enumerate(running)}
+            found.sort(key=lambda request: places[request.index])
+        return found

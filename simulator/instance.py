@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from simulator.engine_parts import EngineParts
     from simulator.records import Ledger, StepLog
     from simulator.request import Request
-    from simulator.schedulers.state import Plan
+    from simulator.schedulers.plan import Plan
     from simulator.watcher import Watcher
 
 __all__ = ["Instance"]
@@ -88,12 +88,10 @@ class Instance:
 
     def submit(self, request: Request) -> None:
         """Queue a request now; a run of decode steps is cut at its next step boundary."""
-        if request.remote:
-            # A plan made ahead lets KV be fetched when it is made, a step before what it computes.
-            self._notice(changed=self.state.enqueue(request))
-        else:
-            # Behind the head of the queue, which could not be admitted and still cannot, it changes nothing.
-            self._note(self.state.enqueue, request, changes=self.state.waiting.would_lead(request))
+        # A plan made ahead lets KV be fetched when it is made, a step before what it computes. Behind the head of the
+        # queue, which could not be admitted and still cannot, a request changes nothing.
+        changes = self.state.waiting.would_lead(request)
+        self._note(self.state.enqueue, request, changes=changes, soon=request.remote)
 
     def deliver(self, request: Request) -> None:
         """Take note that the KV a request asked for is here now."""
@@ -110,9 +108,9 @@ class Instance:
         self.state.release(request)
         self._notice(changed=bool(self.state.waiting))
 
-    def _note(self, action: Callable[[Request], bool], request: Request, *, changes: bool) -> None:
+    def _note(self, action: Callable[[Request], bool], request: Request, *, changes: bool, soon: bool = False) -> None:
         """Do something that may change the plan; where the next plan is made already, before the one after it."""
-        if self._ahead is None or self._wake_up.asleep:
+        if self._ahead is None or soon or self._wake_up.asleep:
             self._notice(changed=action(request))
             return
         self._ahead.note(self.env.now, action, request, changes=changes)
@@ -193,11 +191,9 @@ class Instance:
             self.state.pool.take_until(self.state.step, self.state.step + 1)
         return run.start_ns
 
-    def take_begun(self) -> None:
-        """Take the blocks of those steps of a run that have begun, before somebody looks at them."""
-        run, plan = self._run, self._plan
-        if run.steps and self.env.now > run.start_ns and plan is not None and plan.steps > 1:
-            self.state.pool.take_until(self.state.step, self.state.step + run.begun())
+    def take_begun(self) -> int:
+        """Take the blocks of those decode steps that have begun, before somebody looks at them; return their number."""
+        return self._run.take_begun(self._plan)
 
     def serve(self) -> Generator[Event, None, None]:
         """Run the engine for ever."""
@@ -380,7 +376,7 @@ class Instance:
 
     def _finish_due(self) -> None:
         state = self.state
-        for request in self._finishes.due(state.step):
+        for request in self._finishes.due(state.step, state.running):
             state.leave_decode(request)
             state.ending[index := request.index] = request
             if self._ahead is None:
@@ -396,5 +392,5 @@ class Instance:
             produced = request.tokens > self.ledger.prompt_tokens[request.index]
             if produced and request.stalled_ns < 0:
                 request.stalled_ns = self._standstill.last_token_ns(request.index, self.env.now)
-            elif not produced:  # Its first token, if it was computed, was lost.
+            elif not produced and self.ledger.finish_ns[request.index] < 0:  # Its first token was lost, if it had one.
                 self.ledger.first_token_ns[request.index] = -1

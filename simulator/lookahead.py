@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from simulator.request import Request
-    from simulator.schedulers.state import EngineState, Plan, Scheduler
+    from simulator.schedulers.plan import Plan, Scheduler
+    from simulator.schedulers.state import EngineState
 
 __all__ = ["Lookahead"]
 
@@ -42,6 +43,7 @@ class Lookahead:
 
     def __init__(self, scheduler: Scheduler, state: EngineState) -> None:
         self._scheduler, self._state = scheduler, state
+        state.plans_ahead = True
         self._unseen: deque[tuple[int, Callable[[Request], object], Request, bool]] = deque()
         self.last_step_ns = 0
         self.changes = self.lags = False
@@ -66,6 +68,9 @@ class Lookahead:
         plan = self._scheduler.plan(state)
         ended = bool(state.ending)
         if ended:
+            if plan.decodes and plan.steps > 1:
+                # Its first step has its blocks before theirs are free.
+                state.pool.take_until(state.step, state.step + 1)
             state.let_go()
         self.lags = ended or bool(self._unseen)
         self.changes = self.lags and self._may_change(ended=ended)

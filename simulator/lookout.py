@@ -23,8 +23,9 @@ class Lookout:
 
     def find(self, request: Request) -> tuple[int, int]:
         """Return how many blocks of a request are there, and how many of them nobody uses."""
-        self._instance.take_begun()
-        return self._instance.state.find(request)
+        state, begun = self._instance.state, self._instance.take_begun()
+        state.catch_up(request, begun)
+        return state.find(request)
 
     def load(self) -> tuple[int, int, int]:
         """Return tokens that wait to be computed, blocks in use, and tokens of a block."""

@@ -9,9 +9,9 @@ of a prompt, not with its blocks.
 
 A block is named by the content it belongs to and its position in the sequence. Contents are the spans of
 ``Request.prefix`` and, after them, a stream of the request's own: the rest of its prompt and what it produces.
-Nobody but the request itself can look for that one before it leaves the instance; afterwards those can who know
-its name, such as the next turn of a conversation. Blocks that nobody will look for keep their place in the
-queue, but no name.
+Those can look for it who know its name, such as the next turn of a conversation, even while it grows; else nobody
+but the request itself, and only after it was preempted. Blocks that nobody will look for keep their place in the
+queue, but no name. What a decoding request adds to a stream of a name is written down when somebody looks for it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from simulator.kvcache import BlockPool
 from simulator.pieces import Piece
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from simulator.request import Request
 
@@ -47,13 +47,19 @@ class PrefixCache(BlockPool):
     ----------
     blank
         Free blocks that hold nothing to be found and go first: never used, or the last and partial one of a sequence.
+    shows_growth
+        A request's own stream can be found while it grows, as with vLLM; else once the request has left.
+    growing
+        Decoding requests whose own stream others may look for, by its name.
     """
 
-    __slots__ = ("_known", "_queue", "blank", "blank_first")
+    __slots__ = ("_known", "_queue", "blank", "blank_first", "growing", "shows_growth")
 
     def __init__(self, blocks: int, block_tokens: int, *, blank_first: bool = True) -> None:
         super().__init__(blocks, block_tokens)
         self.blank, self.blank_first = blocks, blank_first
+        self.growing: dict[int, Request] = {}
+        self.shows_growth = True
         self._known: dict[int, list[Piece]] = {}
         self._queue = Piece(0, 0, 0, 1)
 
@@ -121,10 +127,21 @@ class PrefixCache(BlockPool):
         request.held = place
         return place
 
+    def catch_up(self, request: Request, known: Callable[[Request], int]) -> None:
+        """Let a request find what those have added who decode and whose answers it goes on from, as far as known."""
+        for content in request.prefix:
+            other = self.growing.get(content)
+            if other is not None:
+                self.register(other, known(other))
+
+    def waits_for_answer(self, request: Request) -> bool:
+        """Tell whether a request finds the more, the longer somebody here decodes."""
+        return bool(self.growing) and any(content in self.growing for content in request.prefix)
+
     def register(self, request: Request, tokens: int) -> None:
         """Let the blocks of a request be found as far as its first ``tokens`` tokens fill them and are known."""
-        ends = request.prefix_ends
-        if not ends:
+        ends, named = request.prefix_ends, request.named and self.shows_growth
+        if not (ends or named):
             return
         full = tokens // self.block_tokens
         place, span = request.held, bisect_right(ends, request.held * self.block_tokens)
@@ -134,24 +151,35 @@ class PrefixCache(BlockPool):
                 request.pieces.append(self._learn(request.prefix[span], place, end, users=1))
                 place = end
             span += 1
+        if named and place < full:
+            request.pieces.append(self._learn(request.own_content, place, full, users=1))
+            place = full
         request.held = place
 
-    def release(self, request: Request) -> None:
-        """Give back the blocks of a request that computed ``request.computed`` tokens; its last ones go first."""
-        self.register(request, request.computed)
-        held = request.held
-        full, rest = divmod(request.computed, self.block_tokens)
+    def release(self, request: Request, known: int | None = None) -> None:
+        """Give back the blocks of a request, its last ones first.
+
+        Parameters
+        ----------
+        request
+            It has blocks for ``request.computed`` tokens.
+        known
+            Tokens up to which its blocks can be found, at most a few less than those; None for all.
+        """
+        found = request.computed if known is None else known
+        if not self.shows_growth:
+            self.register(request, found)
+        held, full = request.held, found // self.block_tokens
+        rest = self.blocks_for(request.computed) - full
         if full < held:
             full, rest = held, 0
         own = full - held
-        if rest:
-            self.free += 1
-            self.freed += 1
-            if self.blank_first:
-                self.blank += 1
-            else:
-                self.queue_blanks(1)
-        self.free += own
+        if self.blank_first:
+            self.blank += rest
+        elif rest:
+            self.queue_blanks(rest)
+        self.freed += rest
+        self.free += own + rest
         self.freed += full
         queue = self._queue
         if own:
@@ -194,7 +222,7 @@ class PrefixCache(BlockPool):
     def clear(self) -> None:
         """Take all blocks back from whoever holds them, and forget what they hold."""
         self.freed, self.free, self.blank = self.allocated, self.blocks, self.blocks
-        self._known, self._queue = {}, Piece(0, 0, 0, 1)
+        self.growing, self._known, self._queue = {}, {}, Piece(0, 0, 0, 1)
 
     def check(self) -> None:
         """Check that free blocks are blank or in the queue, each once, and that nobody holds any.

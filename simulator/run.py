@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from simulator.requests import Requests
     from simulator.scenario import Scenario
 
-__all__ = ["Result", "run_scenario"]
+__all__ = ["Result", "run_built", "run_scenario"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,38 @@ def run_scenario(
     """
     started = time.process_time()
     requests, pools = build_requests(scenario), build_pools(scenario)
+    result = run_built(scenario, requests, pools, macro_steps=macro_steps, on_progress=on_progress)
+    result.summary["cpu_s"] = time.process_time() - started
+    return result
+
+
+def run_built(
+    scenario: Scenario,
+    requests: Requests,
+    pools: tuple[BuiltPool, ...],
+    *,
+    macro_steps: bool = True,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Result:
+    """Simulate a scenario whose workload and pools are built.
+
+    Parameters
+    ----------
+    scenario
+        What to run.
+    requests, pools
+        What was built of it.
+    macro_steps, on_progress
+        As for :func:`run_scenario`.
+
+    Raises
+    ------
+    UserError
+        If the scenario asks for something impossible.
+    LawError
+        If a law of the simulation is broken, which is a bug.
+    """
+    started = time.process_time()
     fabric = _fabric(scenario, pools)
     carrier = None if fabric is None else fabric.carrier
     cluster = _cluster(scenario, requests, pools, carrier, macro_steps=macro_steps, on_progress=on_progress)

@@ -17,7 +17,6 @@ class Told(Sequence):
     """A sequence whose tokens are known one by one."""
 
     text: list = field(default_factory=list)
-    known: int = 0
     registered: int = 0
     cached: int = -1
 
@@ -31,15 +30,11 @@ class Told(Sequence):
 class CachingOracle(Oracle):
     """The oracle with blocks that keep what they hold."""
 
-    #: Let blocks of an answer be found while it is being written, as vLLM does.
-    answers_at_once: bool = False
-
-    def run(self, arrivals, texts, known, outputs) -> list[Told]:
+    def run(self, arrivals, texts, outputs) -> list[Told]:
         self.used, self.holds = [0] * self.blocks, [None] * self.blocks
         self.where: dict[tuple, dict[int, None]] = {}
         everything = [
-            Told(i, len(text), output, text=text, known=known[i])
-            for i, (text, output) in enumerate(zip(texts, outputs, strict=True))
+            Told(i, len(text), output, text=text) for i, (text, output) in enumerate(zip(texts, outputs, strict=True))
         ]
         return self.serve(everything, arrivals, deque(range(self.blocks)))
 
@@ -63,8 +58,7 @@ class CachingOracle(Oracle):
                 self.holds[block] = None
             self.used[block] = 1
             sequence.blocks.append(block)
-        limit = tokens if self.answers_at_once else min(tokens, sequence.known)
-        self._register(sequence, limit)
+        self._register(sequence, tokens)
         return True
 
     def _register(self, sequence, tokens) -> None:

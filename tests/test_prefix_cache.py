@@ -27,11 +27,10 @@ from workloads.traces import read_trace
 PRICES = linear_prices()
 
 
-def compare(arrivals, identities, prompts, outputs, *, answers_at_once=False, **limits):
-    known = [spans[-1][1] if spans else 0 for spans in identities.spans]
+def compare(arrivals, identities, prompts, outputs, **limits):
     texts = [identities.text(row, prompt) for row, prompt in enumerate(prompts)]
-    oracle = CachingOracle(PRICES, **limits, answers_at_once=answers_at_once)
-    sequences = oracle.run(arrivals, texts, known, outputs)
+    oracle = CachingOracle(PRICES, **limits)
+    sequences = oracle.run(arrivals, texts, outputs)
     deployment = Deployment(**limits, prices=PRICES, caching=True, identities=identities)
     cluster = deployment.serve(OpenLoop(arrivals), prompts, outputs)
     expected = {
@@ -107,7 +106,6 @@ def test_conversations_are_served_as_vllm_serves_them(block_tokens, spare):
         written_out(found),
         prompts,
         outputs,
-        answers_at_once=True,
         **limits,
         max_tokens=128,
         max_sequences=8,

@@ -7,6 +7,7 @@ from serving import Deployment, OpenLoop, linear_prices
 
 from hardware.catalogue import load_chip
 from hardware.errors import ScenarioError
+from perfdb.layout import Layout
 from simulator.engine_options import VllmOptions
 from simulator.engines import ENGINES
 from simulator.request import Request
@@ -18,7 +19,7 @@ FLAT = linear_prices(step_ns=MS, token_ns=0, context_ns=0.0, pair_ns=0.0)
 
 
 def filled(engine: str, chip: str, **options) -> VllmOptions:
-    return ENGINES[engine].filled(VllmOptions(**options), load_chip(chip), 0, "main")
+    return ENGINES[engine].filled(VllmOptions(**options), load_chip(chip), 0, "main", Layout(1, 1))
 
 
 def test_every_minor_version_has_the_row_of_its_span():

@@ -5,10 +5,11 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from simulator.schedulers.plan import Limits, Plan, Scheduler
 from simulator.schedulers.reserving import ReservingScheduler
 from simulator.schedulers.sarathi import SarathiScheduler
 from simulator.schedulers.sglang import SglangScheduler
-from simulator.schedulers.state import EngineState, Limits, Plan, Scheduler
+from simulator.schedulers.state import EngineState
 from simulator.schedulers.trtllm import TrtllmScheduler
 from simulator.schedulers.vllm import VllmScheduler
 from simulator.schedulers.whole_prompts import WholePromptScheduler

@@ -8,7 +8,8 @@ from simulator.schedulers.preemption import preempt
 
 if TYPE_CHECKING:
     from simulator.request import Request
-    from simulator.schedulers.state import EngineState, Plan
+    from simulator.schedulers.plan import Plan
+    from simulator.schedulers.state import EngineState
 
 __all__ = ["Rationing", "share_out"]
 
@@ -82,6 +83,7 @@ def _wanted(rules: Rationing, state: EngineState, budget: int) -> list[tuple[Req
 def _compute(state: EngineState, plan: Plan, request: Request, new: int) -> None:
     """Let a step compute a chunk of a prompt in progress."""
     pool, end = state.pool, request.computed + new
+    state.go_first(request)
     state.take(request, pool.blocks_for(end) - pool.blocks_for(request.computed), end)
     plan.chunks.append((request, new))
 
@@ -93,7 +95,6 @@ class _Walk:
         self.rules, self.state, self.plan, self.puts_off = rules, state, plan, puts_off
         self.budget = rules.max_tokens
         self.given: dict[int, int] = {}
-        self.decoded: dict[int, int] = {}
 
     def run(self) -> int:
         """Schedule who can be, preempting where blocks lack; return what is left of the budget."""
@@ -130,7 +131,7 @@ class _Walk:
         blocks = 0 if (request.anchor + state.step) % state.pool.block_tokens else 1
         if self._free(request, blocks):
             state.pool.take(blocks)
-            self.given[index], self.decoded[index] = 1, blocks
+            self.given[index] = 1
             self.budget -= 1
 
     def _continue(self, request: Request) -> None:
@@ -153,13 +154,11 @@ class _Walk:
         state, index = self.state, victim.index
         given = self.given.pop(index, 0)
         self.budget += given
-        if index in self.decoded:
-            state.pool.give(self.decoded.pop(index))
-        elif given:
+        if index in state.prefilling:
             # Its new blocks go with the others, known by what they would have held.
             victim.computed += given
             state.recomputed -= given
-        self.plan.preempted.append(preempt(state, victim))
+        self.plan.preempted.append(preempt(state, victim, scheduled=given > 0))
 
     def _forget_preempted(self) -> None:
         """Take those who were preempted later in the walk out of the plan."""

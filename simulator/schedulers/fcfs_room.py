@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from simulator.request import Request
     from simulator.schedulers.state import EngineState
 
-__all__ = ["blocks_of_rests", "blocks_to_admit", "join_ready", "room_for_decodes"]
+__all__ = ["blocks_of_rests", "blocks_to_admit", "join_ready", "room_for_decodes", "steps_alike"]
 
 
 def blocks_of_rests(state: EngineState) -> int:
@@ -29,8 +29,17 @@ def blocks_of_rests(state: EngineState) -> int:
 
 def blocks_to_admit(state: EngineState, request: Request) -> int:
     """Return the free blocks that all tokens of a waiting request need: one nobody uses is a free one less, too."""
+    state.catch_up(request, 0)
     here, idle = state.find(request)
     return state.pool.blocks_for(request.tokens) - here + idle
+
+
+def steps_alike(state: EngineState, spare: int = 0) -> int:
+    """Return the steps for which blocks suffice, ``spare`` left, and nobody finds what another one adds: at least 1."""
+    cache = state.showing
+    if cache is not None and state.waiting and cache.waits_for_answer(state.waiting[0]):
+        return 1
+    return max(1, state.pool.lasting(state.step, spare))
 
 
 def join_ready(state: EngineState, max_sequences: int) -> list[Request]:

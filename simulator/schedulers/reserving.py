@@ -16,8 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from simulator.schedulers.fcfs_room import blocks_to_admit, join_ready, room_for_decodes
-from simulator.schedulers.state import Plan
+from simulator.schedulers.fcfs_room import blocks_to_admit, join_ready, room_for_decodes, steps_alike
+from simulator.schedulers.plan import Plan
 
 if TYPE_CHECKING:
     from simulator.schedulers.state import EngineState
@@ -47,12 +47,12 @@ class ReservingScheduler:
         """Remember nothing; requests wait in the order of their arrival."""
 
     def plan(self, state: EngineState) -> Plan:
-        """Return the next plan; see :class:`simulator.schedulers.state.Scheduler`."""
+        """Return the next plan; see :class:`simulator.schedulers.plan.Scheduler`."""
         plan, takes = Plan([], 0, 1, []), self.joins_running or not state.running
         if takes and (not state.decodes or state.pool.needed(state.step, 1) <= state.pool.free):
             plan.joined = join_ready(state, self.max_sequences)
         if not self._admits_head(state, plan, takes_prompts=takes, begun=0):
-            plan.steps = max(1, state.pool.lasting(state.step))
+            plan.steps = steps_alike(state)
         if plan.steps == 1:
             # Blocks lack only where some went to KV on its way here, for whose answers nobody held any back.
             plan.preempted = room_for_decodes(state, free_block_each=False)

@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from simulator.schedulers.fcfs_room import blocks_of_rests, blocks_to_admit, join_ready, room_for_decodes
-from simulator.schedulers.state import Plan
+from simulator.schedulers.fcfs_room import blocks_of_rests, blocks_to_admit, join_ready, room_for_decodes, steps_alike
+from simulator.schedulers.plan import Plan
 
 if TYPE_CHECKING:
     from simulator.request import Request
@@ -45,12 +45,12 @@ class SarathiScheduler:
         """Remember nothing; requests wait in the order of their arrival."""
 
     def plan(self, state: EngineState) -> Plan:
-        """Return the next plan; see :class:`simulator.schedulers.state.Scheduler`."""
+        """Return the next plan; see :class:`simulator.schedulers.plan.Scheduler`."""
         pool, plan = state.pool, Plan([], 0, 1, [])
         if not state.decodes or pool.needed(state.step, 1) + 1 + blocks_of_rests(state) <= pool.free:
             plan.joined = join_ready(state, self.max_sequences)
         if not state.prefilling and not self._admits_head(state, self.chunk_size - state.decodes, 0):
-            plan.steps = max(1, pool.lasting(state.step, 1))
+            plan.steps = steps_alike(state, 1)
         if plan.steps == 1:
             self._compute(state, plan)
         plan.decodes = state.decodes

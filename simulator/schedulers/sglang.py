@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from simulator.radix_cache import RadixCache
+from simulator.schedulers.plan import Plan
 from simulator.schedulers.reserve import NewTokenRatio
 from simulator.schedulers.sglang_admission import Admission
 from simulator.schedulers.sglang_line import Line
 from simulator.schedulers.sglang_memory import Memory
 from simulator.schedulers.sglang_order import arrange
 from simulator.schedulers.sglang_retraction import make_room, outranked, push_out, room_to_decode
-from simulator.schedulers.state import Plan
 
 if TYPE_CHECKING:
     from simulator.request import Request
@@ -88,7 +88,7 @@ class SglangScheduler:
     longest: int = 1 << 30
 
     def begin(self, state: EngineState) -> None:
-        """Prepare a new instance; see :class:`simulator.schedulers.state.Scheduler`."""
+        """Prepare a new instance; see :class:`simulator.schedulers.plan.Scheduler`."""
         caching = state.cache is not None
         pool = RadixCache(state.pool.blocks, state.pool.block_tokens, keeps=caching)
         state.pool = pool
@@ -101,7 +101,7 @@ class SglangScheduler:
         state.settles = memory.settle if self.overlap else memory.wait_for_plan
 
     def plan(self, state: EngineState) -> Plan:
-        """Return the next plan; see :class:`simulator.schedulers.state.Scheduler`."""
+        """Return the next plan; see :class:`simulator.schedulers.plan.Scheduler`."""
         memory: Memory = state.memory
         memory.turn_over(state, knows=not self.overlap)
         plan = Plan([], 0, 1, [])
@@ -240,5 +240,7 @@ class SglangScheduler:
         """Return the steps for which nothing changes if nobody comes and nobody ends; 1 or less if not even one."""
         steps = state.pool.lasting(state.step)
         if memory.chunked is not None or (state.waiting and not (memory.full and not self.preempts)):
-            steps = min(steps, memory.deferred_until - state.step)
+            # Without those that end now, too few may run for prompts to be put off any longer.
+            fewer = bool(state.ending) and self.interval_batch > 0
+            steps = min(steps, 1 if fewer else memory.deferred_until - state.step)
         return steps

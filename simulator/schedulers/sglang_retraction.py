@@ -11,9 +11,10 @@ if TYPE_CHECKING:
 
     from simulator.radix_cache import RadixCache
     from simulator.request import Request
+    from simulator.schedulers.plan import Plan
     from simulator.schedulers.sglang_admission import Admission
     from simulator.schedulers.sglang_memory import Memory
-    from simulator.schedulers.state import EngineState, Plan
+    from simulator.schedulers.state import EngineState
 
 __all__ = ["Rules", "make_room", "outranked", "push_out", "room_to_decode"]
 

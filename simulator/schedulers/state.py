@@ -1,18 +1,16 @@
-"""The plain state a scheduler reads and writes, and the plan it returns."""
+"""The plain state a scheduler reads and writes."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence  # noqa: TC003 - looked up where this is compiled
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
 
 from simulator.host_store import HostStore
 from simulator.kvcache import BlockPool
 from simulator.prefix_cache import PrefixCache
 from simulator.radix_cache import RadixCache  # noqa: TC001 - looked up where this is compiled
 from simulator.request import Request  # noqa: TC001 - the same
-from simulator.schedulers.limits import Limits
 from simulator.schedulers.queue import ArrivalQueue, CountedQueue
 
 if TYPE_CHECKING:
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 
     from simulator.schedulers.queue import Queue
 
-__all__ = ["EngineState", "Limits", "Plan", "Scheduler"]
+__all__ = ["EngineState"]
 
 
 class EngineState:
@@ -91,6 +89,8 @@ class EngineState:
         Tokens that were not computed because they were in the cache or on the host, after a preemption too.
     unseen_tokens
         Tokens of requests that came too late for the next plan.
+    plans_ahead
+        The tokens that the last step produced are not known when the next one is planned.
     wasted
         Tokens that were produced, but that nobody got.
     settles
@@ -113,6 +113,7 @@ class EngineState:
         "loading",
         "longest",
         "memory",
+        "plans_ahead",
         "pool",
         "preemptions",
         "prefilling",
@@ -163,7 +164,14 @@ class EngineState:
         self.host = HostStore(host_blocks, block_tokens) if host_blocks else None
         self.queried = self.hits = self.host_hits = self.reused = 0
         self.unseen_tokens = self.wasted = 0
+        self.plans_ahead = False
         self.settles: Callable[[EngineState], None] | None = None
+
+    @property
+    def showing(self) -> PrefixCache | None:
+        """The cache, if it lets what a request writes be found while it grows."""
+        cache = self.cache
+        return cache if isinstance(cache, PrefixCache) and cache.shows_growth else None
 
     def join_decode(self, request: Request) -> None:
         """Count a request whose prompt is computed among the decoding ones."""
@@ -172,6 +180,8 @@ class EngineState:
         self.context_sum += request.computed
         self.promised += self.most_blocks(request)
         self.pool.join(request.anchor)
+        if request.named and (cache := self.showing) is not None:
+            cache.growing[request.own_content] = request
 
     def leave_decode(self, request: Request) -> None:
         """Take a request out of the decoding ones; ``computed`` becomes its tokens in the cache."""
@@ -181,6 +191,9 @@ class EngineState:
         self.context_sum -= request.computed
         self.promised -= self.most_blocks(request)
         self.pool.leave(request.anchor)
+        if request.named and (cache := self.showing) is not None:
+            del cache.growing[request.own_content]
+            cache.register(request, self.known_tokens(request, request.computed, scheduled=False))
 
     def most_blocks(self, request: Request) -> int:
         """Return the blocks of a request once it is as long as it may get here."""
@@ -211,11 +224,16 @@ class EngineState:
             self.release(request)
         self.ending.clear()
 
-    def release(self, request: Request) -> None:
-        """Give back the blocks of a request that is not decoding; the host keeps what they hold."""
+    def release(self, request: Request, known: int | None = None) -> None:
+        """Give back the blocks of a request that is not decoding; the host keeps what they hold.
+
+        They can be found as far as ``known`` tokens fill them, by default all.
+        """
         if self.host is not None:
             self.host.store(request)
-        if self.cache is not None:
+        if isinstance(self.cache, PrefixCache):
+            self.cache.release(request, known)
+        elif self.cache is not None:
             self.cache.release(request)
         else:
             self.pool.give(self.pool.blocks_for(request.computed))
@@ -226,6 +244,14 @@ class EngineState:
         if isinstance(self.cache, PrefixCache) and blocks and not self.cache.blank_first:
             self.cache.blank -= blocks
             self.cache.queue_blanks(blocks)
+
+    def known_tokens(self, request: Request, computed: int, *, scheduled: bool) -> int:
+        """Return how many tokens of a request that decoded, ``computed`` of them in the cache, are known to a plan."""
+        if not self.plans_ahead or (self.cache is not None and self.showing is None):
+            return computed + scheduled
+        # What a step under way computed as a decode is known, what it produced is not.
+        decoded = computed - request.tokens
+        return computed + (scheduled and decoded < 0) - (not scheduled and decoded > 0)
 
     def abandon(self, request: Request) -> None:
         """Give back the blocks of a request for all its tokens; only what it found here holds anything."""
@@ -278,6 +304,18 @@ class EngineState:
         """Return how many blocks of a request are here already, and how many of them nobody uses."""
         return (0, 0) if self.cache is None else self.cache.find(request)
 
+    def catch_up(self, request: Request, begun: int) -> None:
+        """Let a request find what others decode here, ``begun`` steps among it that the state does not count yet."""
+        if (cache := self.showing) is not None and cache.growing:
+            step = self.step + max(0, begun - 1)
+            cache.catch_up(request, lambda r: self.known_tokens(r, r.anchor + step, scheduled=begun > 0))
+
+    def go_first(self, request: Request) -> None:
+        """Let what others decode be known before a request computes the same; this step's of those in front of it."""
+        if (cache := self.showing) is not None and cache.waits_for_answer(request):
+            front, step = set(takewhile(request.index.__ne__, self.running)), self.step
+            cache.catch_up(request, lambda r: self.known_tokens(r, r.anchor + step, scheduled=r.index in front))
+
     def load(self) -> tuple[int, int, int]:
         """Return tokens that wait to be computed, blocks in use, and tokens of a block."""
         waiting, pool = self.waiting, self.pool
@@ -323,72 +361,3 @@ class EngineState:
         if self.cache is not None:
             self.cache.register(request, tokens)
         return self.cache is not None
-
-
-@dataclass(slots=True)
-class Plan:
-    """Who computes how many tokens next, and for how many steps that stays true.
-
-    Attributes
-    ----------
-    chunks
-        Prompt chunks: (request, new tokens).
-    decodes
-        Sequences that compute one token besides: all that decode, or none, and then they stand still.
-    steps
-        Steps for which the plan surely holds if nothing arrives and nothing finishes: at least 1.
-    preempted
-        Requests put back into the queue to make room.
-    loads
-        Requests that got blocks for KV that must now be fetched from another instance.
-    fetches
-        Requests that got blocks for KV that must now be copied from the host.
-    joined
-        Requests that decode from this step on after standing still, or whose KV was fetched; among ``decodes``.
-    held
-        Decoding requests that stand still in this step, for want of budget; not among ``decodes``.
-    spare
-        Requests that have all their tokens and decode once more, for nothing; among ``decodes`` of this one step.
-    """
-
-    chunks: list[tuple[Request, int]]
-    decodes: int
-    steps: int
-    preempted: list[Request]
-    loads: Sequence[Request] = ()
-    fetches: Sequence[Request] = ()
-    joined: Sequence[Request] = ()
-    held: Sequence[Request] = ()
-    spare: Sequence[Request] = ()
-
-    def sums(self) -> tuple[int, int, int, int, int]:
-        """Return of the chunks: tokens, how many complete a prompt, pairs of tokens, doubled, ends, and squares."""
-        tokens = completed = pairs = reach = squares = 0
-        for request, new in self.chunks:
-            past = request.computed
-            end = past + new
-            tokens += new
-            pairs += end * end - past * past
-            reach += end
-            squares += new * new
-            completed += end == request.tokens
-        return tokens, completed, pairs, reach, squares
-
-
-class Scheduler(Protocol):
-    """Decides what the next step computes."""
-
-    def begin(self, state: EngineState) -> None:
-        """Give a new instance the queue this policy takes requests from, and what it remembers between steps."""
-        ...
-
-    def plan(self, state: EngineState) -> Plan:
-        """Return the next plan and take the blocks it needs.
-
-        Parameters
-        ----------
-        state
-            The instance; the scheduler moves requests between its queues. A plan of several steps takes no
-            blocks yet: the engine, which knows when a request finishes, takes those of the steps it ran.
-        """
-        ...

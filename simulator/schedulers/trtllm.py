@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 from simulator.prefix_cache import PrefixCache
 from simulator.schedulers.capacity import CAPACITY, Fitting
 from simulator.schedulers.chunking import cut, whole
+from simulator.schedulers.plan import Plan
 from simulator.schedulers.queue import TurnQueue
-from simulator.schedulers.state import Plan
 
 if TYPE_CHECKING:
     from simulator.pieces import Piece
@@ -85,13 +85,13 @@ class TrtllmScheduler:
     wait_share: float = 0.0
 
     def begin(self, state: EngineState) -> None:
-        """Prepare a new instance; see :class:`simulator.schedulers.state.Scheduler`."""
+        """Prepare a new instance; see :class:`simulator.schedulers.plan.Scheduler`."""
         state.waiting, state.memory = TurnQueue(), Recall()
         if isinstance(state.cache, PrefixCache):
-            state.cache.blank_first = False
+            state.cache.blank_first = state.cache.shows_growth = False
 
     def plan(self, state: EngineState) -> Plan:
-        """Return the next plan; see :class:`simulator.schedulers.state.Scheduler`."""
+        """Return the next plan; see :class:`simulator.schedulers.plan.Scheduler`."""
         recall: Recall = state.memory
         _store(state, recall)
         plan = Plan([], 0, 1, [])

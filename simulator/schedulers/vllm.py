@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from simulator.schedulers.crowding import share_out
+from simulator.schedulers.fcfs_room import steps_alike
+from simulator.schedulers.plan import Plan
 from simulator.schedulers.queue import ArrivalQueue, PriorityQueue
-from simulator.schedulers.state import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,12 +89,12 @@ class VllmScheduler:
     goes_on: bool = True
 
     def begin(self, state: EngineState) -> None:
-        """Prepare a new instance; see :class:`simulator.schedulers.state.Scheduler`."""
+        """Prepare a new instance; see :class:`simulator.schedulers.plan.Scheduler`."""
         state.waiting = PriorityQueue() if self.by_priority else ArrivalQueue()
         state.memory = Cadence()
 
     def plan(self, state: EngineState) -> Plan:
-        """Return the next plan; see :class:`simulator.schedulers.state.Scheduler`."""
+        """Return the next plan; see :class:`simulator.schedulers.plan.Scheduler`."""
         if not (state.running or state.waiting or state.ready or state.fetched):
             return _IDLE
         plan = Plan([], 0, 1, [])
@@ -104,9 +105,7 @@ class VllmScheduler:
             if state.ready and state.pool.growth[state.step % state.pool.block_tokens] <= state.pool.free:
                 plan.joined = [*plan.joined, *self._join(state, self.max_tokens - state.decodes, gives=True)]
             if self._nothing_to_admit(state, rest):
-                steps = state.pool.lasting(state.step)
-                if rest and (state.waiting or state.prefilling):
-                    steps = min(steps, rest)
+                steps = self._lasting(state, rest)
                 if steps > 1:
                     plan.decodes, plan.steps = state.decodes, steps
                     if self.interval > 1:
@@ -116,6 +115,11 @@ class VllmScheduler:
         if self.interval > 1:
             self._note(state, plan, rest)
         return plan
+
+    def _lasting(self, state: EngineState, rest: int) -> int:
+        """Return the steps for which nobody is admitted and blocks suffice."""
+        steps = steps_alike(state)
+        return min(steps, rest) if rest and (state.waiting or state.prefilling) else steps
 
     def _compute(self, state: EngineState, plan: Plan, rest: int) -> None:
         """Fill in a plan of one step."""
@@ -143,6 +147,9 @@ class VllmScheduler:
         # A request that joins with one token to compute is none that computes its prompt.
         if any(r.index in state.prefilling or r.tokens - r.computed > 1 for r, _ in plan.chunks):
             cadence.last_step = state.step + (state.decodes > 0)
+        elif plan.chunks and not state.decodes:
+            # A step all the same, though the step counter stands still.
+            cadence.last_step -= 1
         if not (rest or plan.preempted):
             cadence.bound = len(state.waiting) > 0
 
@@ -226,6 +233,7 @@ class VllmScheduler:
             request = queue[0]
             if budget <= 0 or len(state.running) >= self.max_sequences:
                 break
+            state.catch_up(request, 1)
             if puts_off and not request.remote and self._missing(state, request) > 1:
                 break
             if self._blocks_to_admit(state, request, budget, plan.chunks) > pool.free:

@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from simulator.schedulers.fcfs_room import blocks_to_admit, join_ready, room_for_decodes
-from simulator.schedulers.state import Plan
+from simulator.schedulers.fcfs_room import blocks_to_admit, join_ready, room_for_decodes, steps_alike
+from simulator.schedulers.plan import Plan
 
 if TYPE_CHECKING:
     from simulator.request import Request
@@ -57,7 +57,7 @@ class WholePromptScheduler:
         """Remember nothing; requests wait in the order of their arrival."""
 
     def plan(self, state: EngineState) -> Plan:
-        """Return the next plan; see :class:`simulator.schedulers.state.Scheduler`."""
+        """Return the next plan; see :class:`simulator.schedulers.plan.Scheduler`."""
         plan = Plan([], 0, 1, [])
         if not self.mixed:
             self._admit(state, plan)
@@ -74,7 +74,7 @@ class WholePromptScheduler:
         if not state.decodes or pool.needed(state.step, 1) + self.free_block_each <= pool.free:
             joined = join_ready(state, self.max_sequences)
         if not (self.mixed and self._admits_head(state, plan)):
-            plan.steps = max(1, pool.lasting(state.step, int(self.free_block_each)))
+            plan.steps = steps_alike(state, int(self.free_block_each))
         if plan.steps == 1:
             plan.preempted = room_for_decodes(state, free_block_each=self.free_block_each)
             joined = [request for request in joined if request.index in state.running]
