@@ -250,3 +250,11 @@ def test_a_light_load_takes_few_events():
     steps = sum(int(log.table()["steps"].sum()) for log in cluster.logs)
     assert cluster.events / size < 6
     assert steps / size > 20
+
+
+def test_an_arrival_that_makes_shares_smaller_lets_the_head_of_the_queue_in():
+    """With an adaptive threshold the first of those who wait needs fewer blocks, the more there are."""
+    prompts, outputs = [1, 1, 277, 204, *[1] * 9], [1, 3, 3, *[1] * 10]
+    rules = {"reserve_full_prompt": False, "rules": {"chunk_tokens": 5, "chunk_share": True}}
+    deployment = {"block_tokens": 1, "blocks": 480, "max_sequences": 2, "max_tokens": 2048} | rules
+    assert_same(*serve_both(deployment, Users(11, [0, 0]), prompts, outputs, "least_loaded"))

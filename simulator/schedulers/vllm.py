@@ -118,6 +118,10 @@ class VllmScheduler:
 
     def _lasting(self, state: EngineState, rest: int) -> int:
         """Return the steps for which nobody is admitted and blocks suffice."""
+        shares = self.chunk_tokens and self.chunk_share and not (self.chunked and self.reserve_full_prompt)
+        if shares and state.waiting:
+            # The more come, the smaller the share that must fit for the first of them.
+            return 1
         steps = steps_alike(state)
         return min(steps, rest) if rest and (state.waiting or state.prefilling) else steps
 
