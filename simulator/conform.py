@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -140,9 +139,8 @@ def record_ours(scenario: Scenario, requests: Requests, pools: tuple[BuiltPool, 
 
     def maker(_pool: BuiltPool, log: DecisionLog) -> Callable[..., Instance]:
         def make(env: Clock, number: int, parts: EngineParts, **others: Any) -> Instance:  # noqa: ANN401 - passed on
-            own = copy(parts)
-            own.scheduler = RecordingScheduler(parts.scheduler, partial(log.note, number))
-            return Instance(env, number, own, **others)
+            recording = RecordingScheduler(parts.scheduler, partial(log.note, number))
+            return Instance(env, number, parts.changed(scheduler=recording, make=None), **others)
 
         return make
 
@@ -168,9 +166,9 @@ def _record(
     steps: int | None,
 ) -> Side:
     log, started = DecisionLog(steps), time.process_time()
-    own = tuple(replace(pool, parts=copy(pool.parts)) for pool in pools)
-    for pool in own:
-        pool.parts.make = maker(pool, log)
+    own = tuple(
+        replace(pool, parts=pool.parts.changed(scheduler=pool.parts.scheduler, make=maker(pool, log))) for pool in pools
+    )
     try:
         summary = run_built(scenario, requests, own, macro_steps=False).summary
     except EnoughStepsError:

@@ -72,6 +72,26 @@ class EngineParts:
         self.max_tokens, self.max_prompt, self.replicas = max_tokens, max_prompt, replicas
         self.prefills, self.decodes, self.caching = prefills, decodes, caching
 
+    def changed(self, *, scheduler: Scheduler, make: Callable[..., Any] | None) -> EngineParts:
+        """Return the same parts with another scheduler, and what makes an instance of them."""
+        return EngineParts(
+            scheduler=scheduler,
+            prices=self.prices,
+            blocks=self.blocks,
+            block_tokens=self.block_tokens,
+            max_tokens=self.max_tokens,
+            max_prompt=self.max_prompt,
+            replicas=self.replicas,
+            prefills=self.prefills,
+            decodes=self.decodes,
+            caching=self.caching,
+            host_blocks=self.host_blocks,
+            host_block_ns=self.host_block_ns,
+            blank_first=self.blank_first,
+            plans_ahead=self.plans_ahead,
+            make=make,
+        )
+
     def new_state(self) -> EngineState:
         """Return the state of a new instance."""
         return EngineState(
