@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from simulator.decisions import Decision
 from simulator.installed_vllm import VllmCore
@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
     from simpy.events import Event
 
+    from simulator.clock import Clock
+    from simulator.engine_parts import EngineParts
     from simulator.installed_vllm import CoreOptions, ScheduledStep
+    from simulator.records import Ledger, StepLog
     from simulator.request import Request
+    from simulator.watcher import Watcher
 
 __all__ = ["LiveInstance", "live_instances"]
 
@@ -55,7 +59,7 @@ class LiveInstance(Instance):
 
     Parameters
     ----------
-    args, parts
+    env, number, parts, ledger, log, watcher, tells_chunks, macro_steps
         As for :class:`simulator.instance.Instance`.
     core
         What the scheduler is told.
@@ -63,14 +67,30 @@ class LiveInstance(Instance):
         Is told every decision, with the number of the instance.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what an instance is given, and two things more
         self,
-        *args: Any,  # noqa: ANN401 - passed on
+        env: Clock,
+        number: int,
+        parts: EngineParts,
+        *,
+        ledger: Ledger,
+        log: StepLog,
+        watcher: Watcher,
+        tells_chunks: bool = False,
+        macro_steps: bool = True,
         core: CoreOptions,
         note: Callable[[int, Decision], None] | None = None,
-        **parts: Any,  # noqa: ANN401 - passed on
     ) -> None:
-        super().__init__(*args, **parts)
+        super().__init__(
+            env,
+            number,
+            parts,
+            ledger=ledger,
+            log=log,
+            watcher=watcher,
+            tells_chunks=tells_chunks,
+            macro_steps=macro_steps,
+        )
         self.core = VllmCore(core)
         self.state = self._counters = LiveState(self.core)
         self._tell = note
