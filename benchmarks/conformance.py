@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from simulator.conform import Conformance
     from simulator.scenario import Scenario
 
-__all__ = ["FILE", "SYNCHRONOUS", "names", "workload"]
+__all__ = ["FILE", "SYNCHRONOUS", "drawn", "names", "workload"]
 
 FILE = Path(__file__).parent / "conformance.toml"
 #: What turns asynchronous scheduling off, which is on by default.

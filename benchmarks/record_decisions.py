@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.conformance import SYNCHRONOUS, names, workload
+from benchmarks.conformance import SYNCHRONOUS, drawn, names, workload
 from benchmarks.decision_log import pack
 from simulator.conform import build_comparable, record_live
 from simulator.installed_vllm import installed_version
@@ -20,15 +20,19 @@ FOLDER = Path(__file__).parents[1] / "tests" / "golden" / "decisions"
 REQUESTS = 250
 #: Workloads that are recorded without asynchronous scheduling as well.
 _BOTH = ("starved", "priority", "hurried-turns", "everything")
+#: Seeds of small deployments on which our policy once differed.
+_RANDOM = (53, 1065, 1213, 1306)
 
 
 def golden_names() -> list[str]:
     """Return the names of all golden files."""
-    return [*names(), *(f"{name}-synchronous" for name in _BOTH)]
+    return [*names(), *(f"{name}-synchronous" for name in _BOTH), *(f"random-{seed}" for seed in _RANDOM)]
 
 
 def golden_scenario(name: str) -> Any:  # noqa: ANN401 - a scenario
     """Return what a golden file was recorded of."""
+    if name.startswith("random-"):
+        return workload("everything", drawn(int(name.removeprefix("random-"))))
     plain = name.removesuffix("-synchronous")
     return workload(plain, {"workload.limit": REQUESTS} | ({} if plain == name else SYNCHRONOUS))
 

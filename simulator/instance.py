@@ -207,7 +207,8 @@ class Instance:
             elif plan.decodes:
                 yield self._compute_decodes(plan)
                 self._apply_decodes(plan)
-            elif not (plan.preempted or self._plan_lagged()):
+            # Where no step runs, the next plan knows all, whether or not this one preempted somebody.
+            elif not (self._plan_lagged() or plan.preempted):
                 yield self._sleep()
                 self._plan_lagged()
 

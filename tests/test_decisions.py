@@ -9,7 +9,7 @@ from command import SCENARIO, error_sentence, servesim
 
 from benchmarks.conformance import names
 from benchmarks.decision_log import pack, unpack
-from benchmarks.record_decisions import FOLDER, REQUESTS, golden_names, golden_scenario
+from benchmarks.record_decisions import FOLDER, golden_names, golden_scenario
 from simulator.conform import build_comparable, record_ours
 from simulator.decisions import Decision, DecisionLog, EnoughStepsError, compare_decisions
 
@@ -23,7 +23,7 @@ def test_every_step_is_that_of_the_real_scheduler(name):
     ours = record_ours(scenario, *build_comparable(scenario))
     differing, firsts = compare_decisions(ours.log, theirs)
     assert not differing, [line for first in firsts for line in first.lines()]
-    assert (about["vllm"], about["seed"], about["requests"]) == (PINNED, scenario.seed, REQUESTS)
+    assert (about["vllm"], about["seed"], about["requests"]) == (PINNED, scenario.seed, ours.requests)
     assert about["steps"] == ours.log.steps
 
 
