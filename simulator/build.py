@@ -213,20 +213,12 @@ def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:
             f"pool.{name}.pipeline_parallel is {layout.pipeline}, which does not divide the {model.layers} layers of "
             f"{model.name}; use one of {_divisors(model.layers)}"
         )
-    if model.heads % tensor:
+    found = model.indivisible(tensor)
+    if found is not None:
+        fitting = ", ".join(str(n) for n in range(1, found[0] + 1) if model.indivisible(n) is None)
         raise ScenarioError(
-            f"pool.{name}.tensor_parallel is {tensor}, which does not divide the {model.heads} attention heads "
-            f"of {model.name}; use one of {_divisors(model.heads, model.intermediate)}"
-        )
-    if model.intermediate % tensor:
-        raise ScenarioError(
-            f"pool.{name}.tensor_parallel is {tensor}, which does not divide the MLP width {model.intermediate} of "
-            f"{model.name}; use one of {_divisors(model.heads, model.intermediate)}"
-        )
-    if model.kv_heads % tensor and tensor % model.kv_heads:
-        raise ScenarioError(
-            f"pool.{name}.tensor_parallel is {tensor}, but the {model.kv_heads} key-value heads of {model.name} "
-            "can neither be split over nor replicated to that many chips"
+            f"pool.{name}.tensor_parallel is {tensor}, which does not divide the {found[0]} {found[1]} of "
+            f"{model.name}; use one of {fitting}"
         )
 
 
