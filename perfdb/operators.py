@@ -11,6 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hardware.errors import CostError
+from perfdb.parts import Experts
+
 if TYPE_CHECKING:
     from perfdb.layout import Layout
     from perfdb.model import ModelSpec
@@ -40,7 +43,7 @@ class Gemm:
     n, k
         Columns of the result and of the input, on one chip.
     weights
-        Format of the weights, a key of :data:`perfdb.model.WEIGHT_BYTES`.
+        Format of the weights, a key of :data:`perfdb.formats.WEIGHT_BYTES`.
     count
         Times it runs in one step.
     """
@@ -197,19 +200,20 @@ def _layer(model: ModelSpec, group: Layers, layout: Layout) -> tuple[LayerOperat
     # over several chips two all-reduces.
     launched = group.count * (family.norms_per_layer + 2 + 2 * (chips > 1))
     return (
-        _grouped_query(group.mixer, group.count, model, chips),
-        _mlp(group.feed_forward, group.count, model, chips),
+        _grouped_query(group, group.mixer, model, chips),
+        _feed_forward(group, model, chips),
         LayerOperators(tuple(between), launches=launched),
     )
 
 
-def _grouped_query(mixer: GroupedQuery, count: int, model: ModelSpec, chips: int) -> LayerOperators:
+def _grouped_query(group: Layers, mixer: GroupedQuery, model: ModelSpec, chips: int) -> LayerOperators:
+    count, formats = group.count, group.formats
     heads, kv_heads, dim = mixer.heads // chips, max(1, mixer.kv_heads // chips), mixer.head_dim
     width = (heads + 2 * kv_heads) * dim
     shape = (heads, kv_heads, dim, model.kv_cache, mixer.window, count)
     rows = (
-        Gemm("qkv", width, model.hidden, model.weights, count),
-        Gemm("attention_out", model.hidden, heads * dim, model.weights, count),
+        Gemm("qkv", width, model.hidden, formats.mixer, count),
+        Gemm("attention_out", model.hidden, heads * dim, formats.mixer_out, count),
         # Rotary embedding and KV write: queries and keys read and written, values copied to the cache.
         Elementwise("rotary", 4 * width, count),
     )
@@ -220,10 +224,17 @@ def _grouped_query(mixer: GroupedQuery, count: int, model: ModelSpec, chips: int
     )
 
 
-def _mlp(mlp: Mlp, count: int, model: ModelSpec, chips: int) -> LayerOperators:
+def _feed_forward(group: Layers, model: ModelSpec, chips: int) -> LayerOperators:
+    if isinstance(group.feed_forward, Experts):
+        raise CostError(f"{model.name}: layers of experts have no price")
+    return _mlp(group, group.feed_forward, model, chips)
+
+
+def _mlp(group: Layers, mlp: Mlp, model: ModelSpec, chips: int) -> LayerOperators:
+    count, weights = group.count, group.formats.feed_forward
     rows = (
-        Gemm("mlp_in", mlp.inputs // chips, model.hidden, model.weights, count),
-        Gemm("mlp_out", model.hidden, mlp.intermediate // chips, model.weights, count),
+        Gemm("mlp_in", mlp.inputs // chips, model.hidden, weights, count),
+        Gemm("mlp_out", model.hidden, mlp.intermediate // chips, weights, count),
         Elementwise("activation", 2 * mlp.activated // chips, count),
     )
     return LayerOperators(rows, launches=count * (3 + mlp.bias))
