@@ -18,6 +18,7 @@ from perfdb.tables import sha256
 from perfdb.whole_steps import whole_step_costs
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
+from simulator.front_end import FrontEnd
 from simulator.host_memory import copy_bytes_per_s, host_blocks
 from simulator.pool_table import own_pools
 from simulator.router import ROUTERS
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BuiltPool",
     "build_decode_router",
+    "build_front_end",
     "build_pools",
     "build_router",
 ]
@@ -102,6 +104,13 @@ def build_decode_router(scenario: Scenario) -> Router | None:
     if not scenario.decode_pools:
         return None
     return ROUTERS[own_pools(scenario.decode_pools)[0].router](stream(scenario.seed, "decode_router"))
+
+
+def build_front_end(scenario: Scenario) -> FrontEnd | None:
+    """Return what requests pass before a scheduler sees them, None where nothing: one server per entry instance."""
+    pools = own_pools(scenario.entry_pools)
+    time = ENGINES[pools[0].engine].front_end
+    return FrontEnd(time, sum(pool.replicas for pool in pools)) if time else None
 
 
 def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
