@@ -8,10 +8,10 @@ only for the sequences that sample a token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hardware.errors import CostError
+from perfdb.expert_operators import RoutedExperts
 from perfdb.parts import Experts
 
 if TYPE_CHECKING:
@@ -25,11 +25,17 @@ __all__ = [
     "Elementwise",
     "Gemm",
     "LayerOperators",
+    "Overlapped",
     "PointToPoint",
     "RowOperator",
     "StepOperators",
     "step_operators",
 ]
+
+
+#: Up to so many tokens, engines run the shared experts on a second stream beside the routed ones: the least of what
+#: they say (vLLM's ``VLLM_SHARED_EXPERTS_STREAM_TOKEN_THRESHOLD``; SGLang 1024; TensorRT-LLM in every graph).
+SHARED_EXPERT_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +89,33 @@ class PointToPoint:
     count: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Overlapped:
+    """Routed experts, and what runs beside them on a stream of its own while the rows are few.
+
+    Attributes
+    ----------
+    name
+        What to call it.
+    experts
+        The longer part, as a rule.
+    beside
+        What runs meanwhile, one after another.
+    most_rows
+        Up to so many rows; over more, all run in turn.
+    count
+        Times it runs in one step.
+    """
+
+    name: str
+    experts: RoutedExperts
+    beside: tuple[RowOperator, ...]
+    most_rows: int
+    count: int = 1
+
+
 #: An operator whose cost depends on a number of rows alone.
-RowOperator = Gemm | Elementwise | AllReduce | PointToPoint
+RowOperator = Gemm | Elementwise | AllReduce | PointToPoint | RoutedExperts | Overlapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +232,7 @@ def _layer(model: ModelSpec, group: Layers, layout: Layout) -> tuple[LayerOperat
     launched = group.count * (family.norms_per_layer + 2 + 2 * (chips > 1))
     return (
         _grouped_query(group, group.mixer, model, chips),
-        _feed_forward(group, model, chips),
+        _feed_forward(group, model, layout),
         LayerOperators(tuple(between), launches=launched),
     )
 
@@ -224,10 +255,44 @@ def _grouped_query(group: Layers, mixer: GroupedQuery, model: ModelSpec, chips: 
     )
 
 
-def _feed_forward(group: Layers, model: ModelSpec, chips: int) -> LayerOperators:
+def _feed_forward(group: Layers, model: ModelSpec, layout: Layout) -> LayerOperators:
     if isinstance(group.feed_forward, Experts):
-        raise CostError(f"{model.name}: layers of experts have no price")
-    return _mlp(group, group.feed_forward, model, chips)
+        return _experts(group, group.feed_forward, model, layout)
+    return _mlp(group, group.feed_forward, model, layout.tensor)
+
+
+def _experts(group: Layers, part: Experts, model: ModelSpec, layout: Layout) -> LayerOperators:
+    """Return what a layer of experts runs, but for the exchange of its tokens between ranks."""
+    count, hidden = group.count, model.hidden
+    router = Gemm("router", part.experts, hidden, group.formats.router, count)
+    routed = RoutedExperts(
+        "experts",
+        hidden,
+        part.intermediate,
+        part.experts,
+        part.per_token,
+        group.formats.feed_forward,
+        gated=part.gated,
+        even=part.balancing_bias,
+        tensor_parallel=layout.expert_tensor,
+        expert_parallel=layout.expert,
+        ranks=layout.data,
+        count=count,
+    )
+    # Router, choice of experts, sorting by expert, two grouped projections with an activation between, weighted sum.
+    launches = count * 7
+    shared = part.shared_expert
+    if shared is None:
+        return LayerOperators((router, routed), launches=launches)
+    beside: list[RowOperator] = [
+        Gemm("shared_in", shared.inputs // layout.tensor, hidden, group.formats.shared),
+        Elementwise("shared_activation", 2 * shared.activated // layout.tensor),
+        Gemm("shared_out", hidden, shared.intermediate // layout.tensor, group.formats.shared),
+    ]
+    if part.shared_gate:
+        beside.append(Elementwise("shared_gate", 2 * hidden))
+    both = Overlapped("experts", replace(routed, count=1), tuple(beside), SHARED_EXPERT_ROWS, count)
+    return LayerOperators((router, both), launches=launches + count * (len(beside) + 1))
 
 
 def _mlp(group: Layers, mlp: Mlp, model: ModelSpec, chips: int) -> LayerOperators:

@@ -8,9 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from perfdb.estimate import Estimate
-from perfdb.operators import Gemm
 from perfdb.sources import SourceChain
-from perfdb.speed_of_light import Bound, attention_bound, gemm_bound
+from perfdb.speed_of_light import Bound, attention_bound, row_bound
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,9 +57,10 @@ class CappedChain(SourceChain):
         self.chain, self.chip, self.cap = chain, chip, cap
 
     def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate:
-        """Return the capped cost of a projection; other operators are not bound by arithmetic."""
+        """Return the capped cost of a projection or of experts; other operators are not bound by arithmetic."""
         found = self.chain.rows(operator, rows)
-        return self._slowed(found, gemm_bound(self.chip, operator, rows)) if isinstance(operator, Gemm) else found
+        bound = row_bound(self.chip, operator, rows)
+        return found if bound is None else self._slowed(found, bound)
 
     def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
         """Return the capped cost of one layer's attention."""

@@ -5,7 +5,11 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hardware.errors import CostError
+from perfdb.estimate import Estimate
+from perfdb.operators import Overlapped
 from perfdb.roofline import RooflineSource
 from perfdb.silicon import SiliconSource
 
@@ -13,11 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from hardware.catalogue import Chip
-    from perfdb.estimate import Estimate
     from perfdb.operators import Attention, RowOperator
     from perfdb.source import CostSource
 
@@ -60,6 +62,8 @@ class SourceChain:
         CostError
             If no source prices it.
         """
+        if isinstance(operator, Overlapped):
+            return self._overlapped(operator, rows)
         return self._first(operator.name, (source.rows(operator, rows) for source in self.sources))
 
     def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
@@ -72,6 +76,13 @@ class SourceChain:
         """
         answers = (source.attention(operator, batch, tokens) for source in self.sources)
         return self._first(operator.name, answers)
+
+    def _overlapped(self, operator: Overlapped, rows: NDArray[np.int64]) -> Estimate:
+        experts = self.rows(operator.experts, rows)
+        parts = [self.rows(part, rows) for part in operator.beside]
+        beside = np.sum([part.ns for part in parts], axis=0)
+        together = np.where(rows <= operator.most_rows, np.maximum(experts.ns, beside), experts.ns + beside)
+        return Estimate(together, np.max([experts.origin, *(part.origin for part in parts)], axis=0))
 
     @property
     def files(self) -> tuple[Path, ...]:
