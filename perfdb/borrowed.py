@@ -176,6 +176,6 @@ def _alike(chip: Chip, weights: str) -> list[str]:
 
 
 def _nearest(sizes: tuple[int, ...], wanted: int) -> list[int]:
-    """Return the sizes within a factor of two of the wanted one but for itself, nearest first, larger before smaller."""
+    """Return other sizes within a factor of two of the wanted one, nearest first, larger first."""
     near = [(abs(np.log2(size / wanted)), -size) for size in sizes if size != wanted]
     return [-size for distance, size in sorted(near) if distance <= 1]

@@ -42,10 +42,8 @@ class Group:
 
 def group_of(chip: Chip, chips: int) -> Group:
     """Return the fewest nodes of a chip's usual kind that hold a group, filled evenly."""
-    if chip.node is not None:
-        room = load_node(chip.node).chips
-    else:
-        room = chip.nvlink.domain if chip.nvlink else chips
+    alone = chip.nvlink.domain if chip.nvlink else chips
+    room = alone if chip.node is None else load_node(chip.node).chips
     nodes = math.ceil(chips / room)
     return Group(math.ceil(chips / nodes), nodes)
 

@@ -25,6 +25,7 @@ from simulator.engine_options import (
     VllmOptions,
     VllmV0Options,
 )
+from simulator.front_end import FrontEndTime
 from simulator.instance import Instance
 from simulator.live import live_instances
 from simulator.live_options import core_options
@@ -51,6 +52,9 @@ __all__ = ["ENGINES", "Engine", "mark_options"]
 #: How much faster one core is in the servers that hold a chip than in those of the A100: PassMark's single-thread
 #: marks of a Xeon Platinum 8480 (about 2,900) over an EPYC 7742 (about 2,050), recalled.
 _CORE_SPEED: Mapping[str, float] = MappingProxyType({"hopper": 1.4, "blackwell": 1.4})
+
+
+_UNDELAYED = FrontEndTime()
 
 
 def _captured_graphs(max_sequences: int) -> int:
@@ -90,6 +94,8 @@ class Engine:
         Decisions are made by the scheduler of an installed vLLM.
     release
         Release whose kernel tables are wanted; None for those the database calls current.
+    front_end
+        How long a request is under way to its scheduler.
     """
 
     framework: str
@@ -105,6 +111,7 @@ class Engine:
     era: Era | None = None
     live: bool = False
     release: str | None = None
+    front_end: FrontEndTime = _UNDELAYED
 
     def instances(self, options: EngineOptions, blocks: int) -> Callable[..., Instance]:
         """Return what makes its instances, of so many KV blocks."""

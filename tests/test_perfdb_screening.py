@@ -34,7 +34,7 @@ def changed(table, keep, factor):
 
 def test_points_are_in_order_and_each_once_at_its_fastest():
     shape = np.array([2, 1, 1, 2]), np.full(4, 7)
-    found = Points.of(shape, X
+    found = Points.of(shape, np.array([5, 9, 3, 5]), np.array([4.0, 3, 2, 1]))
     assert found.shape.tolist() == [[1, 7], [1, 7], [2, 7]]
     assert (found.at.tolist(), found.ns.tolist(), found.curve.tolist()) == ([3, 9, 5], [2, 3, 1], [0, 0, 1])
     assert list(found.curves()) == [((1, 7), slice(0, 2)), ((2, 7), slice(2, 3))]
