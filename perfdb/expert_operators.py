@@ -79,7 +79,9 @@ class RoutedExperts:
         chip gets all.
         """
         mean = self.visits(rows)
-        return np.minimum(mean + np.sqrt(2 * mean * np.log(self.expert_parallel)), mean * self.expert_parallel)
+        busiest = mean + np.sqrt(2 * mean * np.log(self.expert_parallel))
+        most: NDArray[np.float64] = np.minimum(busiest, mean * self.expert_parallel)
+        return most
 
     def woken(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return how many of one chip's experts at least one token passes, if the experts are loaded evenly.
@@ -88,6 +90,6 @@ class RoutedExperts:
         -----
         A token misses an expert with probability ``1 - k/E``, and ``n`` tokens with its ``n``-th power.
         """
-        missed = (1 - self.per_token / self.experts) ** self.tokens(rows).astype(np.float64)
+        missed = np.power(1 - self.per_token / self.experts, self.tokens(rows).astype(np.float64))
         woken: NDArray[np.float64] = self.held * (1 - missed)
         return woken
