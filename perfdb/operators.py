@@ -275,16 +275,19 @@ def _grouped_query(group: Layers, mixer: GroupedQuery, model: ModelSpec, chips: 
     heads, kv_heads, dim = mixer.heads // chips, max(1, mixer.kv_heads // chips), mixer.head_dim
     width = (heads + 2 * kv_heads) * dim
     shape = (heads, kv_heads, dim, model.kv_cache, mixer.window, count)
-    rows = (
+    rows: list[RowOperator] = [
         Gemm("qkv", width, model.hidden, formats.mixer, count),
         Gemm("attention_out", model.hidden, heads * dim, formats.mixer_out, count),
         # Rotary embedding and KV write: queries and keys read and written, values copied to the cache.
         Elementwise("rotary", 4 * width, count),
-    )
+    ]
+    if mixer.qk_norm_whole and chips > 1:
+        # Two sums of squares per token, in 32 bits, before queries and keys can be normalised over all heads.
+        rows.append(AllReduce("qk_norm_all_reduce", 4, chips, count))
     # Two projections, the rotation, the KV write, attention, and a bias that is added on its own.
     launched = count * (4 + mixer.rotary + mixer.out_bias)
     return LayerOperators(
-        rows, (Attention("context_attention", *shape),), (Attention("generation_attention", *shape),), launched
+        tuple(rows), (Attention("context_attention", *shape),), (Attention("generation_attention", *shape),), launched
     )
 
 
@@ -295,7 +298,7 @@ def _feed_forward(group: Layers, model: ModelSpec, layout: Layout) -> LayerOpera
 
 
 def _experts(group: Layers, part: Experts, model: ModelSpec, layout: Layout) -> LayerOperators:
-    """Return what a layer of experts runs, but for the exchange of its tokens between ranks."""
+    """Return what a layer of experts runs."""
     count, hidden = group.count, model.hidden
     router = Gemm("router", part.experts, hidden, group.formats.router, count)
     routed = RoutedExperts(
@@ -312,11 +315,12 @@ def _experts(group: Layers, part: Experts, model: ModelSpec, layout: Layout) -> 
         ranks=layout.data,
         count=count,
     )
+    exchange = _exchange(count, hidden, layout) if layout.data > 1 else ()
     # Router, choice of experts, sorting by expert, two grouped projections with an activation between, weighted sum.
-    launches = count * 7
+    launches = count * (7 + len(exchange))
     shared = part.shared_expert
     if shared is None:
-        return LayerOperators((router, routed), launches=launches)
+        return LayerOperators((router, routed, *exchange), launches=launches)
     beside: list[RowOperator] = [
         Gemm("shared_in", shared.inputs // layout.tensor, hidden, group.formats.shared),
         Elementwise("shared_activation", 2 * shared.activated // layout.tensor),
@@ -325,7 +329,22 @@ def _experts(group: Layers, part: Experts, model: ModelSpec, layout: Layout) -> 
     if part.shared_gate:
         beside.append(Elementwise("shared_gate", 2 * hidden))
     both = Overlapped("experts", replace(routed, count=1), tuple(beside), SHARED_EXPERT_ROWS, count)
-    return LayerOperators((router, both), launches=launches + count * (len(beside) + 1))
+    return LayerOperators((router, both, *exchange), launches=launches + count * len(beside))
+
+
+def _exchange(count: int, hidden: int, layout: Layout) -> tuple[RowOperator, ...]:
+    """Return how tokens of all ranks come to the experts, and back: all to every chip, their sums to their own.
+
+    Notes
+    -----
+    vLLM's ``allgather_reducescatter``, SGLang's attention data parallelism without DeepEP, and TensorRT-LLM's where
+    it has no all-to-all, in 16 bits. A row is a token of each rank.
+    """
+    chips, width = layout.tensor * layout.data, hidden * layout.data
+    return (
+        Collective("experts_gather", "all_gather", width, chips, count),
+        Collective("experts_scatter", "reduce_scatter", width, chips, count),
+    )
 
 
 def _mlp(group: Layers, mlp: Mlp, model: ModelSpec, chips: int) -> LayerOperators:
