@@ -131,7 +131,8 @@ def audit_table(root: Path, file: TableFile) -> Audited | None:
     points, values = _coded([own, *siblings], (*shape, axis), _NS.get(file.table, _NS_PER_MS))
     columns = tuple(values[name][code] for name, code in zip((*shape, axis), _codes(points[0]), strict=True))
     bound = _light(file, dict(zip((*shape, axis), columns, strict=True)))
-    beside = slowest_sibling(points[0], points[1:])
+    sizes = [shape.index(name) for name in ("n", "k") if file.table == "gemm"]
+    beside = slowest_sibling(points[0], points[1:], sizes)
     verdict = screened(points[0], bound, beside)
     return Audited(file, (*shape, axis), columns, points[0].ns, bound, beside, verdict)
 

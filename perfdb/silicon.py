@@ -195,7 +195,7 @@ def _sites(chip: Chip, weights: str, path: Path, siblings: tuple[Path, ...]) -> 
         return None
     others = [table for one in siblings if (table := read_points(one, ("n", "k"), "m", where))]
     bound = gemm_bounds(chip, weights, points.shape[:, 0], points.shape[:, 1], points.at)
-    return Sites(points, screened(points, bound.ns, slowest_sibling(points, others)))
+    return Sites(points, screened(points, bound.ns, slowest_sibling(points, others, sizes=(0, 1))))
 
 
 def _captured(table: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
