@@ -17,7 +17,7 @@ import numpy as np
 from hardware.catalogue import chip_names, load_chip
 from perfdb.operators import Attention
 from perfdb.points import Points
-from perfdb.screening import Verdict, screened, slowest_sibling
+from perfdb.screening import Verdict, possible, screened, slowest_sibling
 from perfdb.silicon import GEMM_FORMATS, KV_FORMATS
 from perfdb.speed_of_light import attention_light, collective_light, gemm_bounds
 from perfdb.tables import FRAMEWORKS, TableSet, system_of
@@ -129,12 +129,13 @@ def audit_table(root: Path, file: TableFile) -> Audited | None:
         table for path in _siblings(root, file) if {axis, "latency", *shape} <= {*(table := _read(path)).column_names}
     ]
     points, values = _coded([own, *siblings], (*shape, axis), _NS.get(file.table, _NS_PER_MS))
-    columns = tuple(values[name][code] for name, code in zip((*shape, axis), _codes(points[0]), strict=True))
-    bound = _light(file, dict(zip((*shape, axis), columns, strict=True)))
+    at = [{name: values[name][code] for name, code in zip((*shape, axis), _codes(one), strict=True)} for one in points]
+    bound = _light(file, at[0])
+    others = [possible(one, _light(file, where)) for one, where in zip(points[1:], at[1:], strict=True)]
     sizes = [shape.index(name) for name in ("n", "k") if file.table == "gemm"]
-    beside = slowest_sibling(points[0], points[1:], sizes)
+    beside = slowest_sibling(points[0], others, sizes)
     verdict = screened(points[0], bound, beside)
-    return Audited(file, (*shape, axis), columns, points[0].ns, bound, beside, verdict)
+    return Audited(file, (*shape, axis), tuple(at[0].values()), points[0].ns, bound, beside, verdict)
 
 
 def _read(path: Path) -> pa.Table:

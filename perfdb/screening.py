@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from perfdb.points import Points
 
-__all__ = ["Verdict", "screened", "slowest_sibling"]
+__all__ = ["Verdict", "possible", "screened", "slowest_sibling"]
 
 #: A row this much faster than its bound cannot be: nominal peaks are met to a few percent.
 LIGHT_MARGIN: Final = 1.05
@@ -71,6 +71,11 @@ def screened(
     sound = np.flatnonzero(found == Verdict.SOUND)
     found[sound[_beaten(points.curve[sound], points.ns[sound])]] = Verdict.BEATEN_BY_LONGER
     return found
+
+
+def possible(points: Points, bound_ns: NDArray[np.float64]) -> Points:
+    """Return the points that are not faster than light: those that others may be held against."""
+    return points.where(~(points.ns * LIGHT_MARGIN < bound_ns))
 
 
 def slowest_sibling(points: Points, siblings: Sequence[Points], sizes: Sequence[int] = ()) -> NDArray[np.float64]:

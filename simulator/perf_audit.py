@@ -37,6 +37,7 @@ def audit_report(found: Sequence[Audited]) -> Group:
     table = plain_table(
         "Rows that are off", "table", "rows", "faster than light", "far slower than siblings", "beaten by longer"
     )
+    table.columns[0].no_wrap = True
     for one in off:
         table.add_row(_name(one), f"{len(one.ns):,}", *(f"{one.count(verdict):,}" for verdict in _BAD))
     return Group(table, *_examples(off), Text(_totals(found)))

@@ -223,7 +223,7 @@ def price_report(priced: PricedStep) -> Group:
     table.columns[0].no_wrap = table.columns[-1].no_wrap = True
     for line in sorted(priced.lines, key=lambda line: -line.ns):
         light = "" if math.isnan(line.light_ns) or not line.each_ns else f"{line.light_ns / line.each_ns:.0%}"
-        times = f"{line.each_ns / 1e3:,.2f}", f"{line.ns / 1e6:,.3f}"
+        times = f"{line.each_ns / 1e3:,.1f}", f"{line.ns / 1e6:,.3f}"
         table.add_row(Text(line.name), f"{line.count}", *times, f"{line.ns / priced.total_ns:.1%}", light, line.origin)
     table.add_section()
     table.add_row("the step", "", "", f"{priced.total_ns / 1e6:,.3f}", "", "", "")

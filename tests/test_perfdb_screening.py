@@ -81,6 +81,17 @@ def test_the_slowest_sibling_counts_and_one_that_lacks_the_point_does_not():
     assert np.isnan(slowest_sibling(own, [])).all()
 
 
+def test_nobody_is_held_against_what_is_faster_than_light(tmp_path):
+    sound = gemm_table(0.5)
+    write(tmp_path, "gemm", "gemm", sound)
+    cached = (sound["n"] == 4096) & (sound["m"] == 1)
+    write(tmp_path, "gemm", "gemm", changed(sound, cached, 0.15), framework="sglang")
+    gemm = Gemm("x", 4096, 4096, "bf16")
+    found = SiliconSource(CHIP, "vllm", tmp_path).rows(gemm, np.array([1, 64]))
+    assert found.origin.tolist() == [Origin.MEASURED] * 2
+    assert found.complete
+
+
 def test_a_sibling_that_lacks_a_size_is_asked_for_the_next_larger():
     own = Points.of((np.array([32, 200, 512]), np.array([64, 64, 64])), np.full(3, 8), np.ones(3))
     sibling = Points.of((np.array([128, 256]), np.array([64, 64])), np.array([8, 8]), np.array([2.0, 3]))
