@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from hardware.errors import CaseError, suggest
 from hardware.strict import Strict
@@ -102,16 +102,20 @@ def _comparable(value: str | float, bound: str | float) -> Any:  # noqa: ANN401 
 _Condition: TypeAlias = str | float | Span | tuple[str | float, ...]
 
 
-class Formula(Strict):
-    """A value that follows from numbers of the case."""
+def _known_formulas(options: dict[str, Any]) -> dict[str, Any]:
+    """Check every ``{ formula = NAME }`` of a table, inner tables included."""
+    for key, value in options.items():
+        if isinstance(value, dict):
+            formula = _formula(value)
+            if formula is None:
+                _known_formulas(value)
+            elif formula not in FORMULAS:
+                raise ValueError(f"{key}: formula {formula!r} is unknown; {suggest(formula, FORMULAS)}")
+    return options
 
-    formula: str
 
-    @model_validator(mode="after")
-    def _known(self) -> Formula:
-        if self.formula not in FORMULAS:
-            raise ValueError(f"formula is {self.formula!r}, which is unknown; {suggest(self.formula, FORMULAS)}")
-        return self
+def _formula(value: dict[str, Any]) -> str | None:
+    return str(value["formula"]) if set(value) == {"formula"} else None
 
 
 class Settings(Strict):
@@ -131,7 +135,7 @@ class Settings(Strict):
     model: dict[str, Any] = Field(default_factory=dict)
     pool: dict[str, Any] = Field(default_factory=dict)
     network: dict[str, Any] = Field(default_factory=dict)
-    engine_options: dict[str, Any] = Field(default_factory=dict)
+    engine_options: Annotated[dict[str, Any], AfterValidator(_known_formulas)] = Field(default_factory=dict)
     client: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -232,9 +236,18 @@ def _like(found: str, pattern: str | float) -> bool:
 def _merge(into: dict[str, Any], table: Mapping[str, Any], numbers: Mapping[str, float]) -> None:
     """Put a table over another, inner tables over inner ones, formulas computed."""
     for key, value in table.items():
-        if isinstance(value, dict) and set(value) == {"formula"}:
-            into[key] = FORMULAS[Formula(**value).formula](numbers)
-        elif isinstance(value, dict):
+        if not isinstance(value, dict):
+            into[key] = value
+        elif (formula := _formula(value)) is None:
             _merge(into.setdefault(key, {}), value, numbers)
         else:
-            into[key] = value
+            into[key] = _computed(key, formula, numbers)
+
+
+def _computed(key: str, formula: str, numbers: Mapping[str, float]) -> int:
+    try:
+        return FORMULAS[formula](numbers)
+    except KeyError as missing:
+        raise CaseError(
+            f"{key} is computed by {formula}, which needs {missing.args[0]}, and that is not known of this case"
+        ) from missing
