@@ -12,8 +12,8 @@ import numpy as np
 
 from perfdb.collectives import between_nodes_ns, group_of, moved_bytes
 from perfdb.estimate import Estimate, Origin
-from perfdb.expert_operators import RoutedExperts
-from perfdb.operators import AllReduce, Attention, Collective, Elementwise, Gemm, Overlapped, RowOperator
+from perfdb.expert_operators import ExpertExchange, RoutedExperts
+from perfdb.operators import AllReduce, Attention, Collective, Elementwise, Gemm, Overlapped, RowOperator, as_collective
 from perfdb.speed_of_light import Bound, attention_bound, compute_format, experts_bound, gemm_bound
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class RooflineSource:
         elif isinstance(operator, Elementwise):
             streamed = count * operator.bytes_per_row
             ns = ELEMENTWISE_FLOOR_NS + 1e9 * streamed / (STREAM_EFFICIENCY * self.chip.memory_bytes_per_s)
+        elif isinstance(operator, ExpertExchange):
+            return self.rows(as_collective(operator), rows)
         elif isinstance(operator, AllReduce | Collective):
             ns = self._within_node(operator, count) + between_nodes_ns(self.chip, operator, count)
         else:

@@ -15,8 +15,8 @@ from hardware.errors import ScenarioError
 from perfdb.collectives import between_nodes_ns, group_of
 from perfdb.compile import CompiledCosts
 from perfdb.estimate import Origin
-from perfdb.expert_operators import RoutedExperts
-from perfdb.operators import AllReduce, Attention, Collective, Elementwise, Gemm, Overlapped, RowOperator
+from perfdb.expert_operators import ExpertExchange, RoutedExperts
+from perfdb.operators import AllReduce, Attention, Collective, Elementwise, Gemm, Overlapped, RowOperator, as_collective
 from perfdb.speed_of_light import attention_bound, collective_light, row_bound
 from simulator.build import build_pools, cost_chain
 from simulator.report import plain_table
@@ -200,6 +200,8 @@ def _light_ns(chip: Chip, operator: RowOperator, rows: int) -> float:
     if isinstance(operator, Gemm | RoutedExperts | Overlapped):
         bound = row_bound(chip, operator, np.array([rows]))
         return float(bound.ns[0]) if bound else math.nan
+    if isinstance(operator, ExpertExchange):
+        operator = as_collective(operator)
     if isinstance(operator, AllReduce | Collective):
         inside = group_of(chip, operator.chips).inside
         message = np.array([rows * operator.width * operator.element_bytes])
