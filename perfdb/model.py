@@ -189,8 +189,12 @@ class ModelSpec:
 
     def kv_bytes_on_chip(self, chips: int) -> int:
         """Return the KV-cache bytes of one token over all layers, on each of ``chips`` that share every layer."""
-        elements = sum(group.count * group.mixer.cached_elements(chips) for group in self.stack)
-        return elements * self.kv_element_bytes
+        element = self.kv_element_bytes
+        return sum(group.count * group.mixer.cached_bytes(element, chips) for group in self.stack)
+
+    def state_bytes_on_chip(self, chips: int) -> int:
+        """Return the bytes of one sequence, over all layers, that do not grow with it, on each of ``chips``."""
+        return sum(group.count * group.mixer.state_bytes(chips) for group in self.stack)
 
     def indivisible(self, chips: int) -> tuple[int, str] | None:
         """Return what cannot be split over so many chips, its size and its name, or None."""

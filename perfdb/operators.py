@@ -8,19 +8,24 @@ only for the sequences that sample a token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from perfdb.delta_net import DeltaNet, DeltaRule
+from perfdb.latent import IndexScan, Latent, LatentAttention
 
 if TYPE_CHECKING:
     from perfdb.layout import Layout
     from perfdb.model import ModelSpec
-    from perfdb.parts import GroupedQuery, Layers, Mlp
+    from perfdb.parts import GroupedQuery, Layers, Mixer, Mlp
 
 __all__ = [
     "AllReduce",
     "Attention",
     "Elementwise",
     "Gemm",
+    "Kernel",
+    "LatentProjections",
     "LayerOperators",
     "PointToPoint",
     "RowOperator",
@@ -80,8 +85,56 @@ class PointToPoint:
     count: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class LatentProjections:
+    """All of latent attention but the attention: what tables measure as one module together with it.
+
+    Attributes
+    ----------
+    name
+        What to call it.
+    latent
+        With the heads of one chip.
+    hidden
+        Width of the model.
+    weights, out_weights
+        Formats of the projections, and of the one out.
+    kv_cache
+        ``bf16`` or ``fp8``.
+    count
+        Layers.
+
+    Notes
+    -----
+    The expansion of the latent is counted for every row: a decoding token, which multiplies its queries and results
+    by it instead, takes as much arithmetic and reads the same weights.
+    """
+
+    name: str
+    latent: Latent
+    hidden: int
+    weights: str
+    out_weights: str
+    kv_cache: str
+    count: int = 1
+
+    @property
+    def gemms(self) -> tuple[Gemm, ...]:
+        """The projections one by one, of one layer."""
+        return tuple(
+            Gemm(name, n, k, self.out_weights if name == "attention_out" else self.weights)
+            for name, n, k in self.latent.shapes(self.hidden)
+        )
+
+    @property
+    def elementwise(self) -> Elementwise:
+        """Norms of the latents, rotation, and the write to the cache: read and written once."""
+        latent = self.latent
+        return Elementwise("latent_norms", 4 * (latent.q_rank + latent.cached + latent.heads * latent.rope))
+
+
 #: An operator whose cost depends on a number of rows alone.
-RowOperator = Gemm | Elementwise | AllReduce | PointToPoint
+RowOperator = Gemm | Elementwise | AllReduce | PointToPoint | LatentProjections
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +164,29 @@ class Attention:
     window: int
     count: int
 
+    precision: ClassVar[str] = "bf16"
+    token_flops: ClassVar[int] = 0
+    sequence_bytes: ClassVar[int] = 0
+
+    @property
+    def pair_flops(self) -> int:
+        """Operations per pair of query and key, over all heads: two products of ``head_dim`` elements."""
+        return 4 * self.heads * self.head_dim
+
     @property
     def kv_bytes_per_token(self) -> int:
         """KV bytes one layer reads per cached token."""
         return 2 * self.kv_heads * self.head_dim * (1 if self.kv_cache == "fp8" else 2)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of queries and results per new token."""
+        return 4 * self.heads * self.head_dim
+
+
+#: What mixes tokens, by sequences and their tokens. Each knows its operations per pair of tokens and per token, the
+#: bytes it moves per cached token, per new token and per sequence, and its ``window``.
+Kernel = Attention | LatentAttention | IndexScan | DeltaRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +207,8 @@ class StepOperators:
 
     per_token: tuple[RowOperator, ...]
     per_sample: tuple[RowOperator, ...]
-    context: tuple[Attention, ...]
-    generation: tuple[Attention, ...]
+    context: tuple[Kernel, ...]
+    generation: tuple[Kernel, ...]
     launches: int = 0
 
 
@@ -151,8 +223,8 @@ class LayerOperators:
     """
 
     rows: tuple[RowOperator, ...]
-    context: tuple[Attention, ...] = ()
-    generation: tuple[Attention, ...] = ()
+    context: tuple[Kernel, ...] = ()
+    generation: tuple[Kernel, ...] = ()
     launches: int = 0
 
 
@@ -197,24 +269,64 @@ def _layer(model: ModelSpec, group: Layers, layout: Layout) -> tuple[LayerOperat
     # over several chips two all-reduces.
     launched = group.count * (family.norms_per_layer + 2 + 2 * (chips > 1))
     return (
-        _grouped_query(group.mixer, group.count, model, chips),
+        _mixer(group.mixer, group.count, model, chips),
         _mlp(group.feed_forward, group.count, model, chips),
         LayerOperators(tuple(between), launches=launched),
     )
 
 
+def _mixer(mixer: Mixer, count: int, model: ModelSpec, chips: int) -> LayerOperators:
+    if isinstance(mixer, Latent):
+        return _latent(mixer, count, model, chips)
+    if isinstance(mixer, DeltaNet):
+        return _delta_net(mixer, count, model, chips)
+    return _grouped_query(mixer, count, model, chips)
+
+
+def _latent(mixer: Latent, count: int, model: ModelSpec, chips: int) -> LayerOperators:
+    own = replace(mixer, heads=mixer.heads // chips)
+    formats = (model.weights, model.weights, model.kv_cache)
+    shape = (own, model.hidden, model.weights, model.kv_cache, count)
+    context: list[Kernel] = [LatentAttention("context_latent_attention", *shape)]
+    generation: list[Kernel] = [LatentAttention("generation_latent_attention", *shape)]
+    if mixer.indexer:
+        context.append(IndexScan("context_index_scan", mixer.indexer, count))
+        generation.append(IndexScan("generation_index_scan", mixer.indexer, count))
+    rows = (LatentProjections("latent_projections", own, model.hidden, *formats, count),)
+    # Projections, two norms, rotation, cache write and attention.
+    launched = count * (len(mixer.shapes(model.hidden)) + 5)
+    return LayerOperators(rows, tuple(context), tuple(generation), launched)
+
+
+def _delta_net(net: DeltaNet, count: int, model: ModelSpec, chips: int) -> LayerOperators:
+    own = replace(net, key_heads=net.key_heads // chips, value_heads=net.value_heads // chips)
+    rows = (
+        Gemm("delta_in", own.convolved + own.values, model.hidden, model.weights, count),
+        Gemm("delta_gates", 2 * own.value_heads, model.hidden, "bf16", count),
+        Gemm("delta_out", model.hidden, own.values, model.weights, count),
+        # The norm of the result, gated: two rows read and one written.
+        Elementwise("delta_norm", 6 * own.values, count),
+    )
+    rules = (DeltaRule(f"{phase}_delta_rule", own, model.hidden, count) for phase in ("context", "generation"))
+    # Three projections, convolution, rule and norm.
+    context, generation = ((rule,) for rule in rules)
+    return LayerOperators(rows, context, generation, 6 * count)
+
+
 def _grouped_query(mixer: GroupedQuery, count: int, model: ModelSpec, chips: int) -> LayerOperators:
     heads, kv_heads, dim = mixer.heads // chips, max(1, mixer.kv_heads // chips), mixer.head_dim
     width = (heads + 2 * kv_heads) * dim
+    gate = heads * dim * mixer.output_gate
     shape = (heads, kv_heads, dim, model.kv_cache, mixer.window, count)
     rows = (
-        Gemm("qkv", width, model.hidden, model.weights, count),
+        Gemm("qkv", width + gate, model.hidden, model.weights, count),
         Gemm("attention_out", model.hidden, heads * dim, model.weights, count),
         # Rotary embedding and KV write: queries and keys read and written, values copied to the cache.
         Elementwise("rotary", 4 * width, count),
+        *((Elementwise("output_gate", 6 * gate, count),) if gate else ()),
     )
     # Two projections, the rotation, the KV write, attention, and a bias that is added on its own.
-    launched = count * (4 + mixer.rotary + mixer.out_bias)
+    launched = count * (4 + mixer.rotary + mixer.out_bias + mixer.output_gate)
     return LayerOperators(
         rows, (Attention("context_attention", *shape),), (Attention("generation_attention", *shape),), launched
     )

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["FeedForward", "GroupedQuery", "Layers", "Mixer", "Mlp"]
+from perfdb.delta_net import DeltaNet
+from perfdb.latent import Latent
+
+__all__ = ["DeltaNet", "FeedForward", "GroupedQuery", "Latent", "Layers", "Mixer", "Mlp"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,8 @@ class GroupedQuery:
         Queries and keys are normalised per head.
     rotary
         Queries and keys are rotated by their positions.
+    output_gate
+        A gate as wide as the queries, projected with them, scales the result.
     """
 
     heads: int
@@ -37,11 +42,12 @@ class GroupedQuery:
     out_bias: bool = False
     qk_norm: bool = False
     rotary: bool = True
+    output_gate: bool = False
 
     @property
     def qkv_width(self) -> int:
-        """Columns of the fused query, key and value projection."""
-        return (self.heads + 2 * self.kv_heads) * self.head_dim
+        """Columns of the fused query, key and value projection, the output gate's among them."""
+        return ((1 + self.output_gate) * self.heads + 2 * self.kv_heads) * self.head_dim
 
     def matrix_parameters(self, hidden: int) -> int:
         """Weights of the projections, the part that is quantised."""
@@ -52,9 +58,14 @@ class GroupedQuery:
         biases = self.qkv_width * self.qkv_bias + hidden * self.out_bias
         return biases + 2 * self.head_dim * self.qk_norm
 
-    def cached_elements(self, chips: int = 1) -> int:
-        """Elements that one token leaves in the cache of each of ``chips``; heads fewer than chips are replicated."""
-        return 2 * max(1, self.kv_heads // chips) * self.head_dim
+    def cached_bytes(self, element_bytes: int, chips: int = 1) -> int:
+        """Return the bytes one token leaves on each of ``chips``; heads fewer than those are replicated."""
+        return 2 * max(1, self.kv_heads // chips) * self.head_dim * element_bytes
+
+    def state_bytes(self, chips: int = 1) -> int:
+        """Return the bytes of a sequence that do not grow with it: none."""
+        del chips
+        return 0
 
     def split(self) -> tuple[tuple[int, str], ...]:
         """Return what tensor parallelism must divide: sizes and names."""
@@ -106,7 +117,7 @@ class Mlp:
         return ((self.intermediate, "columns of the MLP"),)
 
 
-Mixer = GroupedQuery
+Mixer = GroupedQuery | Latent | DeltaNet
 FeedForward = Mlp
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perfdb.estimate import Estimate, Origin
-from perfdb.operators import AllReduce, Attention, Elementwise, Gemm, RowOperator
+from perfdb.operators import AllReduce, Elementwise, Gemm, Kernel, LatentProjections, RowOperator
 from perfdb.speed_of_light import Bound, attention_bound, compute_format, gemm_bound
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class RooflineSource:
         count = rows.astype(np.float64)
         if isinstance(operator, Gemm):
             ns = self._gemm(operator, rows)
+        elif isinstance(operator, LatentProjections):
+            ns = self.rows(operator.elementwise, rows).ns + sum(self._gemm(gemm, rows) for gemm in operator.gemms)
         elif isinstance(operator, Elementwise):
             streamed = count * operator.bytes_per_row
             ns = ELEMENTWISE_FLOOR_NS + 1e9 * streamed / (STREAM_EFFICIENCY * self.chip.memory_bytes_per_s)
@@ -62,12 +64,12 @@ class RooflineSource:
             ns = POINT_TO_POINT_NS + 1e9 * count * operator.bytes_per_row / self.chip.link_bytes_per_s
         return Estimate.of(ns, Origin.ROOFLINE)
 
-    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
+    def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
         """Return the roofline of one layer's attention."""
         efficiency = self.chip.efficiency
         bound = attention_bound(self.chip, operator, batch, tokens)
         points = efficiency.prefill_attention_bf16
-        compute = _power_law(points, tokens) if operator.name == "context_attention" else points[0][1]
+        compute = _power_law(points, tokens) if operator.name.startswith("context") else points[0][1]
         ns = _roofline(bound, compute, efficiency.hbm_decode_attention)
         return Estimate.of(ATTENTION_FLOOR_NS + ns, Origin.ROOFLINE)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from perfdb.estimate import Estimate, Origin
 from perfdb.interpolate import Curve, blend
-from perfdb.operators import AllReduce, Attention, Gemm, RowOperator
+from perfdb.operators import AllReduce, Attention, Gemm, Kernel, RowOperator
 from perfdb.speed_of_light import attention_bound, gemm_bound
 from perfdb.tables import find_table, installed_root, read_table
 
@@ -66,8 +66,10 @@ class SiliconSource:
             return self._all_reduce(operator, rows)
         return None
 
-    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
+    def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
         """Return measured attention, from the nearest head counts where the exact ones were not measured."""
+        if not isinstance(operator, Attention):
+            return None
         if operator not in self._curves:
             self._curves[operator] = self._measured_curves(operator)
         found = self._curves[operator]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from hardware.catalogue import Chip
     from perfdb.estimate import Estimate
-    from perfdb.operators import Attention, RowOperator
+    from perfdb.operators import Kernel, RowOperator
     from perfdb.source import CostSource
 
 __all__ = ["COST_SOURCES", "DEFAULT_SOURCES", "SourceChain", "source_chain"]
@@ -62,7 +62,7 @@ class SourceChain:
         """
         return self._first(operator.name, (source.rows(operator, rows) for source in self.sources))
 
-    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
+    def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
         """Return the first source's cost of one layer's attention.
 
         Raises

@@ -10,12 +10,14 @@ import numpy as np
 from perfdb.model import WEIGHT_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from hardware.catalogue import Chip
-    from perfdb.operators import Attention, Gemm
+    from perfdb.operators import Gemm, Kernel
 
-__all__ = ["Bound", "attention_bound", "gemm_bound"]
+__all__ = ["Bound", "attention_bound", "attention_peak", "gemm_bound", "together"]
 
 #: Number format the multiply units run for each weight format. Weight-only formats (int4, mxfp4 with
 #: 16-bit activations) compute in 16 bits.
@@ -61,21 +63,31 @@ def gemm_bound(chip: Chip, gemm: Gemm, rows: NDArray[np.int64]) -> Bound:
     return Bound(1e9 * flops / peak, 1e9 * moved / chip.memory_bytes_per_s)
 
 
-def attention_bound(chip: Chip, attention: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Bound:
+def together(bounds: Sequence[Bound]) -> Bound:
+    """Return the bound of operators that run one after the other, none of them reading what is still in flight."""
+    compute, memory = ([getattr(bound, name) for bound in bounds] for name in ("compute_ns", "memory_ns"))
+    return Bound(np.sum(compute, axis=0), np.sum(memory, axis=0))
+
+
+def attention_bound(chip: Chip, attention: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Bound:
     """Return the bound of one layer's attention.
 
-    Context: each token attends to those before it, 4*head_dim operations per head and pair, halved by the
-    causal mask. Generation: one new token attends to ``tokens`` cached ones, whose KV is read once.
+    Context: each token attends to those before it, half as many pairs as the square of the length for the causal
+    mask. Generation: one new token attends to ``tokens`` cached ones, whose KV is read once.
     """
     sequences, length = batch.astype(np.float64), tokens.astype(np.float64)
     reach = np.minimum(length, attention.window) if attention.window else length
-    width = attention.heads * attention.head_dim
-    if attention.name == "context_attention":
+    if attention.name.startswith("context"):
         pairs = reach * (length - reach / 2)
         rows = length
     else:
         pairs, rows = reach + 1, np.ones_like(length)
-    moved = sequences * ((reach + 1) * attention.kv_bytes_per_token + rows * 4.0 * width)
-    flops = 4.0 * sequences * pairs * width
-    peak = chip.peak_flops("bf16") or 1.0
-    return Bound(1e9 * flops / peak, 1e9 * moved / chip.memory_bytes_per_s)
+    each = (reach + 1) * attention.kv_bytes_per_token + rows * attention.row_bytes + attention.sequence_bytes
+    flops = sequences * pairs * attention.pair_flops + sequences * rows * attention.token_flops
+    moved = sequences * each
+    return Bound(1e9 * flops / attention_peak(chip, attention), 1e9 * moved / chip.memory_bytes_per_s)
+
+
+def attention_peak(chip: Chip, attention: Kernel) -> float:
+    """Return the operations per second of a chip in the format that an attention kernel multiplies in."""
+    return chip.peak_flops(attention.precision) or chip.peak_flops("bf16") or 1.0
