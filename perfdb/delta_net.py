@@ -10,7 +10,13 @@ Source: Gated Delta Networks (arXiv 2412.06464); ``modeling_qwen3_next.py`` in h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from perfdb.formats import Matrices, Role
 
 __all__ = ["DeltaNet", "DeltaRule"]
 
@@ -32,6 +38,10 @@ class DeltaNet:
         Tokens the convolution spans.
     """
 
+    MODULES: ClassVar[Mapping[Role, tuple[str, ...]]] = MappingProxyType(
+        {"mixer": ("linear_attn.in_proj_qkvz", "linear_attn.in_proj_qkv"), "mixer_out": ("linear_attn.out_proj",)}
+    )
+
     key_heads: int
     value_heads: int
     key_dim: int
@@ -48,9 +58,13 @@ class DeltaNet:
         """Columns of the values."""
         return self.value_heads * self.value_dim
 
-    def matrix_parameters(self, hidden: int) -> int:
-        """Weights of the projections: queries, keys, values and output gate, two gates per value head, and out."""
-        return hidden * (self.convolved + 2 * self.values + 2 * self.value_heads)
+    def matrices(self, hidden: int) -> Matrices:
+        """Return the weights of the projections: queries, keys, values and output gate; two gates per head; out."""
+        return (
+            ("mixer", hidden * (self.convolved + self.values)),
+            ("router", hidden * 2 * self.value_heads),
+            ("mixer_out", hidden * self.values),
+        )
 
     def vector_parameters(self, hidden: int) -> int:
         """Convolution, decay and step bias per value head, and the norm of a value."""

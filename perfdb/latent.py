@@ -11,7 +11,13 @@ Sources: DeepSeek-V2 (arXiv 2405.04434), DeepSeek-V3.2 (arXiv 2512.02556), the m
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from perfdb.formats import Matrices, Role
 
 __all__ = ["IndexScan", "Indexer", "Latent", "LatentAttention"]
 
@@ -56,6 +62,10 @@ class Latent:
         Picks the tokens that are looked at, or None.
     """
 
+    MODULES: ClassVar[Mapping[Role, tuple[str, ...]]] = MappingProxyType(
+        {"mixer": ("self_attn.kv_a_proj_with_mqa", "self_attn.kv_b_proj"), "mixer_out": ("self_attn.o_proj",)}
+    )
+
     heads: int
     q_rank: int
     kv_rank: int
@@ -94,9 +104,9 @@ class Latent:
             found.append(("index_key", self.indexer.head_dim + self.indexer.heads, hidden))
         return tuple(found)
 
-    def matrix_parameters(self, hidden: int) -> int:
-        """Weights of the projections, the part that is quantised."""
-        return sum(n * k for _, n, k in self.shapes(hidden))
+    def matrices(self, hidden: int) -> Matrices:
+        """Return the weights of the projections."""
+        return tuple(("mixer_out" if name == "attention_out" else "mixer", n * k) for name, n, k in self.shapes(hidden))
 
     def vector_parameters(self, hidden: int) -> int:
         """Norms of the latents, and of the indexer's key (weight and bias)."""

@@ -11,13 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+from hardware.errors import CostError
 from perfdb.delta_net import DeltaNet, DeltaRule
 from perfdb.latent import IndexScan, Latent, LatentAttention
+from perfdb.parts import Experts
 
 if TYPE_CHECKING:
     from perfdb.layout import Layout
     from perfdb.model import ModelSpec
-    from perfdb.parts import GroupedQuery, Layers, Mixer, Mlp
+    from perfdb.parts import GroupedQuery, Layers, Mlp
 
 __all__ = [
     "AllReduce",
@@ -45,7 +47,7 @@ class Gemm:
     n, k
         Columns of the result and of the input, on one chip.
     weights
-        Format of the weights, a key of :data:`perfdb.model.WEIGHT_BYTES`.
+        Format of the weights, a key of :data:`perfdb.formats.WEIGHT_BYTES`.
     count
         Times it runs in one step.
     """
@@ -269,24 +271,25 @@ def _layer(model: ModelSpec, group: Layers, layout: Layout) -> tuple[LayerOperat
     # over several chips two all-reduces.
     launched = group.count * (family.norms_per_layer + 2 + 2 * (chips > 1))
     return (
-        _mixer(group.mixer, group.count, model, chips),
-        _mlp(group.feed_forward, group.count, model, chips),
+        _mixer(group, model, chips),
+        _feed_forward(group, model, chips),
         LayerOperators(tuple(between), launches=launched),
     )
 
 
-def _mixer(mixer: Mixer, count: int, model: ModelSpec, chips: int) -> LayerOperators:
+def _mixer(group: Layers, model: ModelSpec, chips: int) -> LayerOperators:
+    mixer = group.mixer
     if isinstance(mixer, Latent):
-        return _latent(mixer, count, model, chips)
+        return _latent(group, mixer, model, chips)
     if isinstance(mixer, DeltaNet):
-        return _delta_net(mixer, count, model, chips)
-    return _grouped_query(mixer, count, model, chips)
+        return _delta_net(group, mixer, model, chips)
+    return _grouped_query(group, mixer, model, chips)
 
 
-def _latent(mixer: Latent, count: int, model: ModelSpec, chips: int) -> LayerOperators:
-    own = replace(mixer, heads=mixer.heads // chips)
-    formats = (model.weights, model.weights, model.kv_cache)
-    shape = (own, model.hidden, model.weights, model.kv_cache, count)
+def _latent(group: Layers, mixer: Latent, model: ModelSpec, chips: int) -> LayerOperators:
+    own, count = replace(mixer, heads=mixer.heads // chips), group.count
+    formats = (group.formats.mixer, group.formats.mixer_out, model.kv_cache)
+    shape = (own, model.hidden, group.formats.mixer, model.kv_cache, count)
     context: list[Kernel] = [LatentAttention("context_latent_attention", *shape)]
     generation: list[Kernel] = [LatentAttention("generation_latent_attention", *shape)]
     if mixer.indexer:
@@ -298,12 +301,13 @@ def _latent(mixer: Latent, count: int, model: ModelSpec, chips: int) -> LayerOpe
     return LayerOperators(rows, tuple(context), tuple(generation), launched)
 
 
-def _delta_net(net: DeltaNet, count: int, model: ModelSpec, chips: int) -> LayerOperators:
+def _delta_net(group: Layers, net: DeltaNet, model: ModelSpec, chips: int) -> LayerOperators:
     own = replace(net, key_heads=net.key_heads // chips, value_heads=net.value_heads // chips)
+    count, formats = group.count, group.formats
     rows = (
-        Gemm("delta_in", own.convolved + own.values, model.hidden, model.weights, count),
+        Gemm("delta_in", own.convolved + own.values, model.hidden, formats.mixer, count),
         Gemm("delta_gates", 2 * own.value_heads, model.hidden, "bf16", count),
-        Gemm("delta_out", model.hidden, own.values, model.weights, count),
+        Gemm("delta_out", model.hidden, own.values, formats.mixer_out, count),
         # The norm of the result, gated: two rows read and one written.
         Elementwise("delta_norm", 6 * own.values, count),
     )
@@ -313,14 +317,15 @@ def _delta_net(net: DeltaNet, count: int, model: ModelSpec, chips: int) -> Layer
     return LayerOperators(rows, context, generation, 6 * count)
 
 
-def _grouped_query(mixer: GroupedQuery, count: int, model: ModelSpec, chips: int) -> LayerOperators:
+def _grouped_query(group: Layers, mixer: GroupedQuery, model: ModelSpec, chips: int) -> LayerOperators:
+    count, formats = group.count, group.formats
     heads, kv_heads, dim = mixer.heads // chips, max(1, mixer.kv_heads // chips), mixer.head_dim
     width = (heads + 2 * kv_heads) * dim
     gate = heads * dim * mixer.output_gate
     shape = (heads, kv_heads, dim, model.kv_cache, mixer.window, count)
     rows = (
-        Gemm("qkv", width + gate, model.hidden, model.weights, count),
-        Gemm("attention_out", model.hidden, heads * dim, model.weights, count),
+        Gemm("qkv", width + gate, model.hidden, formats.mixer, count),
+        Gemm("attention_out", model.hidden, heads * dim, formats.mixer_out, count),
         # Rotary embedding and KV write: queries and keys read and written, values copied to the cache.
         Elementwise("rotary", 4 * width, count),
         *((Elementwise("output_gate", 6 * gate, count),) if gate else ()),
@@ -332,10 +337,17 @@ def _grouped_query(mixer: GroupedQuery, count: int, model: ModelSpec, chips: int
     )
 
 
-def _mlp(mlp: Mlp, count: int, model: ModelSpec, chips: int) -> LayerOperators:
+def _feed_forward(group: Layers, model: ModelSpec, chips: int) -> LayerOperators:
+    if isinstance(group.feed_forward, Experts):
+        raise CostError(f"{model.name}: layers of experts have no price")
+    return _mlp(group, group.feed_forward, model, chips)
+
+
+def _mlp(group: Layers, mlp: Mlp, model: ModelSpec, chips: int) -> LayerOperators:
+    count, weights = group.count, group.formats.feed_forward
     rows = (
-        Gemm("mlp_in", mlp.inputs // chips, model.hidden, model.weights, count),
-        Gemm("mlp_out", model.hidden, mlp.intermediate // chips, model.weights, count),
+        Gemm("mlp_in", mlp.inputs // chips, model.hidden, weights, count),
+        Gemm("mlp_out", model.hidden, mlp.intermediate // chips, weights, count),
         Elementwise("activation", 2 * mlp.activated // chips, count),
     )
     return LayerOperators(rows, launches=count * (3 + mlp.bias))

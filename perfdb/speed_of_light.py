@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from perfdb.model import WEIGHT_BYTES
+from perfdb.formats import WEIGHT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
