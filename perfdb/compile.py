@@ -147,7 +147,7 @@ def compile_costs(
         _whole(np.where(sequences > 0, host.step_ns + host.sequence_ns * sequences, 0)),
         lambda n: _decode_curve(generation_knots, generation.ns.reshape(-1, len(generation_knots))[n]),
         windowed.pop(0),
-        _launches(operators, host),
+        _launches(operators, source, host),
         windowed,
     )
     prices = passes if stages == 1 else RoundPrices(passes, stages)
@@ -160,9 +160,10 @@ def _curves(knots: NDArray[np.int64], context: Callable[[int], Estimate]) -> Cal
     return lambda prompts: _context_curve(knots, context(prompts).ns)
 
 
-def _launches(operators: StepOperators, host: HostTime) -> Launches:
+def _launches(operators: StepOperators, source: SourceChain, host: HostTime) -> Launches:
+    measured = round(sum(kernel.count * source.launch_ns(kernel) for kernel in operators.context))
     extra = sum(kernel.count for kernel in operators.context) * (host.prompt_attention_launches - 1)
-    return Launches(host.launch_ns * operators.launches, host.launch_ns * (operators.launches + extra))
+    return Launches(host.launch_ns * operators.launches, host.launch_ns * (operators.launches + extra) + measured)
 
 
 def _by_origin(operators: Sequence[RowOperator], source: SourceChain, most: int) -> NDArray[np.float64]:

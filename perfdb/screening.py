@@ -1,0 +1,107 @@
+"""Which rows of a kernel table cannot be: faster than light, far slower than elsewhere, or beaten by a longer one.
+
+A table holds what a script measured on one machine on one day. Three things give a wrong row away without knowing
+the right one:
+
+* it beats the speed of light, because its operands stayed in the cache from the repetition before;
+* every other framework runs the same product on the same chip several times as fast, because launches were timed
+  and not kernels;
+* a longer one of the same curve takes far less time.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from perfdb.points import Points
+
+__all__ = ["Verdict", "screened", "slowest_sibling"]
+
+#: A row this much faster than its bound cannot be: nominal peaks are met to a few percent.
+LIGHT_MARGIN: Final = 1.05
+#: Sound projections of three frameworks stay within 2.6 times of each other (99.9 % of the rows of each, but for
+#: those this finds). A curve with a row beyond that is also wrong in the rows around it that are still far off.
+FAR_SLOWER: Final = 3.0
+STILL_SLOWER: Final = 1.5
+#: Honest steps down, where a kernel changes with the number of rows, stay below this.
+FAR_BEATEN: Final = 1.5
+#: More than any kernel takes, ns: keeps the curves apart where all are scanned at once.
+_APART: Final = 1e10
+
+
+class Verdict(enum.IntEnum):
+    """What screening says of a row."""
+
+    SOUND = 0
+    FASTER_THAN_LIGHT = 1
+    SLOWER_THAN_SIBLINGS = 2
+    BEATEN_BY_LONGER = 3
+
+
+def screened(
+    points: Points, bound_ns: NDArray[np.float64] | None = None, siblings_ns: NDArray[np.float64] | None = None
+) -> NDArray[np.uint8]:
+    """Return the :class:`Verdict` of each point, shape (points,).
+
+    Parameters
+    ----------
+    points
+        The table.
+    bound_ns
+        Speed of light of each; None where nobody knows it.
+    siblings_ns
+        What the slowest sibling takes, see :func:`slowest_sibling`; None not to compare with siblings.
+    """
+    found = np.zeros(len(points.ns), np.uint8)
+    if siblings_ns is not None:
+        found[_far_slower(points, siblings_ns)] = Verdict.SLOWER_THAN_SIBLINGS
+    if bound_ns is not None:
+        found[points.ns * LIGHT_MARGIN < bound_ns] = Verdict.FASTER_THAN_LIGHT
+    sound = np.flatnonzero(found == Verdict.SOUND)
+    found[sound[_beaten(points.curve[sound], points.ns[sound])]] = Verdict.BEATEN_BY_LONGER
+    return found
+
+
+def slowest_sibling(points: Points, siblings: Sequence[Points]) -> NDArray[np.float64]:
+    """Return the time of the slowest of other tables at each point, ns; NaN where none has it."""
+    slowest = np.full(len(points.ns), np.nan)
+    keys = _keys([points, *siblings])
+    for key, sibling in zip(keys[1:], siblings, strict=True):
+        place = np.minimum(np.searchsorted(key, keys[0]), len(key) - 1)
+        slowest = np.fmax(slowest, np.where(key[place] == keys[0], sibling.ns[place], np.nan))
+    return slowest
+
+
+def _keys(tables: Sequence[Points]) -> list[NDArray[np.int64]]:
+    """Return one number for each point of each table, equal for equal points and in their order."""
+    keys = [np.zeros(len(table.ns), np.int64) for table in tables]
+    for column in range(tables[0].shape.shape[1] + 1):
+        columns = [table.at if column == table.shape.shape[1] else table.shape[:, column] for table in tables]
+        values = np.unique(np.concatenate(columns))
+        keys = [key * len(values) + np.searchsorted(values, one) for key, one in zip(keys, columns, strict=True)]
+    return keys
+
+
+def _far_slower(points: Points, siblings_ns: NDArray[np.float64]) -> NDArray[np.bool_]:
+    ratio = points.ns / siblings_ns
+    off = ratio > STILL_SLOWER
+    new = np.append(True, (off[1:] != off[:-1]) | (points.curve[1:] != points.curve[:-1]))
+    run = np.cumsum(new) - 1
+    far = np.zeros(len(points.ns) + 1, bool)
+    far[run[ratio > FAR_SLOWER]] = True
+    slower: NDArray[np.bool_] = off & far[run]
+    return slower
+
+
+def _beaten(curve: NDArray[np.int64], ns: NDArray[np.float64]) -> NDArray[np.bool_]:
+    best_later = np.minimum.accumulate((ns + curve * _APART)[::-1])[::-1] - curve * _APART
+    beaten: NDArray[np.bool_] = ns > best_later * FAR_BEATEN
+    return beaten
