@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from hardware.catalogue import chip_names, load_chip
 from perfdb.collectives import group_of, moved_bytes
 from perfdb.estimate import Estimate, Origin
+from perfdb.expert_operators import RoutedExperts
 from perfdb.formats import WEIGHT_BYTES
 from perfdb.measured import MeasuredSource
 from perfdb.operators import AllReduce, Collective, Gemm, Kernel, LatentProjections, RowOperator
-from perfdb.silicon import GEMM_FORMATS
-from perfdb.speed_of_light import attention_bound, compute_format, gemm_bound, together
+from perfdb.speed_of_light import attention_bound, compute_format, row_bound
 from perfdb.tables import FRAMEWORKS
 
 if TYPE_CHECKING:
@@ -35,12 +35,11 @@ if TYPE_CHECKING:
 
 __all__ = ["BorrowedSource"]
 
+Product = Gemm | RoutedExperts | LatentProjections
 #: Chips further apart than this in memory rate or arithmetic are no kin: a B200's projections from an RTX PRO 6000's
 #: are 37 % off in the median, from a B300's 5 %.
 _NEAR: Final = 2.0
 _GROUPS: Final = (2, 4, 8, 16)
-
-_Kernel = TypeVar("_Kernel", bound="Kernel | LatentProjections")
 
 
 class BorrowedSource:
@@ -59,20 +58,11 @@ class BorrowedSource:
         self._sources: dict[tuple[str, str], MeasuredSource] = {}
 
     def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate | None:
-        """Return projections and collectives as kin run them; None for every other operator."""
-        if isinstance(operator, Gemm):
+        """Return projections, experts and collectives as kin run them; None for every other operator."""
+        if isinstance(operator, Product):
             return _first_known(
-                (
-                    source.rows(kin, rows),
-                    gemm_bound(self.chip, operator, rows).ns,
-                    gemm_bound(source.chip, kin, rows).ns,
-                )
-                for source, kin in self._gemm_kin(operator)
-            )
-        if isinstance(operator, LatentProjections):
-            return _first_known(
-                (source.rows(kin, rows), _projections(self.chip, kin, rows), _projections(source.chip, kin, rows))
-                for source, kin in self._same_kernel(operator)
+                (source.rows(kin, rows), _bound_ns(self.chip, operator, rows), _bound_ns(source.chip, kin, rows))
+                for source, kin in self._product_kin(operator)
             )
         if isinstance(operator, AllReduce | Collective):
             return _first_known(
@@ -86,7 +76,7 @@ class BorrowedSource:
         here = attention_bound(self.chip, operator, batch, tokens).ns
         return _first_known(
             (source.attention(kin, batch, tokens), here, attention_bound(source.chip, kin, batch, tokens).ns)
-            for source, kin in self._same_kernel(operator)
+            for source, kin in self._attention_kin(operator)
         )
 
     @property
@@ -115,16 +105,16 @@ class BorrowedSource:
             for framework in frameworks:
                 yield self._source(chip, framework)
 
-    def _gemm_kin(self, gemm: Gemm) -> Iterator[tuple[MeasuredSource, Gemm]]:
+    def _product_kin(self, product: Product) -> Iterator[tuple[MeasuredSource, Product]]:
         for source in self._elsewhere(own_chip=True, own_framework=False):
-            yield source, gemm
-        for weights in _alike(self.chip, gemm.weights):
+            yield source, product
+        for weights in _alike(self.chip, product.weights):
             for source in self._elsewhere(own_chip=True, own_framework=True):
-                yield source, replace(gemm, weights=weights)
+                yield source, replace(product, weights=weights)
         for source in self._elsewhere(own_chip=False, own_framework=True):
-            yield source, gemm
+            yield source, product
 
-    def _same_kernel(self, operator: _Kernel) -> Iterator[tuple[MeasuredSource, _Kernel]]:
+    def _attention_kin(self, operator: Kernel) -> Iterator[tuple[MeasuredSource, Kernel]]:
         for source in self._elsewhere(own_chip=True, own_framework=False):
             yield source, operator
         for source in self._elsewhere(own_chip=False, own_framework=True):
@@ -160,8 +150,9 @@ def _first_known(
     return found
 
 
-def _projections(chip: Chip, operator: LatentProjections, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    return together([gemm_bound(chip, gemm, rows) for gemm in operator.gemms]).ns
+def _bound_ns(chip: Chip, product: Product, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    bound = row_bound(chip, product, rows)
+    return bound.ns if bound else np.zeros(len(rows))
 
 
 def _on_links(chip: Chip, operator: AllReduce | Collective, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -180,7 +171,7 @@ def _alike(chip: Chip, weights: str) -> list[str]:
     """Return the formats that a chip multiplies in the same numbers and whose weights are about as large."""
     return [
         other
-        for other in GEMM_FORMATS
+        for other in WEIGHT_BYTES
         if other != weights
         and compute_format(chip, other) == compute_format(chip, weights)
         and abs(np.log2(WEIGHT_BYTES[other] / WEIGHT_BYTES[weights])) < 0.25

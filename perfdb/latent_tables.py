@@ -23,7 +23,7 @@ from perfdb.latent import IndexScan, LatentAttention
 from perfdb.operators import Gemm, LatentProjections
 from perfdb.roofline import RooflineSource
 from perfdb.silicon import GEMM_FORMATS, KV_FORMATS, over_batches
-from perfdb.speed_of_light import attention_bound, attention_light, gemm_bound, together
+from perfdb.speed_of_light import attention_bound, attention_light, gemm_bound, row_bound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -175,7 +175,7 @@ class LatentTables:
         known = [part for gemm in operator.gemms if (part := self._gemm(gemm, rows)) is not None]
         if len(known) < len(operator.gemms):
             return None
-        ns = self._roofline.rows(operator.elementwise, rows).ns + sum(part.ns for part in known)
+        ns = self._roofline.streamed_ns(operator.elementwise, rows.astype(np.float64)) + sum(part.ns for part in known)
         return Estimate(ns, np.max([part.origin for part in known], axis=0).astype(np.uint8))
 
     def _out_changed(self, operator: LatentProjections, rows: NDArray[np.int64], found: Estimate) -> Estimate:
@@ -184,11 +184,12 @@ class LatentTables:
         measured, own = (self._gemm(one, rows) for one in (replace(out, weights=operator.weights), out))
         if measured is None or own is None:
             return found
-        least = together([gemm_bound(self.chip, gemm, rows) for gemm in operator.gemms]).ns
-        return Estimate.of(np.maximum(found.ns + own.ns - measured.ns, least), Origin.EXTRAPOLATED)
+        least = row_bound(self.chip, operator, rows)
+        return Estimate.of(np.maximum(found.ns + own.ns - measured.ns, least.ns if least else 0.0), Origin.EXTRAPOLATED)
 
     def _rows_ns(self, shape: _Shape, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        return together([gemm_bound(self.chip, gemm, rows) for gemm in shape.projections().gemms]).ns
+        bound = row_bound(self.chip, shape.projections(), rows)
+        return bound.ns if bound else np.ones(len(rows))
 
     def _scan_ns(self, scan: IndexScan, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
         return self._roofline.attention(scan, batch, tokens).ns

@@ -130,11 +130,14 @@ def _divide(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) 
 
 def _stage_weight_bytes(model: ModelSpec, layout: Layout, layers: int) -> int:
     embeddings = 2 * model.embedding_parameters
-    projections = model.weight_bytes - embeddings
+    experts, routers = round(model.expert_bytes), round(model.router_bytes)
+    projections = model.weight_bytes - embeddings - experts - routers
     # The first stage holds the input embedding, the last the output one: at least one of them, split over
     # the tensor ranks.
     held = embeddings if layout.pipeline == 1 or model.tied else embeddings // 2
-    return (projections * layers // model.layers + held) // layout.tensor
+    cut = (projections * layers // model.layers + held) // layout.tensor
+    # Experts are spread over the chips of all ranks; what picks them stands on each.
+    return cut + (experts // (layout.tensor * layout.data) + routers) * layers // model.layers
 
 
 def _activation_bytes(model: ModelSpec, layout: Layout, budget: MemoryBudget) -> int:
@@ -143,8 +146,7 @@ def _activation_bytes(model: ModelSpec, layout: Layout, budget: MemoryBudget) ->
     MLP: residual and input rows whole, MLP input and product split over the chips, 16 bits each. Logits: the
     16-bit result, its 32-bit copy and the sampler's two 32-bit work copies over the whole vocabulary.
     """
-    widest = max(group.feed_forward.activated for group in model.stack)
-    mlp = 2 * model.hidden + widest // layout.tensor
+    mlp = 2 * model.hidden + max(group.feed_forward.working(model.hidden, layout) for group in model.stack)
     logits = budget.step_sequences * model.vocab * (2 + 3 * 4)
     return max(2 * mlp * budget.step_tokens, logits)
 
@@ -168,7 +170,7 @@ def _does_not_fit(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBu
 
 def _wider(model: ModelSpec, layout: Layout) -> Iterator[Layout]:
     """Yield the layouts of two, four, eight, ... times the tensor parallelism that still divide the model."""
-    tensor = 2 * layout.tensor
-    while model.indivisible(tensor) is None:
-        yield replace(layout, tensor=tensor)
-        tensor *= 2
+    wider = replace(layout, tensor=2 * layout.tensor)
+    while model.indivisible(wider.tensor) is None and model.cuts_experts(wider.expert_tensor, wider.expert):
+        yield wider
+        wider = replace(wider, tensor=2 * wider.tensor)

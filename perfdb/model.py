@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from perfdb.parts import Experts
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from perfdb.formats import Role
     from perfdb.parts import Layers
 
 __all__ = ["FAMILIES", "Family", "ModelSpec"]
@@ -189,6 +192,34 @@ class ModelSpec:
         """Bytes of the weights on all chips: matrices in the formats of their layers, the rest in 16 bits."""
         matrices = sum(group.count * group.formats.bytes_of(group.matrices(self.hidden)) for group in self.stack)
         return round(matrices) + 2 * (self.embedding_parameters + self.vector_parameters)
+
+    @property
+    def experts(self) -> tuple[Experts, ...]:
+        """The mixtures of experts among its layers, one for each kind of layer."""
+        return tuple(group.feed_forward for group in self.stack if isinstance(group.feed_forward, Experts))
+
+    @property
+    def expert_bytes(self) -> float:
+        """Bytes of the routed experts of all layers."""
+        return self._role_bytes("feed_forward")
+
+    @property
+    def router_bytes(self) -> float:
+        """Bytes of what picks the experts, which every chip holds."""
+        return self._role_bytes("router")
+
+    def _role_bytes(self, role: Role) -> float:
+        return sum(
+            group.count * group.formats.bytes_of(((role, weights),))
+            for group in self.stack
+            if isinstance(group.feed_forward, Experts)
+            for found, weights in group.feed_forward.matrices(self.hidden)
+            if found == role
+        )
+
+    def cuts_experts(self, tensor: int, expert: int) -> bool:
+        """Return whether experts can be dealt to ``expert`` groups of chips and each be cut over ``tensor`` chips."""
+        return all(part.experts % expert == 0 and part.intermediate % tensor == 0 for part in self.experts)
 
     @property
     def kv_element_bytes(self) -> int:

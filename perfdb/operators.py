@@ -11,10 +11,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from hardware.errors import CostError
 from perfdb.delta_net import DeltaNet, DeltaRule
+from perfdb.expert_operators import RoutedExperts
 from perfdb.latent import IndexScan, Latent, LatentAttention
 from perfdb.parts import Experts
+from perfdb.row_operators import (
+    AllReduce,
+    Collective,
+    Elementwise,
+    Gemm,
+    LatentProjections,
+    Overlapped,
+    PointToPoint,
+    RowOperator,
+)
 
 if TYPE_CHECKING:
     from perfdb.layout import Layout
@@ -30,6 +40,7 @@ __all__ = [
     "Kernel",
     "LatentProjections",
     "LayerOperators",
+    "Overlapped",
     "PointToPoint",
     "RowOperator",
     "StepOperators",
@@ -37,139 +48,9 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Gemm:
-    """A projection: (rows, k) times (k, n).
-
-    Attributes
-    ----------
-    name
-        Which projection.
-    n, k
-        Columns of the result and of the input, on one chip.
-    weights
-        Format of the weights, a key of :data:`perfdb.formats.WEIGHT_BYTES`.
-    count
-        Times it runs in one step.
-    """
-
-    name: str
-    n: int
-    k: int
-    weights: str
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Elementwise:
-    """A memory-bound kernel (norm, activation, embedding): ``bytes_per_row`` read and written per row."""
-
-    name: str
-    bytes_per_row: int
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class AllReduce:
-    """A sum over ``chips`` chips of ``width`` 16-bit elements per row, by the engine's own kernel."""
-
-    kind: ClassVar[str] = "all_reduce"
-    element_bytes: ClassVar[int] = 2
-
-    name: str
-    width: int
-    chips: int
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Collective:
-    """A collective of NCCL.
-
-    Attributes
-    ----------
-    name
-        Which one.
-    kind
-        ``all_gather``, ``reduce_scatter``, ``all_to_all`` or ``all_reduce``.
-    width
-        Elements per row of the whole message: what each chip holds after an all-gather, before a reduce-scatter or
-        all-reduce, and sends (its own share included) in an all-to-all.
-    chips
-        Chips that take part.
-    count
-        Times it runs in one step.
-    element_bytes
-        Bytes of an element, 2 or 1.
-    """
-
-    name: str
-    kind: str
-    width: int
-    chips: int
-    count: int = 1
-    element_bytes: int = 2
-
-
-@dataclass(frozen=True, slots=True)
-class PointToPoint:
-    """Activations handed to the next pipeline stage: ``bytes_per_row`` per row."""
-
-    name: str
-    bytes_per_row: int
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class LatentProjections:
-    """All of latent attention but the attention: what tables measure as one module together with it.
-
-    Attributes
-    ----------
-    name
-        What to call it.
-    latent
-        With the heads of one chip.
-    hidden
-        Width of the model.
-    weights, out_weights
-        Formats of the projections, and of the one out.
-    kv_cache
-        ``bf16`` or ``fp8``.
-    count
-        Layers.
-
-    Notes
-    -----
-    The expansion of the latent is counted for every row: a decoding token, which multiplies its queries and results
-    by it instead, takes as much arithmetic and reads the same weights.
-    """
-
-    name: str
-    latent: Latent
-    hidden: int
-    weights: str
-    out_weights: str
-    kv_cache: str
-    count: int = 1
-
-    @property
-    def gemms(self) -> tuple[Gemm, ...]:
-        """The projections one by one, of one layer."""
-        return tuple(
-            Gemm(name, n, k, self.out_weights if name == "attention_out" else self.weights)
-            for name, n, k in self.latent.shapes(self.hidden)
-        )
-
-    @property
-    def elementwise(self) -> Elementwise:
-        """Norms of the latents, rotation, and the write to the cache: read and written once."""
-        latent = self.latent
-        return Elementwise("latent_norms", 4 * (latent.q_rank + latent.cached + latent.heads * latent.rope))
-
-
-#: An operator whose cost depends on a number of rows alone.
-RowOperator = Gemm | Elementwise | AllReduce | Collective | PointToPoint | LatentProjections
+#: Up to so many tokens, engines run the shared experts on a second stream beside the routed ones: the least of what
+#: they say (vLLM's ``VLLM_SHARED_EXPERTS_STREAM_TOKEN_THRESHOLD``; SGLang 1024; TensorRT-LLM in every graph).
+SHARED_EXPERT_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +186,7 @@ def _layer(model: ModelSpec, group: Layers, layout: Layout) -> tuple[LayerOperat
     launched = group.count * (family.norms_per_layer + 2 + 2 * (chips > 1))
     return (
         _mixer(group, model, chips),
-        _feed_forward(group, model, chips),
+        _feed_forward(group, model, layout),
         LayerOperators(tuple(between), launches=launched),
     )
 
@@ -356,24 +237,78 @@ def _grouped_query(group: Layers, mixer: GroupedQuery, model: ModelSpec, chips: 
     width = (heads + 2 * kv_heads) * dim
     gate = heads * dim * mixer.output_gate
     shape = (heads, kv_heads, dim, model.kv_cache, mixer.window, count)
-    rows = (
+    rows: list[RowOperator] = [
         Gemm("qkv", width + gate, model.hidden, formats.mixer, count),
         Gemm("attention_out", model.hidden, heads * dim, formats.mixer_out, count),
         # Rotary embedding and KV write: queries and keys read and written, values copied to the cache.
         Elementwise("rotary", 4 * width, count),
-        *((Elementwise("output_gate", 6 * gate, count),) if gate else ()),
-    )
+    ]
+    if gate:
+        rows.append(Elementwise("output_gate", 6 * gate, count))
+    if mixer.qk_norm_whole and chips > 1:
+        # Two sums of squares per token, in 32 bits, before queries and keys can be normalised over all heads.
+        rows.append(AllReduce("qk_norm_all_reduce", 4, chips, count))
     # Two projections, the rotation, the KV write, attention, and a bias that is added on its own.
     launched = count * (4 + mixer.rotary + mixer.out_bias + mixer.output_gate)
     return LayerOperators(
-        rows, (Attention("context_attention", *shape),), (Attention("generation_attention", *shape),), launched
+        tuple(rows), (Attention("context_attention", *shape),), (Attention("generation_attention", *shape),), launched
     )
 
 
-def _feed_forward(group: Layers, model: ModelSpec, chips: int) -> LayerOperators:
+def _feed_forward(group: Layers, model: ModelSpec, layout: Layout) -> LayerOperators:
     if isinstance(group.feed_forward, Experts):
-        raise CostError(f"{model.name}: layers of experts have no price")
-    return _mlp(group, group.feed_forward, model, chips)
+        return _experts(group, group.feed_forward, model, layout)
+    return _mlp(group, group.feed_forward, model, layout.tensor)
+
+
+def _experts(group: Layers, part: Experts, model: ModelSpec, layout: Layout) -> LayerOperators:
+    """Return what a layer of experts runs."""
+    count, hidden = group.count, model.hidden
+    router = Gemm("router", part.experts, hidden, group.formats.router, count)
+    routed = RoutedExperts(
+        "experts",
+        hidden,
+        part.intermediate,
+        part.experts,
+        part.per_token,
+        group.formats.feed_forward,
+        gated=part.gated,
+        even=part.balancing_bias,
+        tensor_parallel=layout.expert_tensor,
+        expert_parallel=layout.expert,
+        ranks=layout.data,
+        count=count,
+    )
+    exchange = _exchange(count, hidden, layout) if layout.data > 1 else ()
+    # Router, choice of experts, sorting by expert, two grouped projections with an activation between, weighted sum.
+    launches = count * (7 + len(exchange))
+    shared = part.shared_expert
+    if shared is None:
+        return LayerOperators((router, routed, *exchange), launches=launches)
+    beside: list[RowOperator] = [
+        Gemm("shared_in", shared.inputs // layout.tensor, hidden, group.formats.shared),
+        Elementwise("shared_activation", 2 * shared.activated // layout.tensor),
+        Gemm("shared_out", hidden, shared.intermediate // layout.tensor, group.formats.shared),
+    ]
+    if part.shared_gate:
+        beside.append(Elementwise("shared_gate", 2 * hidden))
+    both = Overlapped("experts", replace(routed, count=1), tuple(beside), SHARED_EXPERT_ROWS, count)
+    return LayerOperators((router, both, *exchange), launches=launches + count * len(beside))
+
+
+def _exchange(count: int, hidden: int, layout: Layout) -> tuple[RowOperator, ...]:
+    """Return how tokens of all ranks come to the experts, and back: all to every chip, their sums to their own.
+
+    Notes
+    -----
+    vLLM's ``allgather_reducescatter``, SGLang's attention data parallelism without DeepEP, and TensorRT-LLM's where
+    it has no all-to-all, in 16 bits. A row is a token of each rank.
+    """
+    chips, width = layout.tensor * layout.data, hidden * layout.data
+    return (
+        Collective("experts_gather", "all_gather", width, chips, count),
+        Collective("experts_scatter", "reduce_scatter", width, chips, count),
+    )
 
 
 def _mlp(group: Layers, mlp: Mlp, model: ModelSpec, chips: int) -> LayerOperators:

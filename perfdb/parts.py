@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from perfdb.formats import Matrices, Role
+    from perfdb.layout import Layout
 
 __all__ = ["DeltaNet", "Experts", "FeedForward", "GroupedQuery", "Latent", "Layers", "Mixer", "Mlp"]
 
@@ -141,6 +142,10 @@ class Mlp:
         """Return what tensor parallelism must divide: sizes and names."""
         return ((self.intermediate, "columns of the MLP"),)
 
+    def working(self, hidden: int, layout: Layout) -> int:  # noqa: ARG002 - as of experts
+        """Return the elements a chip holds per token at the widest."""
+        return self.activated // layout.tensor
+
 
 @dataclass(frozen=True, slots=True)
 class Experts:
@@ -194,12 +199,6 @@ class Experts:
         """The experts that every token passes, as one."""
         return Mlp(self.shared, self.gated) if self.shared else None
 
-    @property
-    def activated(self) -> int:
-        """Elements between the projections, per token, of all experts it passes."""
-        shared = self.shared_expert
-        return self.per_token * self.expert.activated + (shared.activated if shared else 0)
-
     def matrices(self, hidden: int) -> Matrices:
         """Return the weights of the experts and of the router."""
         shared = self.shared_expert
@@ -221,8 +220,19 @@ class Experts:
 
     def split(self) -> tuple[tuple[int, str], ...]:
         """Return what tensor parallelism must divide: sizes and names."""
-        shared = ((self.shared, "columns of the shared experts"),) if self.shared else ()
-        return (*shared, (self.intermediate, "columns of an expert"))
+        return ((self.shared, "columns of the shared experts"),) if self.shared else ()
+
+    def working(self, hidden: int, layout: Layout) -> int:
+        """Return the elements a chip holds per token of a rank at the widest: rows sorted by expert, in and out.
+
+        Notes
+        -----
+        As vLLM's fused experts allocate them, for every choice of every token that the ranks bring together: what
+        comes out of the first projection, later out of the second, and what lies between.
+        """
+        chips = layout.expert_tensor
+        of_choice = max(self.expert.inputs // chips, hidden) + self.intermediate // chips
+        return layout.data * self.per_token * of_choice
 
 
 Mixer = GroupedQuery | Latent | DeltaNet

@@ -8,9 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from perfdb.estimate import Estimate
-from perfdb.operators import Gemm, LatentProjections
 from perfdb.sources import SourceChain
-from perfdb.speed_of_light import Bound, attention_bound, gemm_bound, together
+from perfdb.speed_of_light import Bound, attention_bound, row_bound
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,11 +57,10 @@ class CappedChain(SourceChain):
         self.chain, self.chip, self.cap = chain, chip, cap
 
     def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate:
-        """Return the capped cost of a projection; other operators are not bound by arithmetic."""
+        """Return the capped cost of a projection or of experts; other operators are not bound by arithmetic."""
         found = self.chain.rows(operator, rows)
-        gemms = operator.gemms if isinstance(operator, LatentProjections) else (operator,)
-        bounds = [gemm_bound(self.chip, gemm, rows) for gemm in gemms if isinstance(gemm, Gemm)]
-        return self._slowed(found, together(bounds)) if bounds else found
+        bound = row_bound(self.chip, operator, rows)
+        return found if bound is None else self._slowed(found, bound)
 
     def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
         """Return the capped cost of one layer's attention."""

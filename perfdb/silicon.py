@@ -10,10 +10,12 @@ import numpy as np
 
 from perfdb.collectives import between_nodes_ns, group_of
 from perfdb.estimate import Estimate, Origin
+from perfdb.expert_operators import RoutedExperts
 from perfdb.interpolate import Curve, blend
 from perfdb.operators import AllReduce, Attention, Collective, Gemm, Kernel, RowOperator
 from perfdb.points import Points
 from perfdb.screening import Verdict, screened, slowest_sibling
+from perfdb.silicon_experts import ExpertCurves, expert_curves
 from perfdb.sites import Sites
 from perfdb.speed_of_light import attention_bound, attention_light, collective_light, gemm_bounds
 from perfdb.tables import TableSet, installed_root, read_points, read_table, system_of
@@ -70,12 +72,15 @@ class SiliconSource:
         self.set_aside: dict[Path, dict[str, int]] = {}
         self._sites: dict[str, Sites | None] = {}
         self._curves: dict[Attention, tuple[Attention, dict[int, Curve]] | None] = {}
+        self._experts: list[ExpertCurves] = []
         self._messages: dict[tuple[str, str, int, int], Curve | None] = {}
 
     def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate | None:
-        """Return measured projections and collectives; None for every other operator."""
+        """Return measured projections, experts and collectives; None for every other operator."""
         if isinstance(operator, Gemm):
             return self._gemm(operator, rows)
+        if isinstance(operator, RoutedExperts):
+            return self._routed(operator, rows)
         if isinstance(operator, AllReduce | Collective):
             return self._collective(operator, rows)
         return None
@@ -153,6 +158,16 @@ class SiliconSource:
         self.files.extend(table for table in siblings if table not in self.files)
         self._note(path, sites.verdict)
         return sites
+
+    def _routed(self, experts: RoutedExperts, rows: NDArray[np.int64]) -> Estimate | None:
+        path = self._find("moe", "moe")
+        curves = expert_curves(self.chip, path, experts) if path else None
+        if path is None or curves is None:
+            return None
+        if curves not in self._experts:
+            self._experts.append(curves)
+            self._note(path, curves.verdict)
+        return curves.estimate(self.chip, experts, rows)
 
     def _collective(self, operator: AllReduce | Collective, rows: NDArray[np.int64]) -> Estimate | None:
         inside = group_of(self.chip, operator.chips).inside

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perfdb.expert_operators import RoutedExperts
 from perfdb.formats import WEIGHT_BYTES
+from perfdb.operators import Gemm, LatentProjections, Overlapped
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from hardware.catalogue import Chip
-    from perfdb.operators import Gemm, Kernel
+    from perfdb.operators import Kernel, RowOperator
 
 __all__ = [
     "Bound",
@@ -23,9 +23,10 @@ __all__ = [
     "attention_light",
     "attention_peak",
     "collective_light",
+    "experts_bound",
     "gemm_bound",
     "gemm_bounds",
-    "together",
+    "row_bound",
 ]
 
 #: Number format the multiply units run for each weight format. Weight-only formats (int4, mxfp4 with
@@ -39,6 +40,7 @@ _COMPUTE = {
     "nvfp4": "fp4",
     "mxfp4": "bf16",
 }
+_KINDS = ("compute_ns", "memory_ns")
 _ACTIVATION_BYTES = {"fp8": 1.0, "int8": 1.0, "fp4": 0.5625}
 
 
@@ -79,10 +81,34 @@ def gemm_bounds(
     return Bound(1e9 * flops / peak, 1e9 * moved / chip.memory_bytes_per_s)
 
 
-def together(bounds: Sequence[Bound]) -> Bound:
-    """Return the bound of operators that run one after the other, none of them reading what is still in flight."""
-    compute, memory = ([getattr(bound, name) for bound in bounds] for name in ("compute_ns", "memory_ns"))
-    return Bound(np.sum(compute, axis=0), np.sum(memory, axis=0))
+def experts_bound(chip: Chip, experts: RoutedExperts, rows: NDArray[np.int64]) -> Bound:
+    """Return the bound of the routed experts of one chip that are loaded evenly.
+
+    Each pair of a token and an expert multiplies all its weights; the weights of the experts that are woken, and the
+    tokens before and after, are moved once.
+    """
+    precision = compute_format(chip, experts.weights)
+    visits = experts.visits(rows)
+    flops = 2.0 * visits * experts.weights_of_one
+    weight_bytes = experts.woken(rows) * experts.weights_of_one * WEIGHT_BYTES[experts.weights]
+    met = np.minimum(visits, experts.tokens(rows))
+    moved = weight_bytes + met * experts.hidden * (_ACTIVATION_BYTES.get(precision, 2.0) + 2.0)
+    peak = chip.peak_flops(precision) or 1.0
+    return Bound(1e9 * flops / peak, 1e9 * moved / chip.memory_bytes_per_s)
+
+
+def row_bound(chip: Chip, operator: RowOperator, rows: NDArray[np.int64]) -> Bound | None:
+    """Return the bound of one execution of an operator that multiplies weights, None for every other one."""
+    if isinstance(operator, Gemm):
+        return gemm_bound(chip, operator, rows)
+    if isinstance(operator, RoutedExperts):
+        return experts_bound(chip, operator, rows)
+    if isinstance(operator, LatentProjections | Overlapped):
+        parts = operator.gemms if isinstance(operator, LatentProjections) else (operator.experts, *operator.beside)
+        bounds = [bound for part in parts if (bound := row_bound(chip, part, rows)) is not None]
+        compute, memory = (np.sum([getattr(bound, kind) for bound in bounds], axis=0) for kind in _KINDS)
+        return Bound(compute, memory)
+    return None
 
 
 def attention_bound(chip: Chip, attention: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Bound:

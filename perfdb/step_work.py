@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from perfdb.operators import Elementwise, Gemm, LatentProjections
-from perfdb.speed_of_light import Bound, attention_bound, attention_peak, gemm_bound
+from perfdb.expert_operators import RoutedExperts
+from perfdb.operators import Elementwise, Overlapped
+from perfdb.speed_of_light import Bound, attention_bound, attention_peak, row_bound
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from perfdb.operators import Kernel, RowOperator, StepOperators
 
 __all__ = ["step_work", "visible_column", "visible_tokens"]
+
+
+#: Operators that read weights as their rows call for them.
+_Woken = RoutedExperts | Overlapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +63,11 @@ def step_work(operators: StepOperators, chip: Chip, table: Mapping[str, NDArray[
     steps, decodes, tokens = table["steps"], table["decodes"], table["tokens"]
     samples = decodes + table["completed"]
     passes = np.where(table["prompts"] == 0, stages, 1) * steps
-    per_token = _rows(operators.per_token, chip)
+    per_token = _rows([one for one in operators.per_token if not isinstance(one, _Woken)], chip)
     per_sample = _rows(operators.per_sample, chip)
     found = np.outer(per_token.fixed, passes) + np.outer(per_token.each, (tokens + decodes) * steps)
     found += np.outer(per_sample.fixed, passes * (samples > 0)) + np.outer(per_sample.each, samples * steps)
+    found += _woken(operators.per_token, chip, (tokens + decodes) * steps, passes)
     for kernel in operators.generation:
         found += _generation(kernel, chip, decodes, steps, table[visible_column(kernel)])
     for kernel in operators.context:
@@ -98,15 +104,24 @@ def _rows(operators: Iterable[RowOperator], chip: Chip) -> _Affine:
     points = np.array([0, 1])
     fixed, each = np.zeros(2), np.zeros(2)
     for operator in operators:
-        gemms = operator.gemms if isinstance(operator, LatentProjections) else (operator,)
-        for gemm in (one for one in gemms if isinstance(one, Gemm)):
-            bound = gemm_bound(chip, gemm, points)
+        if (bound := row_bound(chip, operator, points)) is not None:
             at = np.array([bound.compute_ns, bound.memory_ns]) * operator.count
             fixed, each = fixed + at[:, 0], each + at[:, 1] - at[:, 0]
-        streamed = operator.elementwise if isinstance(operator, LatentProjections) else operator
-        if isinstance(streamed, Elementwise):
-            each = each + np.array([0.0, 1e9 * operator.count * streamed.bytes_per_row / chip.memory_bytes_per_s])
+        elif isinstance(operator, Elementwise):
+            each = each + np.array([0.0, 1e9 * operator.count * operator.bytes_per_row / chip.memory_bytes_per_s])
     return _Affine(fixed, each)
+
+
+def _woken(
+    operators: Iterable[RowOperator], chip: Chip, rows: NDArray[np.int64], passes: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the work of experts, whose weights are read as far as the rows of a pass wake them."""
+    found = np.zeros((2, len(rows)))
+    of_one = rows // np.maximum(passes, 1)
+    for operator in operators:
+        if isinstance(operator, _Woken) and (bound := row_bound(chip, operator, of_one)):
+            found += operator.count * np.array([bound.compute_ns, bound.memory_ns]) * passes
+    return found
 
 
 def _generation(

@@ -69,6 +69,7 @@ class Pool(Strict):
     chip: Text
     tensor_parallel: Count = 1
     pipeline_parallel: Count = 1
+    expert_parallel: Count = 1
     engine: _Engine = "vllm"
     router: _Router = "least_loaded"
     helps_above: Annotated[int, Field(ge=0, strict=True)] = 0
