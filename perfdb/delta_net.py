@@ -61,8 +61,7 @@ class DeltaNet:
     def matrices(self, hidden: int) -> Matrices:
         """Return the weights of the projections: queries, keys, values and output gate; two gates per head; out."""
         return (
-            ("mixer", hidden * (self.convolved + self.values)),
-            ("router", hidden * 2 * self.value_heads),
+            ("mixer", hidden * (self.convolved + self.values + 2 * self.value_heads)),
             ("mixer_out", hidden * self.values),
         )
 

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["IndexScan", "Indexer", "Latent", "LatentAttention"]
 
 
+#: What the projections are to a checkpoint and to tensor parallelism, which leaves those into latents whole.
+_ROLES: Mapping[str, Role] = MappingProxyType(
+    {"latent_in": "latent", "index_queries": "latent", "index_key": "latent", "attention_out": "mixer_out"}
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Indexer:
     """What picks the cached tokens that are looked at; whole on every chip.
@@ -63,7 +69,11 @@ class Latent:
     """
 
     MODULES: ClassVar[Mapping[Role, tuple[str, ...]]] = MappingProxyType(
-        {"mixer": ("self_attn.kv_a_proj_with_mqa", "self_attn.kv_b_proj"), "mixer_out": ("self_attn.o_proj",)}
+        {
+            "latent": ("self_attn.kv_a_proj_with_mqa",),
+            "mixer": ("self_attn.kv_b_proj",),
+            "mixer_out": ("self_attn.o_proj",),
+        }
     )
 
     heads: int
@@ -106,7 +116,7 @@ class Latent:
 
     def matrices(self, hidden: int) -> Matrices:
         """Return the weights of the projections."""
-        return tuple(("mixer_out" if name == "attention_out" else "mixer", n * k) for name, n, k in self.shapes(hidden))
+        return tuple((_ROLES.get(name, "mixer"), n * k) for name, n, k in self.shapes(hidden))
 
     def vector_parameters(self, hidden: int) -> int:
         """Norms of the latents, and of the indexer's key (weight and bias)."""

@@ -15,7 +15,6 @@ from perfdb.parts import Experts
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from perfdb.formats import Role
     from perfdb.parts import Layers
 
 __all__ = ["FAMILIES", "Family", "ModelSpec"]
@@ -201,20 +200,22 @@ class ModelSpec:
     @property
     def expert_bytes(self) -> float:
         """Bytes of the routed experts of all layers."""
-        return self._role_bytes("feed_forward")
-
-    @property
-    def router_bytes(self) -> float:
-        """Bytes of what picks the experts, which every chip holds."""
-        return self._role_bytes("router")
-
-    def _role_bytes(self, role: Role) -> float:
         return sum(
             group.count * group.formats.bytes_of(((role, weights),))
             for group in self.stack
             if isinstance(group.feed_forward, Experts)
-            for found, weights in group.feed_forward.matrices(self.hidden)
-            if found == role
+            for role, weights in group.feed_forward.matrices(self.hidden)
+            if role == "feed_forward"
+        )
+
+    @property
+    def whole_bytes(self) -> float:
+        """Bytes of what every chip holds whole: what picks the experts, and the projections into latents."""
+        return sum(
+            group.count * group.formats.bytes_of(((role, weights),))
+            for group in self.stack
+            for role, weights in group.matrices(self.hidden)
+            if role in {"latent", "router"}
         )
 
     def cuts_experts(self, tensor: int, expert: int) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from perfdb.expert_operators import RoutedExperts
 from perfdb.layout import Layout
 from perfdb.load_model import load_model, presets
-from perfdb.operators import AllReduce, Elementwise, Gemm, Overlapped, PointToPoint, step_operators
+from perfdb.operators import AllReduce, Elementwise, Gemm, LatentProjections, Overlapped, PointToPoint, step_operators
 from perfdb.parts import GroupedQuery, Mlp
 
 CUTS = (1, 2, 4, 8)
@@ -23,14 +23,8 @@ DENSE = tuple(name for name in presets() if all(dense(group) for group in load_m
 
 
 def divides(model, tensor):
-    parts = (
-        model.stack[0].mixer.heads,
-        model.stack[0].mixer.kv_heads,
-        model.stack[0].feed_forward.intermediate,
-        getattr(model.stack[-1].feed_forward, "shared", 0),
-        model.vocab,
-    )
-    return all(part % tensor == 0 for part in parts)
+    kv_heads = [group.mixer.kv_heads for group in model.stack if isinstance(group.mixer, GroupedQuery)]
+    return model.indivisible(tensor) is None and all(part % tensor == 0 for part in (model.vocab, *kv_heads))
 
 
 CASES = [(name, tensor) for name in presets() for tensor in CUTS if divides(load_model(name), tensor)]
@@ -46,6 +40,8 @@ def weights(operators):
     for operator in operators:
         if isinstance(operator, Gemm):
             found += operator.n * operator.k * operator.count
+        elif isinstance(operator, LatentProjections):
+            found += operator.count * weights(operator.gemms)
         elif isinstance(operator, RoutedExperts):
             found += operator.held * operator.weights_of_one * operator.count
         elif isinstance(operator, Overlapped):
@@ -54,8 +50,9 @@ def weights(operators):
 
 
 def on_every_chip(model):
-    """Return the weights that are not split: what picks experts."""
-    return sum(group.count * n for group in model.stack for role, n in group.matrices(model.hidden) if role == "router")
+    """Return the weights that are not split: what picks experts, and projections into latents."""
+    matrices = [(group.count, role, n) for group in model.stack for role, n in group.matrices(model.hidden)]
+    return sum(count * n for count, role, n in matrices if role in {"latent", "router"})
 
 
 @pytest.mark.parametrize(("name", "tensor"), CASES)
