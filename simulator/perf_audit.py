@@ -92,7 +92,7 @@ def _bad_rows(one: Audited) -> pd.DataFrame:
             "version": file.version,
             "table": file.table,
             "reason": [Verdict(code).name.lower() for code in one.verdict[rows]],
-            "point": [one.describe(int(row)).partition(":")[0] for row in rows],
+            "point": [one.shape(int(row)) for row in rows],
             "us": one.ns[rows] / 1e3,
             "light_us": one.bound_ns[rows] / 1e3,
             "siblings_us": one.siblings_ns[rows] / 1e3,
