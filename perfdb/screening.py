@@ -4,8 +4,8 @@ A table holds what a script measured on one machine on one day. Three things giv
 the right one:
 
 * it beats the speed of light, because its operands stayed in the cache from the repetition before;
-* every other framework runs the same product on the same chip several times as fast, because launches were timed
-  and not kernels;
+* every other framework runs the same product on the same chip several times as fast, and more work takes no longer,
+  because launches were timed and not kernels;
 * a longer one of the same curve takes far less time.
 """
 
@@ -23,14 +23,17 @@ if TYPE_CHECKING:
 
     from perfdb.points import Points
 
-__all__ = ["Verdict", "screened", "slowest_sibling"]
+__all__ = ["Verdict", "possible", "screened", "slowest_sibling"]
 
 #: A row this much faster than its bound cannot be: nominal peaks are met to a few percent.
 LIGHT_MARGIN: Final = 1.05
-#: Sound projections of three frameworks stay within 2.6 times of each other (99.9 % of the rows of each, but for
-#: those this finds). A curve with a row beyond that is also wrong in the rows around it that are still far off.
+#: Where kernels were timed, projections of three frameworks stay within 2.6 times of each other (99.9 % of the rows of
+#: each). A curve with a row beyond that is also wrong in the rows around it that are still far off.
 FAR_SLOWER: Final = 3.0
 STILL_SLOWER: Final = 1.5
+#: The time of a launch does not grow with the work: such rows are within this of the fastest of their curve. Slow
+#: kernels do grow, and are measured again by later versions.
+FLAT: Final = 2.0
 #: Honest steps down, where a kernel changes with the number of rows, stay below this.
 FAR_BEATEN: Final = 1.5
 #: More than any kernel takes, ns: keeps the curves apart where all are scanned at once.
@@ -65,26 +68,46 @@ def screened(
         found[_far_slower(points, siblings_ns)] = Verdict.SLOWER_THAN_SIBLINGS
     if bound_ns is not None:
         found[points.ns * LIGHT_MARGIN < bound_ns] = Verdict.FASTER_THAN_LIGHT
+    found[points.ns <= 0] = Verdict.FASTER_THAN_LIGHT
     sound = np.flatnonzero(found == Verdict.SOUND)
     found[sound[_beaten(points.curve[sound], points.ns[sound])]] = Verdict.BEATEN_BY_LONGER
     return found
 
 
-def slowest_sibling(points: Points, siblings: Sequence[Points]) -> NDArray[np.float64]:
-    """Return the time of the slowest of other tables at each point, ns; NaN where none has it."""
+def possible(points: Points, bound_ns: NDArray[np.float64]) -> Points:
+    """Return the points that are not faster than light: those that others may be held against."""
+    return points.where((points.ns > 0) & ~(points.ns * LIGHT_MARGIN < bound_ns))
+
+
+def slowest_sibling(points: Points, siblings: Sequence[Points], sizes: Sequence[int] = ()) -> NDArray[np.float64]:
+    """Return the time of the slowest of other tables at each point, ns; NaN where none has it.
+
+    Parameters
+    ----------
+    points, siblings
+        Tables with the same columns.
+    sizes
+        Columns that are sizes: a sibling that lacks one is asked for the next larger, which is more work.
+    """
     slowest = np.full(len(points.ns), np.nan)
-    keys = _keys([points, *siblings])
-    for key, sibling in zip(keys[1:], siblings, strict=True):
-        place = np.minimum(np.searchsorted(key, keys[0]), len(key) - 1)
-        slowest = np.fmax(slowest, np.where(key[place] == keys[0], sibling.ns[place], np.nan))
+    for sibling in siblings:
+        shape = points.shape.copy()
+        for column in sizes:
+            there = np.unique(sibling.shape[:, column])
+            shape[:, column] = there[np.minimum(np.searchsorted(there, shape[:, column]), len(there) - 1)]
+        # Larger than all that the sibling has: not comparable.
+        fits = (shape >= points.shape).all(axis=1)
+        asked, key = _keys([(shape, points.at), (sibling.shape, sibling.at)])
+        place = np.minimum(np.searchsorted(key, asked), len(key) - 1)
+        slowest = np.fmax(slowest, np.where(fits & (key[place] == asked), sibling.ns[place], np.nan))
     return slowest
 
 
-def _keys(tables: Sequence[Points]) -> list[NDArray[np.int64]]:
-    """Return one number for each point of each table, equal for equal points and in their order."""
-    keys = [np.zeros(len(table.ns), np.int64) for table in tables]
-    for column in range(tables[0].shape.shape[1] + 1):
-        columns = [table.at if column == table.shape.shape[1] else table.shape[:, column] for table in tables]
+def _keys(tables: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> list[NDArray[np.int64]]:
+    """Return one number for each (shape, position) of each table, equal for equal ones and in their order."""
+    keys = [np.zeros(len(at), np.int64) for _, at in tables]
+    for column in range(tables[0][0].shape[1] + 1):
+        columns = [at if column == shape.shape[1] else shape[:, column] for shape, at in tables]
         values = np.unique(np.concatenate(columns))
         keys = [key * len(values) + np.searchsorted(values, one) for key, one in zip(keys, columns, strict=True)]
     return keys
@@ -92,11 +115,14 @@ def _keys(tables: Sequence[Points]) -> list[NDArray[np.int64]]:
 
 def _far_slower(points: Points, siblings_ns: NDArray[np.float64]) -> NDArray[np.bool_]:
     ratio = points.ns / siblings_ns
-    off = ratio > STILL_SLOWER
+    fastest = np.full(int(points.curve[-1]) + 1, np.inf)
+    np.minimum.at(fastest, points.curve, points.ns)
+    flat = points.ns <= FLAT * fastest[points.curve]
+    off = flat & (ratio > STILL_SLOWER)
     new = np.append(True, (off[1:] != off[:-1]) | (points.curve[1:] != points.curve[:-1]))
     run = np.cumsum(new) - 1
     far = np.zeros(len(points.ns) + 1, bool)
-    far[run[ratio > FAR_SLOWER]] = True
+    far[run[flat & (ratio > FAR_SLOWER)]] = True
     slower: NDArray[np.bool_] = off & far[run]
     return slower
 

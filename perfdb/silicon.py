@@ -14,7 +14,7 @@ from perfdb.expert_operators import RoutedExperts
 from perfdb.interpolate import Curve, blend
 from perfdb.operators import AllReduce, Attention, Collective, Gemm, Kernel, RowOperator
 from perfdb.points import Points
-from perfdb.screening import Verdict, screened, slowest_sibling
+from perfdb.screening import Verdict, possible, screened, slowest_sibling
 from perfdb.silicon_experts import ExpertCurves, expert_curves
 from perfdb.sites import Sites
 from perfdb.speed_of_light import attention_bound, attention_light, collective_light, gemm_bounds
@@ -211,8 +211,12 @@ def _sites(chip: Chip, weights: str, path: Path, siblings: tuple[Path, ...]) -> 
     if points is None:
         return None
     others = [table for one in siblings if (table := read_points(one, ("n", "k"), "m", where))]
-    bound = gemm_bounds(chip, weights, points.shape[:, 0], points.shape[:, 1], points.at)
-    return Sites(points, screened(points, bound.ns, slowest_sibling(points, others)))
+
+    def light(table: Points) -> NDArray[np.float64]:
+        return gemm_bounds(chip, weights, table.shape[:, 0], table.shape[:, 1], table.at).ns
+
+    beside = slowest_sibling(points, [possible(table, light(table)) for table in others], sizes=(0, 1))
+    return Sites(points, screened(points, light(points), beside))
 
 
 def _captured(table: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:

@@ -46,6 +46,7 @@ def test_points_are_in_order_and_each_once_at_its_fastest():
 def test_what_beats_the_speed_of_light_by_more_than_a_nominal_peak_allows_cannot_be():
     found = screened(points(100, 100, 100, 100), np.array([90.0, 100, 104, 106]))
     assert found.tolist() == [S, S, S, L]
+    assert screened(points(0, 100)).tolist() == [L, S]
 
 
 def test_what_a_longer_row_beats_by_far_is_beaten_and_a_step_down_between_kernels_is_not():
@@ -62,6 +63,9 @@ def test_a_row_faster_than_light_beats_nobody():
 def test_what_every_sibling_beats_by_far_goes_with_the_rows_around_it_that_are_still_far_off():
     own, siblings = points(60, 60, 60, 60, 60, 80), np.array([12.0, 15, 25, 39, 45, 80])
     assert screened(own, None, siblings).tolist() == [W, W, W, W, S, S]
+    # The time of a launch does not grow with the work: this kernel is slow.
+    growing = points(10, 12, 30, 60, 120, 240)
+    assert screened(growing, None, np.full(6, 10.0)).tolist() == [S] * 6
     # Slower throughout, but never by far: another kernel.
     assert screened(own, None, own.ns / 2.5).tolist() == [S] * 6
     assert screened(own, None, np.full(6, np.nan)).tolist() == [S] * 6
@@ -76,6 +80,25 @@ def test_the_slowest_sibling_counts_and_one_that_lacks_the_point_does_not():
     assert slowest_sibling(own, others).tolist()[::2] == [5, 3]
     assert np.isnan(slowest_sibling(own, others)[1])
     assert np.isnan(slowest_sibling(own, [])).all()
+
+
+def test_nobody_is_held_against_what_is_faster_than_light(tmp_path):
+    sound = gemm_table(0.5)
+    write(tmp_path, "gemm", "gemm", sound)
+    cached = (sound["n"] == 4096) & (sound["m"] == 1)
+    write(tmp_path, "gemm", "gemm", changed(sound, cached, 0.15), framework="sglang")
+    gemm = Gemm("x", 4096, 4096, "bf16")
+    found = SiliconSource(CHIP, "vllm", tmp_path).rows(gemm, np.array([1, 64]))
+    assert found.origin.tolist() == [Origin.MEASURED] * 2
+    assert found.complete
+
+
+def test_a_sibling_that_lacks_a_size_is_asked_for_the_next_larger():
+    own = Points.of((np.array([32, 200, 512]), np.array([64, 64, 64])), np.full(3, 8), np.ones(3))
+    sibling = Points.of((np.array([128, 256]), np.array([64, 64])), np.array([8, 8]), np.array([2.0, 3]))
+    assert slowest_sibling(own, [sibling], sizes=(0, 1)).tolist()[:2] == [2, 3]
+    assert np.isnan(slowest_sibling(own, [sibling], sizes=(0, 1))[2])
+    assert np.isnan(slowest_sibling(own, [sibling])).all()
 
 
 # --- what is priced ----------------------------------------------------------------------------------
