@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 __all__ = ["WEIGHT_BYTES", "Formats", "Matrices", "Role"]
 
 #: Bytes of one weight, quantisation scales included (block of 128x128 for fp8_block, 16 for nvfp4,
-#: 32 for mxfp4, 128 for int4: scale bytes divided by the block's elements).
+#: 32 for mxfp4, 128 for int4: scale bytes divided by the block's elements). mxfp4_mxfp8 is mxfp4 that is always
+#: multiplied with 8-bit activations, as a flag of vLLM has it.
 WEIGHT_BYTES: Mapping[str, float] = MappingProxyType(
     {
         "bf16": 2.0,
@@ -22,6 +23,7 @@ WEIGHT_BYTES: Mapping[str, float] = MappingProxyType(
         "int4": 0.5 + 2 / 128,
         "nvfp4": 0.5 + 1 / 16,
         "mxfp4": 0.5 + 1 / 32,
+        "mxfp4_mxfp8": 0.5 + 1 / 32,
     }
 )
 

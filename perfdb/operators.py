@@ -8,6 +8,7 @@ only for the sequences that sample a token.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -27,6 +28,8 @@ from perfdb.row_operators import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from perfdb.layout import Layout
     from perfdb.model import ModelSpec
     from perfdb.parts import GroupedQuery, Layers, Mlp
@@ -163,7 +166,7 @@ def step_operators(model: ModelSpec, layout: Layout) -> StepOperators:
     return StepOperators(
         per_token=(
             Elementwise("embedding", 4 * model.hidden),
-            *(row for part in parts for row in part.rows),
+            *_joined(row for part in parts for row in part.rows),
             *_outside_layers(model, layout),
             Elementwise("final_norm", 4 * model.hidden),
         ),
@@ -172,6 +175,14 @@ def step_operators(model: ModelSpec, layout: Layout) -> StepOperators:
         generation=tuple(kernel for part in parts for kernel in part.generation),
         launches=sum(part.launches for part in parts),
     )
+
+
+def _joined(rows: Iterable[RowOperator]) -> list[RowOperator]:
+    """Return the operators with those that differ in their counts alone as one."""
+    counts: Counter[RowOperator] = Counter()
+    for row in rows:
+        counts[replace(row, count=1)] += row.count
+    return [replace(row, count=count) for row, count in counts.items()]
 
 
 def _layer(model: ModelSpec, group: Layers, layout: Layout) -> tuple[LayerOperators, ...]:

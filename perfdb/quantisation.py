@@ -37,7 +37,12 @@ _OUTSIDE_EXPERTS = (*_ATTENTION, "shared_experts", "shared_expert", "mlp.down_pr
 #: checkpoints of DeepSeek, Kimi, MiniMax and GLM do; in the other 4-bit formats all but the routed experts, as
 #: gpt-oss (mxfp4) and Kimi-K2.5 (int4) are published.
 _KEPT_BY_MIXTURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"nvfp4": _ATTENTION, "mxfp4": _OUTSIDE_EXPERTS, "int4": _OUTSIDE_EXPERTS}
+    {
+        "nvfp4": _ATTENTION,
+        "mxfp4": _OUTSIDE_EXPERTS,
+        "mxfp4_mxfp8": _OUTSIDE_EXPERTS,
+        "int4": _OUTSIDE_EXPERTS,
+    }
 )
 #: Where wrappers put the layers of a language model.
 _PREFIXES = ("", "model.", "language_model.model.", "model.language_model.")

@@ -160,7 +160,9 @@ class SiliconSource:
         return sites
 
     def _routed(self, experts: RoutedExperts, rows: NDArray[np.int64]) -> Estimate | None:
-        path = self._find("moe", "moe")
+        # The current release's, whichever is priced: earlier tables time the kernel their script called, not the one
+        # the engine picks (docs/decisions/024-experts.md).
+        path = self._find("moe", "moe", self.tables.framework)
         curves = expert_curves(self.chip, path, experts) if path else None
         if path is None or curves is None:
             return None

@@ -37,6 +37,7 @@ _FORMATS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "nvfp4": ("nvfp4",),
         "int4": ("int4_wo",),
         "mxfp4": ("w4a8_mxfp4_mxfp8", "w4a16_mxfp4"),
+        "mxfp4_mxfp8": ("w4a8_mxfp4_mxfp8",),
     }
 )
 #: How tokens choose experts in the tables: loads follow a power law. The exponents are those the owner of the

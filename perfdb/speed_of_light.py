@@ -39,6 +39,7 @@ _COMPUTE = {
     "int4": "bf16",
     "nvfp4": "fp4",
     "mxfp4": "bf16",
+    "mxfp4_mxfp8": "fp8",
 }
 _KINDS = ("compute_ns", "memory_ns")
 _ACTIVATION_BYTES = {"fp8": 1.0, "int8": 1.0, "fp4": 0.5625}

@@ -310,6 +310,7 @@ def test_mxfp4_is_multiplied_with_narrow_activations_where_that_was_measured(tmp
     other = (8, 2880, 2880, 4, 32, 1, 1, 0.1, "w4a16_mxfp4", *NAMES[1:])
     source = table(tmp_path, [*rows, other])
     assert source.rows(replace(LAYER, weights="mxfp4"), at(8)).ns == pytest.approx([2e5])
+    assert source.rows(replace(LAYER, weights="mxfp4_mxfp8"), at(8)).ns == pytest.approx([2e5])
     small = RoutedExperts("experts", 2880, 2880, 32, 4, "mxfp4")
     assert source.rows(small, at(8)).ns == pytest.approx([1e5])
 

@@ -23,6 +23,7 @@ BITS = {
     "int4": 4 + Fraction(16, 128),
     "nvfp4": 4 + Fraction(8, 16),
     "mxfp4": 4 + Fraction(8, 32),
+    "mxfp4_mxfp8": 4 + Fraction(8, 32),
 }
 
 
