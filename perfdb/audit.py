@@ -92,19 +92,22 @@ class Audited:
         found = np.flatnonzero(self.verdict != Verdict.SOUND)
         if not len(found):
             return None
-        light = self.bound_ns / self.ns
+        light = self.bound_ns / np.maximum(self.ns, 1e-3)
         off = np.where(self.verdict == Verdict.FASTER_THAN_LIGHT, light, self.ns / self.siblings_ns)
         return int(found[np.argmax(np.nan_to_num(off[found]))])
 
+    def shape(self, point: int) -> str:
+        """Return what one point is of."""
+        return " ".join(f"{name}={column[point]}" for name, column in zip(self.columns, self.values, strict=True))
+
     def describe(self, point: int) -> str:
         """Return one point in words."""
-        shape = " ".join(f"{name}={column[point]}" for name, column in zip(self.columns, self.values, strict=True))
         told = [f"{self.ns[point] / 1e3:,.1f} us"]
         if not np.isnan(self.bound_ns[point]):
             told.append(f"light {self.bound_ns[point] / 1e3:,.1f}")
         if not np.isnan(self.siblings_ns[point]):
             told.append(f"siblings {self.siblings_ns[point] / 1e3:,.1f}")
-        return f"{shape}: {', '.join(told)}"
+        return f"{self.shape(point)}: {', '.join(told)}"
 
 
 def table_files(root: Path, system: str = "*", framework: str = "*", table: str = "*") -> Iterator[TableFile]:

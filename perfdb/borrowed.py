@@ -19,9 +19,9 @@ from perfdb.collectives import group_of, moved_bytes
 from perfdb.estimate import Estimate, Origin
 from perfdb.expert_operators import RoutedExperts
 from perfdb.formats import WEIGHT_BYTES
-from perfdb.operators import AllReduce, Attention, Collective, Gemm, RowOperator
-from perfdb.silicon import SiliconSource
-from perfdb.speed_of_light import attention_bound, compute_format, experts_bound, gemm_bound
+from perfdb.measured import MeasuredSource
+from perfdb.operators import AllReduce, Collective, Gemm, Kernel, LatentProjections, RowOperator
+from perfdb.speed_of_light import attention_bound, compute_format, row_bound
 from perfdb.tables import FRAMEWORKS
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BorrowedSource"]
 
-Product = Gemm | RoutedExperts
+Product = Gemm | RoutedExperts | LatentProjections
 #: Chips further apart than this in memory rate or arithmetic are no kin: a B200's projections from an RTX PRO 6000's
 #: are 37 % off in the median, from a B300's 5 %.
 _NEAR: Final = 2.0
@@ -55,7 +55,7 @@ class BorrowedSource:
 
     def __init__(self, chip: Chip, framework: str, choice: TableChoice) -> None:
         self.chip, self.framework, self.choice = chip, framework, choice
-        self._sources: dict[tuple[str, str], SiliconSource] = {}
+        self._sources: dict[tuple[str, str], MeasuredSource] = {}
 
     def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate | None:
         """Return projections, experts and collectives as kin run them; None for every other operator."""
@@ -71,7 +71,7 @@ class BorrowedSource:
             )
         return None
 
-    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
+    def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
         """Return one layer's attention as kin run it."""
         here = attention_bound(self.chip, operator, batch, tokens).ns
         return _first_known(
@@ -91,21 +91,21 @@ class BorrowedSource:
         near = [(_distance(self.chip, chip), chip.name, chip) for chip in others]
         return tuple(chip for distance, _, chip in sorted(near, key=lambda one: one[:2]) if distance <= np.log2(_NEAR))
 
-    def _source(self, chip: Chip, framework: str) -> SiliconSource:
+    def _source(self, chip: Chip, framework: str) -> MeasuredSource:
         key = chip.name, framework
         if key not in self._sources:
             release = self.choice.release if framework == self.framework else None
-            self._sources[key] = SiliconSource(chip, framework, self.choice.root, release)
+            self._sources[key] = MeasuredSource(chip, framework, self.choice.root, release)
         return self._sources[key]
 
-    def _elsewhere(self, *, own_chip: bool, own_framework: bool) -> Iterator[SiliconSource]:
+    def _elsewhere(self, *, own_chip: bool, own_framework: bool) -> Iterator[MeasuredSource]:
         """Yield the sources of one step of the order; the framework's own first."""
         frameworks = [self.framework] * own_framework + [name for name in FRAMEWORKS if name != self.framework]
         for chip in (self.chip,) if own_chip else self._chips:
             for framework in frameworks:
                 yield self._source(chip, framework)
 
-    def _product_kin(self, product: Product) -> Iterator[tuple[SiliconSource, Product]]:
+    def _product_kin(self, product: Product) -> Iterator[tuple[MeasuredSource, Product]]:
         for source in self._elsewhere(own_chip=True, own_framework=False):
             yield source, product
         for weights in _alike(self.chip, product.weights):
@@ -114,7 +114,7 @@ class BorrowedSource:
         for source in self._elsewhere(own_chip=False, own_framework=True):
             yield source, product
 
-    def _attention_kin(self, operator: Attention) -> Iterator[tuple[SiliconSource, Attention]]:
+    def _attention_kin(self, operator: Kernel) -> Iterator[tuple[MeasuredSource, Kernel]]:
         for source in self._elsewhere(own_chip=True, own_framework=False):
             yield source, operator
         for source in self._elsewhere(own_chip=False, own_framework=True):
@@ -122,7 +122,7 @@ class BorrowedSource:
 
     def _collective_kin(
         self, operator: AllReduce | Collective
-    ) -> Iterator[tuple[SiliconSource, AllReduce | Collective]]:
+    ) -> Iterator[tuple[MeasuredSource, AllReduce | Collective]]:
         if group_of(self.chip, operator.chips).nodes == 1:
             for chips in _nearest(_GROUPS, operator.chips):
                 yield self._source(self.chip, self.framework), replace(operator, chips=chips)
@@ -151,8 +151,8 @@ def _first_known(
 
 
 def _bound_ns(chip: Chip, product: Product, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    bound = gemm_bound(chip, product, rows) if isinstance(product, Gemm) else experts_bound(chip, product, rows)
-    return bound.ns
+    bound = row_bound(chip, product, rows)
+    return bound.ns if bound else np.zeros(len(rows))
 
 
 def _on_links(chip: Chip, operator: AllReduce | Collective, rows: NDArray[np.int64]) -> NDArray[np.float64]:

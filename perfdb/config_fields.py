@@ -63,9 +63,10 @@ class ConfigFields:
             If it is not a key of :data:`perfdb.model.FAMILIES`.
         """
         if self._named() not in FAMILIES:
+            known = sorted({name.partition("For")[0] for name in FAMILIES})
             raise CatalogueError(
                 f"{self.name}: architecture {self._named()!r} is not a transformer servesim prices; "
-                f"expected one of {', '.join(sorted(FAMILIES))}"
+                f"expected one of the families {', '.join(known)}"
             )
         return self._named()
 

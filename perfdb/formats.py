@@ -28,7 +28,7 @@ WEIGHT_BYTES: Mapping[str, float] = MappingProxyType(
 )
 
 #: What a matrix does in its layer. Checkpoints quantise by role: all of one role in a layer, or none.
-Role = Literal["mixer", "mixer_out", "feed_forward", "shared", "router"]
+Role = Literal["latent", "mixer", "mixer_out", "feed_forward", "shared", "router"]
 #: The matrices of a part: their roles, and weights of each.
 Matrices = tuple[tuple[Role, int], ...]
 
@@ -39,8 +39,10 @@ class Formats:
 
     Attributes
     ----------
+    latent
+        Projections that latent attention shares among its heads.
     mixer
-        Projections into the mixer.
+        Other projections into the mixer.
     mixer_out
         The projection out of it.
     feed_forward
@@ -51,6 +53,7 @@ class Formats:
         What picks the experts; engines leave it in 16 bits.
     """
 
+    latent: str = "bf16"
     mixer: str = "bf16"
     mixer_out: str = "bf16"
     feed_forward: str = "bf16"

@@ -76,6 +76,8 @@ class MemoryPlan:
         Share of the chip the engine may use.
     weights, activations, collectives, context, graphs
         What is taken before the KV cache.
+    states
+        Of it, what sequences keep that does not grow with them: as many as a step may hold.
     block
         Bytes of one KV block on this chip.
     blocks
@@ -90,6 +92,7 @@ class MemoryPlan:
     graphs: int
     block: int
     blocks: int
+    states: int = 0
 
 
 def plan_memory(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) -> MemoryPlan:
@@ -116,28 +119,29 @@ def _divide(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) 
     collectives = _COLLECTIVE_BYTES.get(layout.tensor, _WIDE_COLLECTIVE_BYTES)
     graphs = budget.graphs * layers * GRAPH_BYTES_PER_LAYER
     block = model.kv_bytes_on_chip(layout.tensor) * layers // model.layers * budget.block_tokens
+    states = model.state_bytes_on_chip(layout.tensor) * layers // model.layers * budget.step_sequences
     if budget.static:
         # Measured when the process and its communicators are there already.
         allowed = int((seen - CONTEXT_BYTES - collectives) * budget.utilization)
-        return MemoryPlan(allowed, weights, 0, 0, 0, 0, block, (allowed - weights) // block)
+        return MemoryPlan(allowed, weights, 0, 0, 0, 0, block, (allowed - weights - states) // block, states)
     taken = weights + activations + collectives + CONTEXT_BYTES + graphs
     allowed = int(seen * budget.utilization)
     if budget.of_free:
         allowed = taken + int((seen - taken) * budget.utilization)
-    left = allowed - taken
-    return MemoryPlan(allowed, weights, activations, collectives, CONTEXT_BYTES, graphs, block, left // block)
+    left = allowed - taken - states
+    return MemoryPlan(allowed, weights, activations, collectives, CONTEXT_BYTES, graphs, block, left // block, states)
 
 
 def _stage_weight_bytes(model: ModelSpec, layout: Layout, layers: int) -> int:
     embeddings = 2 * model.embedding_parameters
-    experts, routers = round(model.expert_bytes), round(model.router_bytes)
-    projections = model.weight_bytes - embeddings - experts - routers
+    experts, whole = round(model.expert_bytes), round(model.whole_bytes)
+    projections = model.weight_bytes - embeddings - experts - whole
     # The first stage holds the input embedding, the last the output one: at least one of them, split over
     # the tensor ranks.
     held = embeddings if layout.pipeline == 1 or model.tied else embeddings // 2
     cut = (projections * layers // model.layers + held) // layout.tensor
-    # Experts are spread over the chips of all ranks; what picks them stands on each.
-    return cut + (experts // (layout.tensor * layout.data) + routers) * layers // model.layers
+    # Experts are spread over the chips of all ranks; what picks them, and projections into latents, stand on each.
+    return cut + (experts // (layout.tensor * layout.data) + whole) * layers // model.layers
 
 
 def _activation_bytes(model: ModelSpec, layout: Layout, budget: MemoryBudget) -> int:

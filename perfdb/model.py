@@ -15,7 +15,6 @@ from perfdb.parts import Experts
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from perfdb.formats import Role
     from perfdb.parts import Layers
 
 __all__ = ["FAMILIES", "Family", "ModelSpec"]
@@ -106,6 +105,13 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "Qwen3MoeForCausalLM": Family(qk_norm=True, window_switch=True, sparse=True),
         "GptOssForCausalLM": Family(window_every=2, sinks=True, sparse=True, expert_bias=True),
         "MiniMaxM2ForCausalLM": Family(sparse=True),
+        "DeepseekV2ForCausalLM": Family(sparse=True),
+        "DeepseekV3ForCausalLM": Family(sparse=True),
+        "DeepseekV32ForCausalLM": Family(sparse=True),
+        "GlmMoeDsaForCausalLM": Family(sparse=True),
+        "Qwen3_5ForConditionalGeneration": Family(qk_norm=True),
+        "Qwen3_5MoeForConditionalGeneration": Family(qk_norm=True, sparse=True, shared_gate=True),
+        "Qwen3NextForCausalLM": Family(qk_norm=True, sparse=True, shared_gate=True),
     }
 )
 
@@ -194,20 +200,22 @@ class ModelSpec:
     @property
     def expert_bytes(self) -> float:
         """Bytes of the routed experts of all layers."""
-        return self._role_bytes("feed_forward")
-
-    @property
-    def router_bytes(self) -> float:
-        """Bytes of what picks the experts, which every chip holds."""
-        return self._role_bytes("router")
-
-    def _role_bytes(self, role: Role) -> float:
         return sum(
             group.count * group.formats.bytes_of(((role, weights),))
             for group in self.stack
             if isinstance(group.feed_forward, Experts)
-            for found, weights in group.feed_forward.matrices(self.hidden)
-            if found == role
+            for role, weights in group.feed_forward.matrices(self.hidden)
+            if role == "feed_forward"
+        )
+
+    @property
+    def whole_bytes(self) -> float:
+        """Bytes of what every chip holds whole: what picks the experts, and the projections into latents."""
+        return sum(
+            group.count * group.formats.bytes_of(((role, weights),))
+            for group in self.stack
+            for role, weights in group.matrices(self.hidden)
+            if role in {"latent", "router"}
         )
 
     def cuts_experts(self, tensor: int, expert: int) -> bool:
@@ -226,8 +234,12 @@ class ModelSpec:
 
     def kv_bytes_on_chip(self, chips: int) -> int:
         """Return the KV-cache bytes of one token over all layers, on each of ``chips`` that share every layer."""
-        elements = sum(group.count * group.mixer.cached_elements(chips) for group in self.stack)
-        return elements * self.kv_element_bytes
+        element = self.kv_element_bytes
+        return sum(group.count * group.mixer.cached_bytes(element, chips) for group in self.stack)
+
+    def state_bytes_on_chip(self, chips: int) -> int:
+        """Return the bytes of one sequence, over all layers, that do not grow with it, on each of ``chips``."""
+        return sum(group.count * group.mixer.state_bytes(chips) for group in self.stack)
 
     def indivisible(self, chips: int) -> tuple[int, str] | None:
         """Return what cannot be split over so many chips, its size and its name, or None."""

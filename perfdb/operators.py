@@ -12,8 +12,21 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+from perfdb.delta_net import DeltaNet, DeltaRule
 from perfdb.expert_operators import ExpertExchange, RoutedExperts
+from perfdb.latent import IndexScan, Latent, LatentAttention
 from perfdb.parts import Experts
+from perfdb.row_operators import (
+    AllReduce,
+    Collective,
+    Elementwise,
+    Gemm,
+    LatentProjections,
+    Overlapped,
+    PointToPoint,
+    RowOperator,
+    as_collective,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,6 +41,8 @@ __all__ = [
     "Collective",
     "Elementwise",
     "Gemm",
+    "Kernel",
+    "LatentProjections",
     "LayerOperators",
     "Overlapped",
     "PointToPoint",
@@ -41,118 +56,6 @@ __all__ = [
 #: Up to so many tokens, engines run the shared experts on a second stream beside the routed ones: the least of what
 #: they say (vLLM's ``VLLM_SHARED_EXPERTS_STREAM_TOKEN_THRESHOLD``; SGLang 1024; TensorRT-LLM in every graph).
 SHARED_EXPERT_ROWS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Gemm:
-    """A projection: (rows, k) times (k, n).
-
-    Attributes
-    ----------
-    name
-        Which projection.
-    n, k
-        Columns of the result and of the input, on one chip.
-    weights
-        Format of the weights, a key of :data:`perfdb.formats.WEIGHT_BYTES`.
-    count
-        Times it runs in one step.
-    """
-
-    name: str
-    n: int
-    k: int
-    weights: str
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Elementwise:
-    """A memory-bound kernel (norm, activation, embedding): ``bytes_per_row`` read and written per row."""
-
-    name: str
-    bytes_per_row: int
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class AllReduce:
-    """A sum over ``chips`` chips of ``width`` 16-bit elements per row, by the engine's own kernel."""
-
-    kind: ClassVar[str] = "all_reduce"
-    element_bytes: ClassVar[int] = 2
-
-    name: str
-    width: int
-    chips: int
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Collective:
-    """A collective of NCCL.
-
-    Attributes
-    ----------
-    name
-        Which one.
-    kind
-        ``all_gather``, ``reduce_scatter``, ``all_to_all`` or ``all_reduce``.
-    width
-        Elements per row of the whole message: what each chip holds after an all-gather, before a reduce-scatter or
-        all-reduce, and sends (its own share included) in an all-to-all.
-    chips
-        Chips that take part.
-    count
-        Times it runs in one step.
-    element_bytes
-        Bytes of an element, 2 or 1.
-    """
-
-    name: str
-    kind: str
-    width: int
-    chips: int
-    count: int = 1
-    element_bytes: int = 2
-
-
-@dataclass(frozen=True, slots=True)
-class PointToPoint:
-    """Activations handed to the next pipeline stage: ``bytes_per_row`` per row."""
-
-    name: str
-    bytes_per_row: int
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Overlapped:
-    """Routed experts, and what runs beside them on a stream of its own while the rows are few.
-
-    Attributes
-    ----------
-    name
-        What to call it.
-    experts
-        The longer part, as a rule.
-    beside
-        What runs meanwhile, one after another.
-    most_rows
-        Up to so many rows; over more, all run in turn.
-    count
-        Times it runs in one step.
-    """
-
-    name: str
-    experts: RoutedExperts
-    beside: tuple[RowOperator, ...]
-    most_rows: int
-    count: int = 1
-
-
-#: An operator whose cost depends on a number of rows alone.
-RowOperator = Gemm | Elementwise | AllReduce | Collective | PointToPoint | RoutedExperts | ExpertExchange | Overlapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +85,29 @@ class Attention:
     window: int
     count: int
 
+    precision: ClassVar[str] = "bf16"
+    token_flops: ClassVar[int] = 0
+    sequence_bytes: ClassVar[int] = 0
+
+    @property
+    def pair_flops(self) -> int:
+        """Operations per pair of query and key, over all heads: two products of ``head_dim`` elements."""
+        return 4 * self.heads * self.head_dim
+
     @property
     def kv_bytes_per_token(self) -> int:
         """KV bytes one layer reads per cached token."""
         return 2 * self.kv_heads * self.head_dim * (1 if self.kv_cache == "fp8" else 2)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of queries and results per new token."""
+        return 4 * self.heads * self.head_dim
+
+
+#: What mixes tokens, by sequences and their tokens. Each knows its operations per pair of tokens and per token, the
+#: bytes it moves per cached token, per new token and per sequence, and its ``window``.
+Kernel = Attention | LatentAttention | IndexScan | DeltaRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +128,8 @@ class StepOperators:
 
     per_token: tuple[RowOperator, ...]
     per_sample: tuple[RowOperator, ...]
-    context: tuple[Attention, ...]
-    generation: tuple[Attention, ...]
+    context: tuple[Kernel, ...]
+    generation: tuple[Kernel, ...]
     launches: int = 0
 
 
@@ -222,8 +144,8 @@ class LayerOperators:
     """
 
     rows: tuple[RowOperator, ...]
-    context: tuple[Attention, ...] = ()
-    generation: tuple[Attention, ...] = ()
+    context: tuple[Kernel, ...] = ()
+    generation: tuple[Kernel, ...] = ()
     launches: int = 0
 
 
@@ -276,28 +198,71 @@ def _layer(model: ModelSpec, group: Layers, layout: Layout) -> tuple[LayerOperat
     # over several chips two all-reduces.
     launched = group.count * (family.norms_per_layer + 2 + 2 * (chips > 1))
     return (
-        _grouped_query(group, group.mixer, model, chips),
+        _mixer(group, model, chips),
         _feed_forward(group, model, layout),
         LayerOperators(tuple(between), launches=launched),
     )
+
+
+def _mixer(group: Layers, model: ModelSpec, chips: int) -> LayerOperators:
+    mixer = group.mixer
+    if isinstance(mixer, Latent):
+        return _latent(group, mixer, model, chips)
+    if isinstance(mixer, DeltaNet):
+        return _delta_net(group, mixer, model, chips)
+    return _grouped_query(group, mixer, model, chips)
+
+
+def _latent(group: Layers, mixer: Latent, model: ModelSpec, chips: int) -> LayerOperators:
+    own, count = replace(mixer, heads=mixer.heads // chips), group.count
+    formats = (group.formats.mixer, group.formats.mixer_out, model.kv_cache)
+    shape = (own, model.hidden, group.formats.mixer, model.kv_cache, count)
+    context: list[Kernel] = [LatentAttention("context_latent_attention", *shape)]
+    generation: list[Kernel] = [LatentAttention("generation_latent_attention", *shape)]
+    if mixer.indexer:
+        context.append(IndexScan("context_index_scan", mixer.indexer, count))
+        generation.append(IndexScan("generation_index_scan", mixer.indexer, count))
+    rows = (LatentProjections("latent_projections", own, model.hidden, *formats, count),)
+    # Projections, two norms, rotation, cache write and attention.
+    launched = count * (len(mixer.shapes(model.hidden)) + 5)
+    return LayerOperators(rows, tuple(context), tuple(generation), launched)
+
+
+def _delta_net(group: Layers, net: DeltaNet, model: ModelSpec, chips: int) -> LayerOperators:
+    own = replace(net, key_heads=net.key_heads // chips, value_heads=net.value_heads // chips)
+    count, formats = group.count, group.formats
+    rows = (
+        Gemm("delta_in", own.convolved + own.values, model.hidden, formats.mixer, count),
+        Gemm("delta_gates", 2 * own.value_heads, model.hidden, "bf16", count),
+        Gemm("delta_out", model.hidden, own.values, formats.mixer_out, count),
+        # The norm of the result, gated: two rows read and one written.
+        Elementwise("delta_norm", 6 * own.values, count),
+    )
+    rules = (DeltaRule(f"{phase}_delta_rule", own, model.hidden, count) for phase in ("context", "generation"))
+    # Three projections, convolution, rule and norm.
+    context, generation = ((rule,) for rule in rules)
+    return LayerOperators(rows, context, generation, 6 * count)
 
 
 def _grouped_query(group: Layers, mixer: GroupedQuery, model: ModelSpec, chips: int) -> LayerOperators:
     count, formats = group.count, group.formats
     heads, kv_heads, dim = mixer.heads // chips, max(1, mixer.kv_heads // chips), mixer.head_dim
     width = (heads + 2 * kv_heads) * dim
+    gate = heads * dim * mixer.output_gate
     shape = (heads, kv_heads, dim, model.kv_cache, mixer.window, count)
     rows: list[RowOperator] = [
-        Gemm("qkv", width, model.hidden, formats.mixer, count),
+        Gemm("qkv", width + gate, model.hidden, formats.mixer, count),
         Gemm("attention_out", model.hidden, heads * dim, formats.mixer_out, count),
         # Rotary embedding and KV write: queries and keys read and written, values copied to the cache.
         Elementwise("rotary", 4 * width, count),
     ]
+    if gate:
+        rows.append(Elementwise("output_gate", 6 * gate, count))
     if mixer.qk_norm_whole and chips > 1:
         # Two sums of squares per token, in 32 bits, before queries and keys can be normalised over all heads.
         rows.append(AllReduce("qk_norm_all_reduce", 4, chips, count))
     # Two projections, the rotation, the KV write, attention, and a bias that is added on its own.
-    launched = count * (4 + mixer.rotary + mixer.out_bias)
+    launched = count * (4 + mixer.rotary + mixer.out_bias + mixer.output_gate)
     return LayerOperators(
         tuple(rows), (Attention("context_attention", *shape),), (Attention("generation_attention", *shape),), launched
     )
@@ -361,12 +326,6 @@ def _exchange(routed: RoutedExperts, layout: Layout) -> tuple[RowOperator, ...]:
         Collective("experts_gather", "all_gather", width, chips, count),
         Collective("experts_scatter", "reduce_scatter", width, chips, count),
     )
-
-
-def as_collective(exchange: ExpertExchange) -> Collective:
-    """Return an exchange as a plain all-to-all that sends as many bytes."""
-    width = round(exchange.copies * exchange.hidden)
-    return Collective(exchange.name, "all_to_all", width, exchange.chips, exchange.count, exchange.element_bytes)
 
 
 def _mlp(group: Layers, mlp: Mlp, model: ModelSpec, chips: int) -> LayerOperators:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
+from perfdb.delta_net import DeltaNet
 from perfdb.formats import Formats
+from perfdb.latent import Latent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from perfdb.formats import Matrices, Role
     from perfdb.layout import Layout
 
-__all__ = ["Experts", "FeedForward", "GroupedQuery", "Layers", "Mixer", "Mlp"]
+__all__ = ["DeltaNet", "Experts", "FeedForward", "GroupedQuery", "Latent", "Layers", "Mixer", "Mlp"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class GroupedQuery:
         Queries and keys are rotated by their positions.
     sinks
         Each head has a learned logit that belongs to no token.
+    output_gate
+        A gate as wide as the queries, projected with them, scales the result.
     """
 
     MODULES: ClassVar[Mapping[Role, tuple[str, ...]]] = MappingProxyType(
@@ -57,11 +61,12 @@ class GroupedQuery:
     qk_norm_whole: bool = False
     rotary: bool = True
     sinks: bool = False
+    output_gate: bool = False
 
     @property
     def qkv_width(self) -> int:
-        """Columns of the fused query, key and value projection."""
-        return (self.heads + 2 * self.kv_heads) * self.head_dim
+        """Columns of the fused query, key and value projection, the output gate's among them."""
+        return ((1 + self.output_gate) * self.heads + 2 * self.kv_heads) * self.head_dim
 
     def matrices(self, hidden: int) -> Matrices:
         """Return the weights of the projections."""
@@ -73,9 +78,14 @@ class GroupedQuery:
         norms = 2 * self.qk_norm + (self.heads + self.kv_heads) * self.qk_norm_whole
         return biases + norms * self.head_dim + self.heads * self.sinks
 
-    def cached_elements(self, chips: int = 1) -> int:
-        """Elements that one token leaves in the cache of each of ``chips``; heads fewer than chips are replicated."""
-        return 2 * max(1, self.kv_heads // chips) * self.head_dim
+    def cached_bytes(self, element_bytes: int, chips: int = 1) -> int:
+        """Return the bytes one token leaves on each of ``chips``; heads fewer than those are replicated."""
+        return 2 * max(1, self.kv_heads // chips) * self.head_dim * element_bytes
+
+    def state_bytes(self, chips: int = 1) -> int:
+        """Return the bytes of a sequence that do not grow with it: none."""
+        del chips
+        return 0
 
     def split(self) -> tuple[tuple[int, str], ...]:
         """Return what tensor parallelism must divide: sizes and names."""
@@ -225,7 +235,7 @@ class Experts:
         return layout.data * self.per_token * of_choice
 
 
-Mixer = GroupedQuery
+Mixer = GroupedQuery | Latent | DeltaNet
 FeedForward = Mlp | Experts
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hardware.catalogue import Chip
     from hardware.power import PowerShares
-    from perfdb.operators import Attention, RowOperator
+    from perfdb.operators import Kernel, RowOperator
     from perfdb.step_profile import StepFit
 
 __all__ = ["CLOCK_EXPONENT", "LOWEST_CAP", "CappedChain", "PowerCap", "capped_chain", "capped_fit"]
@@ -62,7 +62,7 @@ class CappedChain(SourceChain):
         bound = row_bound(self.chip, operator, rows)
         return found if bound is None else self._slowed(found, bound)
 
-    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
+    def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
         """Return the capped cost of one layer's attention."""
         found = self.chain.attention(operator, batch, tokens)
         return self._slowed(found, attention_bound(self.chip, operator, batch, tokens))

@@ -58,7 +58,7 @@ def _experts(config: ConfigFields, family: Family) -> Experts:
         raise CatalogueError(
             f"{config.name}: num_experts_per_tok is {per_token}, expected at most the {experts} experts there are"
         )
-    width = config.size("moe_intermediate_size", config.size("intermediate_size"))
+    width = config.number("moe_intermediate_size") or config.size("intermediate_size")
     alike = config.number("n_shared_experts", family.shared_experts)
     shared = config.number("shared_expert_intermediate_size", config.number("shared_intermediate_size", alike * width))
     return Experts(

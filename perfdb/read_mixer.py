@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from hardware.errors import CatalogueError
-from perfdb.parts import GroupedQuery, Mixer
+from perfdb.latent import Indexer
+from perfdb.parts import DeltaNet, GroupedQuery, Latent, Mixer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -74,5 +76,45 @@ def _slides(config: ConfigFields, family: Family, layer: int) -> bool:
     return layer >= config.number("max_window_layers") if family.window_switch else True
 
 
+def _latent(config: ConfigFields, _family: Family, _layer: int) -> Latent:
+    indexer = None
+    if config.number("index_topk"):
+        indexer = Indexer(config.size("index_n_heads"), config.size("index_head_dim"), config.size("index_topk"))
+    return Latent(
+        heads=config.size("num_attention_heads"),
+        q_rank=config.number("q_lora_rank"),
+        kv_rank=config.size("kv_lora_rank"),
+        nope=config.size("qk_nope_head_dim"),
+        rope=config.size("qk_rope_head_dim"),
+        value=config.size("v_head_dim"),
+        indexer=indexer,
+    )
+
+
+def _hybrid(config: ConfigFields, family: Family, layer: int) -> Mixer:
+    """Return the mixer of a stack in which a few layers keep attention over all tokens."""
+    kind = config.of_layer("layer_types", layer)
+    every = config.number("full_attention_interval")
+    if kind == "full_attention" or (kind is None and every and (layer + 1) % every == 0):
+        return replace(_grouped_query(config, family, layer), output_gate=config.flag("attn_output_gate", default=True))
+    return DeltaNet(
+        key_heads=config.size("linear_num_key_heads"),
+        value_heads=config.size("linear_num_value_heads"),
+        key_dim=config.size("linear_key_head_dim"),
+        value_dim=config.size("linear_value_head_dim"),
+        kernel=config.size("linear_conv_kernel_dim", 4),
+    )
+
+
 #: Readers by architecture, where attention is not of the common kind.
-_READERS: Mapping[str, Callable[[ConfigFields, Family, int], Mixer]] = MappingProxyType({})
+_READERS: Mapping[str, Callable[[ConfigFields, Family, int], Mixer]] = MappingProxyType(
+    {
+        "DeepseekV2ForCausalLM": _latent,
+        "DeepseekV3ForCausalLM": _latent,
+        "DeepseekV32ForCausalLM": _latent,
+        "GlmMoeDsaForCausalLM": _latent,
+        "Qwen3_5ForConditionalGeneration": _hybrid,
+        "Qwen3_5MoeForConditionalGeneration": _hybrid,
+        "Qwen3NextForCausalLM": _hybrid,
+    }
+)

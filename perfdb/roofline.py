@@ -13,7 +13,17 @@ import numpy as np
 from perfdb.collectives import between_nodes_ns, group_of, moved_bytes
 from perfdb.estimate import Estimate, Origin
 from perfdb.expert_operators import ExpertExchange, RoutedExperts
-from perfdb.operators import AllReduce, Attention, Collective, Elementwise, Gemm, Overlapped, RowOperator, as_collective
+from perfdb.operators import (
+    AllReduce,
+    Collective,
+    Elementwise,
+    Gemm,
+    Kernel,
+    LatentProjections,
+    Overlapped,
+    RowOperator,
+    as_collective,
+)
 from perfdb.speed_of_light import Bound, attention_bound, compute_format, experts_bound, gemm_bound
 
 if TYPE_CHECKING:
@@ -62,9 +72,10 @@ class RooflineSource:
             ns = self._gemm(operator, rows)
         elif isinstance(operator, RoutedExperts):
             ns = self._experts(operator, rows)
+        elif isinstance(operator, LatentProjections):
+            ns = self.streamed_ns(operator.elementwise, count) + sum(self._gemm(gemm, rows) for gemm in operator.gemms)
         elif isinstance(operator, Elementwise):
-            streamed = count * operator.bytes_per_row
-            ns = ELEMENTWISE_FLOOR_NS + 1e9 * streamed / (STREAM_EFFICIENCY * self.chip.memory_bytes_per_s)
+            ns = self.streamed_ns(operator, count)
         elif isinstance(operator, ExpertExchange):
             return self.rows(as_collective(operator), rows)
         elif isinstance(operator, AllReduce | Collective):
@@ -73,12 +84,17 @@ class RooflineSource:
             ns = POINT_TO_POINT_NS + 1e9 * count * operator.bytes_per_row / self.chip.link_bytes_per_s
         return Estimate.of(ns, Origin.ROOFLINE)
 
-    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
+    def streamed_ns(self, operator: Elementwise, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the time of a memory-bound kernel, ns."""
+        streamed = rows * operator.bytes_per_row
+        return ELEMENTWISE_FLOOR_NS + 1e9 * streamed / (STREAM_EFFICIENCY * self.chip.memory_bytes_per_s)
+
+    def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
         """Return the roofline of one layer's attention."""
         efficiency = self.chip.efficiency
         bound = attention_bound(self.chip, operator, batch, tokens)
         points = efficiency.prefill_attention_bf16
-        compute = _power_law(points, tokens) if operator.name == "context_attention" else points[0][1]
+        compute = _power_law(points, tokens) if operator.name.startswith("context") else points[0][1]
         ns = _roofline(bound, compute, efficiency.hbm_decode_attention)
         return Estimate.of(ATTENTION_FLOOR_NS + ns, Origin.ROOFLINE)
 

@@ -68,6 +68,7 @@ def screened(
         found[_far_slower(points, siblings_ns)] = Verdict.SLOWER_THAN_SIBLINGS
     if bound_ns is not None:
         found[points.ns * LIGHT_MARGIN < bound_ns] = Verdict.FASTER_THAN_LIGHT
+    found[points.ns <= 0] = Verdict.FASTER_THAN_LIGHT
     sound = np.flatnonzero(found == Verdict.SOUND)
     found[sound[_beaten(points.curve[sound], points.ns[sound])]] = Verdict.BEATEN_BY_LONGER
     return found
@@ -75,7 +76,7 @@ def screened(
 
 def possible(points: Points, bound_ns: NDArray[np.float64]) -> Points:
     """Return the points that are not faster than light: those that others may be held against."""
-    return points.where(~(points.ns * LIGHT_MARGIN < bound_ns))
+    return points.where((points.ns > 0) & ~(points.ns * LIGHT_MARGIN < bound_ns))
 
 
 def slowest_sibling(points: Points, siblings: Sequence[Points], sizes: Sequence[int] = ()) -> NDArray[np.float64]:

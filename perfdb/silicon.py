@@ -12,7 +12,7 @@ from perfdb.collectives import between_nodes_ns, group_of
 from perfdb.estimate import Estimate, Origin
 from perfdb.expert_operators import ExpertExchange, RoutedExperts
 from perfdb.interpolate import Curve, blend
-from perfdb.operators import AllReduce, Attention, Collective, Gemm, RowOperator, as_collective
+from perfdb.operators import AllReduce, Attention, Collective, Gemm, Kernel, RowOperator, as_collective
 from perfdb.points import Points
 from perfdb.screening import Verdict, possible, screened, slowest_sibling
 from perfdb.silicon_exchange import exchange_curve, exchange_tables
@@ -88,8 +88,10 @@ class SiliconSource:
             return self._collective(operator, rows)
         return None
 
-    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
+    def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
         """Return measured attention, from the nearest head counts where the exact ones were not measured."""
+        if not isinstance(operator, Attention):
+            return None
         if operator not in self._curves:
             self._curves[operator] = self.attention_curves(operator)
         found = self._curves[operator]
@@ -250,7 +252,7 @@ def _nearest_heads(operator: Attention, measured: NDArray[np.int64]) -> Attentio
 
 def over_batches(
     chip: Chip,
-    operator: Attention,
+    operator: Kernel,
     curves: Mapping[int, Curve],
     batch: NDArray[np.int64],
     tokens: NDArray[np.int64],
@@ -282,5 +284,5 @@ def over_batches(
     return Estimate(found.ns * beyond, np.where(batch > inside, Origin.EXTRAPOLATED, found.origin).astype(np.uint8))
 
 
-def _row(chip: Chip, operator: Attention, batch: int, curve: Curve, tokens: NDArray[np.int64]) -> Estimate:
+def _row(chip: Chip, operator: Kernel, batch: int, curve: Curve, tokens: NDArray[np.int64]) -> Estimate:
     return curve.estimate(tokens, lambda at: attention_bound(chip, operator, np.full(len(at), batch), at).ns)

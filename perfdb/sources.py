@@ -10,9 +10,9 @@ import numpy as np
 from hardware.errors import CostError
 from perfdb.borrowed import BorrowedSource
 from perfdb.estimate import Estimate
+from perfdb.measured import MeasuredSource
 from perfdb.operators import Overlapped
 from perfdb.roofline import RooflineSource
-from perfdb.silicon import SiliconSource
 from perfdb.tables import TableChoice
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hardware.catalogue import Chip
-    from perfdb.operators import Attention, RowOperator
+    from perfdb.operators import Kernel, RowOperator
     from perfdb.source import CostSource
 
 __all__ = ["COST_SOURCES", "DEFAULT_SOURCES", "SourceChain", "source_chain"]
 
 
 def _silicon(chip: Chip, framework: str, choice: TableChoice) -> CostSource:
-    return SiliconSource(chip, framework, choice.root, choice.release)
+    return MeasuredSource(chip, framework, choice.root, choice.release)
 
 
 def _roofline(chip: Chip, _framework: str, _choice: TableChoice) -> CostSource:
@@ -74,7 +74,7 @@ class SourceChain:
             return self._overlapped(operator, rows)
         return self._completed(operator.name, (source.rows(operator, rows) for source in self.sources))
 
-    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
+    def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
         """Return the first source's cost of one layer's attention.
 
         Raises
@@ -84,6 +84,12 @@ class SourceChain:
         """
         answers = (source.attention(operator, batch, tokens) for source in self.sources)
         return self._completed(operator.name, answers)
+
+    def launch_ns(self, operator: Kernel) -> float:
+        """Return the time in which the host launches what runs over prompts, ns, where the kernels do not hide it."""
+        return max(
+            (source.launch_ns(operator) for source in self.sources if isinstance(source, MeasuredSource)), default=0.0
+        )
 
     def _overlapped(self, operator: Overlapped, rows: NDArray[np.int64]) -> Estimate:
         experts = self.rows(operator.experts, rows)

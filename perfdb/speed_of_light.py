@@ -9,18 +9,19 @@ import numpy as np
 
 from perfdb.expert_operators import RoutedExperts
 from perfdb.formats import WEIGHT_BYTES
-from perfdb.operators import Gemm, Overlapped
+from perfdb.operators import Gemm, LatentProjections, Overlapped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hardware.catalogue import Chip
-    from perfdb.operators import Attention, RowOperator
+    from perfdb.operators import Kernel, RowOperator
 
 __all__ = [
     "Bound",
     "attention_bound",
     "attention_light",
+    "attention_peak",
     "collective_light",
     "experts_bound",
     "gemm_bound",
@@ -103,40 +104,44 @@ def row_bound(chip: Chip, operator: RowOperator, rows: NDArray[np.int64]) -> Bou
         return gemm_bound(chip, operator, rows)
     if isinstance(operator, RoutedExperts):
         return experts_bound(chip, operator, rows)
-    if isinstance(operator, Overlapped):
-        parts = (operator.experts, *operator.beside)
+    if isinstance(operator, LatentProjections | Overlapped):
+        parts = operator.gemms if isinstance(operator, LatentProjections) else (operator.experts, *operator.beside)
         bounds = [bound for part in parts if (bound := row_bound(chip, part, rows)) is not None]
         compute, memory = (np.sum([getattr(bound, kind) for bound in bounds], axis=0) for kind in _KINDS)
         return Bound(compute, memory)
     return None
 
 
-def attention_bound(chip: Chip, attention: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Bound:
+def attention_bound(chip: Chip, attention: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Bound:
     """Return the bound of one layer's attention.
 
-    Context: each token attends to those before it, 4*head_dim operations per head and pair, halved by the
-    causal mask. Generation: one new token attends to ``tokens`` cached ones, whose KV is read once.
+    Context: each token attends to those before it, half as many pairs as the square of the length for the causal
+    mask. Generation: one new token attends to ``tokens`` cached ones, whose KV is read once.
     """
     sequences, length = batch.astype(np.float64), tokens.astype(np.float64)
     reach = np.minimum(length, attention.window) if attention.window else length
-    width = attention.heads * attention.head_dim
-    if attention.name == "context_attention":
+    if attention.name.startswith("context"):
         pairs = reach * (length - reach / 2)
         rows = length
     else:
         pairs, rows = reach + 1, np.ones_like(length)
-    moved = sequences * ((reach + 1) * attention.kv_bytes_per_token + rows * 4.0 * width)
-    flops = 4.0 * sequences * pairs * width
-    peak = chip.peak_flops("bf16") or 1.0
-    return Bound(1e9 * flops / peak, 1e9 * moved / chip.memory_bytes_per_s)
+    each = (reach + 1) * attention.kv_bytes_per_token + rows * attention.row_bytes + attention.sequence_bytes
+    flops = sequences * pairs * attention.pair_flops + sequences * rows * attention.token_flops
+    moved = sequences * each
+    return Bound(1e9 * flops / attention_peak(chip, attention), 1e9 * moved / chip.memory_bytes_per_s)
+
+
+def attention_peak(chip: Chip, attention: Kernel) -> float:
+    """Return the operations per second of a chip in the format that an attention kernel multiplies in."""
+    return chip.peak_flops(attention.precision) or chip.peak_flops("bf16") or 1.0
 
 
 def attention_light(
-    chip: Chip, attention: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]
+    chip: Chip, attention: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Return the least time of one layer's attention, ns: kernels over an 8-bit cache may multiply in 8 bits."""
     bound = attention_bound(chip, attention, batch, tokens)
-    narrow = chip.peak_flops("fp8") if attention.kv_cache == "fp8" else None
+    narrow = chip.peak_flops("fp8") if getattr(attention, "kv_cache", None) == "fp8" else None
     faster = (narrow or 1.0) / ((narrow and chip.peak_flops("bf16")) or 1.0)
     return np.maximum(bound.compute_ns / faster, bound.memory_ns)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from perfdb.expert_operators import RoutedExperts
 from perfdb.operators import Elementwise, Overlapped
-from perfdb.speed_of_light import Bound, attention_bound, row_bound
+from perfdb.speed_of_light import Bound, attention_bound, attention_peak, row_bound
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hardware.catalogue import Chip
-    from perfdb.operators import Attention, RowOperator, StepOperators
+    from perfdb.operators import Kernel, RowOperator, StepOperators
 
 __all__ = ["step_work", "visible_column", "visible_tokens"]
 
@@ -75,7 +75,7 @@ def step_work(operators: StepOperators, chip: Chip, table: Mapping[str, NDArray[
     return Bound(found[0] / stages, found[1] / stages)
 
 
-def visible_column(kernel: Attention) -> str:
+def visible_column(kernel: Kernel) -> str:
     """Return under which name a table holds the tokens that decoding sequences look at in such layers."""
     return f"visible_{kernel.window}"
 
@@ -125,7 +125,7 @@ def _woken(
 
 
 def _generation(
-    attention: Attention,
+    attention: Kernel,
     chip: Chip,
     decodes: NDArray[np.int64],
     steps: NDArray[np.int64],
@@ -136,12 +136,13 @@ def _generation(
     return np.outer(at[:, 0], decodes * steps) + np.outer(at[:, 1] - at[:, 0], decodes * visible)
 
 
-def _context(attention: Attention, chip: Chip, table: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float64]:
+def _context(attention: Kernel, chip: Chip, table: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float64]:
     tokens, pairs = table["tokens"], table["pairs"]
     if attention.window:
         pairs = np.minimum(pairs, 2 * attention.window * tokens)
+    peak = attention_peak(chip, attention)
     # One prompt of one token attends to half a pair, which the log counts as one.
-    compute = attention_bound(chip, attention, np.array([1]), np.array([1])).compute_ns[0] * pairs
-    width = attention.heads * attention.head_dim
-    moved = attention.kv_bytes_per_token * (table["reach"] + table["prompts"]) + 4.0 * width * tokens
+    compute = 1e9 * (attention.pair_flops / 2) / peak * pairs + 1e9 * attention.token_flops / peak * tokens
+    moved = attention.kv_bytes_per_token * (table["reach"] + table["prompts"]) + attention.row_bytes * tokens
+    moved = moved + attention.sequence_bytes * table["prompts"]
     return attention.count * np.array([compute, 1e9 * moved / chip.memory_bytes_per_s])

@@ -2,48 +2,102 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
 from rich.console import Group
 from rich.text import Text
 
-from perfdb.audit import Audited, audit_table
+from perfdb.audit import audit_table
 from perfdb.screening import Verdict
 from simulator.export import unwritable
 from simulator.perf_tables import chosen_files
 from simulator.report import plain_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    import pandas as pd
+    from perfdb.audit import Audited, TableFile
 
-__all__ = ["audit_all", "audit_report", "write_audit"]
+__all__ = ["Finding", "audit_all", "audit_report", "write_audit"]
 
 _BAD = (Verdict.FASTER_THAN_LIGHT, Verdict.SLOWER_THAN_SIBLINGS, Verdict.BEATEN_BY_LONGER)
 _MOST_EXAMPLES = 8
 
 
-def audit_all(root: Path, chip: str | None, framework: str | None, table: str | None) -> list[Audited]:
-    """Screen the tables of a chip, framework and name; None is any."""
-    found = [audit_table(root, file) for file in chosen_files(root, chip, framework, table)]
-    return [one for one in found if one is not None]
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is kept of one screened table.
+
+    Attributes
+    ----------
+    file
+        The table.
+    points
+        Its points.
+    counts
+        Points by verdict, the sound left out.
+    worst
+        The one that is furthest off, in words; empty where all are sound.
+    rows
+        A row for each that is off.
+    """
+
+    file: TableFile
+    points: int
+    counts: Mapping[Verdict, int]
+    worst: str
+    rows: pd.DataFrame
+
+    @property
+    def off(self) -> int:
+        """Points that are not sound."""
+        return sum(self.counts.values())
+
+    @property
+    def named(self) -> int:
+        """Those that stay: slow, but of kernels that may be."""
+        return 0 if self.file.table == "gemm" else self.counts[Verdict.SLOWER_THAN_SIBLINGS]
+
+    @property
+    def title(self) -> str:
+        """What the table is of."""
+        return f"{self.file.system} {self.file.framework} {self.file.version} {self.file.table}"
 
 
-def audit_report(found: Sequence[Audited]) -> Group:
+def audit_all(
+    root: Path,
+    chip: str | None,
+    framework: str | None,
+    table: str | None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Finding]:
+    """Screen the tables of a chip, framework and name; None is any. Told of how many are done, of how many."""
+    files, found = chosen_files(root, chip, framework, table), []
+    for done, file in enumerate(files, 1):
+        one = audit_table(root, file)
+        if one is not None:
+            found.append(_finding(one))
+        if on_progress is not None:
+            on_progress(done, len(files))
+    return found
+
+
+def audit_report(found: Sequence[Finding]) -> Group:
     """Return the tables with rows that are off, and the worst row of each of the worst."""
-    off = [one for one in found if any(one.count(verdict) for verdict in _BAD)]
-    table = plain_table(
-        "Rows that are off", "table", "rows", "faster than light", "far slower than siblings", "beaten by longer"
-    )
+    off = [one for one in found if one.off]
+    table = plain_table("Rows that are off", "table", "rows", "beyond light", "far slower", "beaten")
     table.columns[0].no_wrap = True
     for one in off:
-        table.add_row(_name(one), f"{len(one.ns):,}", *(f"{one.count(verdict):,}" for verdict in _BAD))
-    return Group(table, *_examples(off), Text(_totals(found)))
+        table.add_row(Text(one.title), f"{one.points:,}", *(f"{one.counts[verdict]:,}" for verdict in _BAD))
+    worst = sorted(off, key=lambda one: -one.off)[:_MOST_EXAMPLES]
+    return Group(table, *(Text(f"{one.title}, worst: {one.worst}") for one in worst), Text(_totals(found)))
 
 
-def write_audit(found: Sequence[Audited], folder: Path) -> None:
+def write_audit(found: Sequence[Finding], folder: Path) -> None:
     """Write ``audit.csv``, a row per table, and ``rows.csv``, a row per row that is off.
 
     Raises
@@ -51,48 +105,32 @@ def write_audit(found: Sequence[Audited], folder: Path) -> None:
     OutputError
         If the folder cannot be written.
     """
-    import pandas as pd  # noqa: PLC0415 - --help stays light
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
         pd.DataFrame([_row(one) for one in found]).to_csv(folder / "audit.csv", index=False)
-        rows = [part for one in found if len(part := _bad_rows(one))]
-        (pd.concat(rows) if rows else pd.DataFrame()).to_csv(folder / "rows.csv", index=False)
+        pd.concat([one.rows for one in found]).to_csv(folder / "rows.csv", index=False)
     except OSError as error:
         raise unwritable(folder, error) from error
 
 
-def _name(one: Audited) -> Text:
-    return Text(f"{one.file.system} {one.file.framework} {one.file.version} {one.file.table}")
+def _finding(one: Audited) -> Finding:
+    worst = one.worst()
+    said = "" if worst is None else one.describe(worst)
+    return Finding(one.file, len(one.ns), {verdict: one.count(verdict) for verdict in _BAD}, said, _bad_rows(one))
 
 
-def _row(one: Audited) -> dict[str, Any]:
-    file, worst = one.file, one.worst()
-    return {
-        "chip": file.system,
-        "framework": file.framework,
-        "version": file.version,
-        "table": file.table,
-        "points": len(one.ns),
-        **{verdict.name.lower(): one.count(verdict) for verdict in _BAD},
-        "worst": "" if worst is None else one.describe(worst),
-    }
+def _row(one: Finding) -> dict[str, Any]:
+    counts = {verdict.name.lower(): count for verdict, count in one.counts.items()}
+    return {**_whose(one.file), "points": one.points, **counts, "worst": one.worst}
 
 
 def _bad_rows(one: Audited) -> pd.DataFrame:
-    import numpy as np  # noqa: PLC0415 - --help stays light
-    import pandas as pd  # noqa: PLC0415 - --help stays light
-
     rows = np.flatnonzero(one.verdict)
-    file = one.file
     return pd.DataFrame(
         {
-            "chip": file.system,
-            "framework": file.framework,
-            "version": file.version,
-            "table": file.table,
+            **_whose(one.file),
             "reason": [Verdict(code).name.lower() for code in one.verdict[rows]],
-            "point": [one.describe(int(row)).partition(":")[0] for row in rows],
+            "point": [one.shape(int(row)) for row in rows],
             "us": one.ns[rows] / 1e3,
             "light_us": one.bound_ns[rows] / 1e3,
             "siblings_us": one.siblings_ns[rows] / 1e3,
@@ -100,21 +138,13 @@ def _bad_rows(one: Audited) -> pd.DataFrame:
     )
 
 
-def _examples(off: Sequence[Audited]) -> list[Text]:
-    worst = sorted(off, key=lambda one: -sum(one.count(verdict) for verdict in _BAD))[:_MOST_EXAMPLES]
-    lines = []
-    for one in worst:
-        point = one.worst()
-        if point is not None:
-            lines.append(Text(f"{_name(one)}, worst: {one.describe(point)}"))
-    return lines
+def _whose(file: TableFile) -> dict[str, str]:
+    return {"chip": file.system, "framework": file.framework, "version": file.version, "table": file.table}
 
 
-def _totals(found: Sequence[Audited]) -> str:
-    rows = sum(len(one.ns) for one in found)
-    counts = {verdict: sum(one.count(verdict) for one in found) for verdict in _BAD}
-    named = sum(one.count(Verdict.SLOWER_THAN_SIBLINGS) for one in found if one.file.table != "gemm")
-    aside = sum(counts.values()) - named
+def _totals(found: Sequence[Finding]) -> str:
+    rows, named = sum(one.points for one in found), sum(one.named for one in found)
+    aside = sum(one.off for one in found) - named
     return (
         f"{len(found):,} tables, {rows:,} points: {aside:,} cannot be and are not priced from; {named:,} more are far "
         "slower than in every other framework, which other kernels than projections may be: they stay."

@@ -80,9 +80,17 @@ def audit(tables: str | None, chip: str | None, framework: str | None, *, table:
     """
     from pathlib import Path  # noqa: PLC0415 - --help stays light
 
+    from rich.console import Console  # noqa: PLC0415 - --help stays light
+    from rich.progress import Progress  # noqa: PLC0415 - --help stays light
+
     from simulator.perf_audit import audit_all, audit_report, write_audit  # noqa: PLC0415 - --help stays light
 
-    found = audit_all(_root(tables), chip, framework, table)
+    terminal, root = Console(stderr=True), _root(tables)
+    with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
+        task = progress.add_task("tables", total=None)
+        found = audit_all(
+            root, chip, framework, table, lambda done, of: progress.update(task, completed=done, total=of)
+        )
     if out is not None:
         write_audit(found, Path(out))
     _print(audit_report(found))

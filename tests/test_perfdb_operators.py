@@ -9,22 +9,22 @@ import pytest
 from perfdb.expert_operators import RoutedExperts
 from perfdb.layout import Layout
 from perfdb.load_model import load_model, presets
-from perfdb.operators import AllReduce, Elementwise, Gemm, Overlapped, PointToPoint, step_operators
-from perfdb.parts import Mlp
+from perfdb.operators import AllReduce, Elementwise, Gemm, LatentProjections, Overlapped, PointToPoint, step_operators
+from perfdb.parts import GroupedQuery, Mlp
 
 CUTS = (1, 2, 4, 8)
-DENSE = tuple(name for name in presets() if isinstance(load_model(name).stack[-1].feed_forward, Mlp))
+
+
+def dense(group):
+    return isinstance(group.mixer, GroupedQuery) and isinstance(group.feed_forward, Mlp)
+
+
+DENSE = tuple(name for name in presets() if all(dense(group) for group in load_model(name).stack))
 
 
 def divides(model, tensor):
-    parts = (
-        model.stack[0].mixer.heads,
-        model.stack[0].mixer.kv_heads,
-        model.stack[0].feed_forward.intermediate,
-        getattr(model.stack[-1].feed_forward, "shared", 0),
-        model.vocab,
-    )
-    return all(part % tensor == 0 for part in parts)
+    kv_heads = [group.mixer.kv_heads for group in model.stack if isinstance(group.mixer, GroupedQuery)]
+    return model.indivisible(tensor) is None and all(part % tensor == 0 for part in (model.vocab, *kv_heads))
 
 
 CASES = [(name, tensor) for name in presets() for tensor in CUTS if divides(load_model(name), tensor)]
@@ -40,6 +40,8 @@ def weights(operators):
     for operator in operators:
         if isinstance(operator, Gemm):
             found += operator.n * operator.k * operator.count
+        elif isinstance(operator, LatentProjections):
+            found += operator.count * weights(operator.gemms)
         elif isinstance(operator, RoutedExperts):
             found += operator.held * operator.weights_of_one * operator.count
         elif isinstance(operator, Overlapped):
@@ -48,8 +50,9 @@ def weights(operators):
 
 
 def on_every_chip(model):
-    """Return the weights that are not split: what picks experts."""
-    return sum(group.count * n for group in model.stack for role, n in group.matrices(model.hidden) if role == "router")
+    """Return the weights that are not split: what picks experts, and projections into latents."""
+    matrices = [(group.count, role, n) for group in model.stack for role, n in group.matrices(model.hidden)]
+    return sum(count * n for count, role, n in matrices if role in {"latent", "router"})
 
 
 @pytest.mark.parametrize(("name", "tensor"), CASES)
@@ -57,7 +60,10 @@ def test_projections_of_all_chips_multiply_each_token_with_every_weight(name, te
     model = load_model(name)
     operators = step_operators(model, Layout(tensor))
     # Two operations per weight and token: the same law in FLOPs.
-    assert tensor * weights(operators.per_token) == model.matrix_parameters + (tensor - 1) * on_every_chip(model)
+    # A gate of one column is no product of matrices.
+    gates = sum(group.count * getattr(group.feed_forward, "shared_gate", 0) for group in model.stack) * model.hidden
+    held = model.matrix_parameters - gates + (tensor - 1) * (on_every_chip(model) - gates)
+    assert tensor * weights(operators.per_token) == held
     assert tensor * weights(operators.per_sample) == model.vocab * model.hidden
 
 
