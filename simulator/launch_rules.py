@@ -67,6 +67,8 @@ FORMULAS: Final[Mapping[str, Callable[[Mapping[str, float]], int]]] = MappingPro
         "longest": lambda facts: int(facts["isl"] + facts["osl"]) + 20,
         "prompt_and_batch": _prompt_and_batch,
         "prompt_and_batch_or_8192": lambda facts: max(_prompt_and_batch(facts), 8192),
+        "generated_for_vllm": lambda facts: int(facts["isl"] + facts["concurrency"]) + 1500,
+        "generated_for_trtllm": lambda facts: -(-(int(facts["isl"] + facts["concurrency"]) + 500) // 32) * 32,
         "recipe_batch": lambda facts: int(facts["batch"]),
     }
 )
