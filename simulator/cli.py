@@ -10,6 +10,7 @@ import click
 from simulator.compare_cli import compare, sweep
 from simulator.conform_cli import conform
 from simulator.ownership import ForeignPackageError, check_ownership
+from simulator.perf_cli import perf
 from simulator.trace_cli import trace
 from simulator.validate_cli import validate
 
@@ -62,6 +63,7 @@ def main() -> None:
 
 main.add_command(compare)
 main.add_command(conform)
+main.add_command(perf)
 main.add_command(sweep)
 main.add_command(trace)
 main.add_command(validate)
