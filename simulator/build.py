@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hardware.catalogue import chip_names, host_w_per_chip, load_chip, load_node
 from hardware.errors import CapacityError, ScenarioError, suggest
+from perfdb.calibrated import calibrated_chain
 from perfdb.compile import CompiledCosts, StepLimits, compile_costs
 from perfdb.layout import Layout
 from perfdb.load_model import load_model
@@ -16,6 +17,7 @@ from perfdb.operators import step_operators
 from perfdb.power_cap import capped_chain
 from perfdb.tables import sha256
 from perfdb.whole_steps import whole_step_costs
+from simulator.calibration import Calibration, read_calibration
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
 from simulator.front_end import FrontEnd
@@ -109,7 +111,7 @@ def build_decode_router(scenario: Scenario) -> Router | None:
 def build_front_end(scenario: Scenario) -> FrontEnd | None:
     """Return what requests pass before a scheduler sees them, None where nothing: one server per entry instance."""
     pools = own_pools(scenario.entry_pools)
-    time = ENGINES[pools[0].engine].front_end
+    time = _calibration(pools[0]).front_end_time(ENGINES[pools[0].engine].front_end)
     return FrontEnd(time, sum(pool.replicas for pool in pools)) if time else None
 
 
@@ -209,9 +211,18 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
     if pool.step_profile is not None:
         where = f"pool.{name}.step_profile {pool.step_profile!r}"
         return whole_step_costs(pool.step_profile, model, layout, chip, limits, cap=pool.power_cap, where=where)
-    source = capped_chain(engine.cost_chain(chip, pool.cost_sources), chip, pool.power_cap)
-    costs = compile_costs(operators, source, limits, engine.host_on(chip, layout.tensor), layout.pipeline)
+    calibration = _calibration(pool)
+    chain = calibrated_chain(engine.cost_chain(chip, pool.cost_sources), calibration.factors)
+    source = capped_chain(chain, chip, pool.power_cap)
+    host = calibration.host_time(engine.host_on(chip, layout.tensor))
+    costs = compile_costs(operators, source, limits, host, layout.pipeline)
     return costs, {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
+
+
+def _calibration(pool: Pool) -> Calibration:
+    """Return what was fitted to a pool's server; nothing, where it names no calibration."""
+    found = pool.calibration
+    return read_calibration(found) if isinstance(found, str) else found or Calibration()
 
 
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:
