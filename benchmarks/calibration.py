@@ -1,7 +1,7 @@
 """What ``servesim calibrate`` finds of constants that are known: ``python -m benchmarks.calibration``.
 
-Two runs of a simulated server with moved constants are written as ``vllm bench serve`` writes its results, and fitted; the
-fit predicts a third load.
+Two runs of a simulated server with moved constants are written as ``vllm bench serve`` writes its results, and
+fitted; the fit predicts a third load.
 """
 
 from __future__ import annotations
