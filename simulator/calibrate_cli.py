@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 
     from rich.console import Group
 
-    from simulator.calibrate import Fit
-    from simulator.measured import MeasuredRun
+    from simulator.calibrate import Fit, Measured
 
 __all__ = ["calibrate"]
 
@@ -28,15 +27,25 @@ __all__ = ["calibrate"]
     metavar="KEY=VALUE",
     help="Change a key of every scenario, as in pool.0.chip=h200_sxm; repeatable.",
 )
+@click.option("--where", "conditions", multiple=True, metavar="COLUMN=VALUE", help="Only such cases; repeatable.")
+@click.option("--rules", "rules_file", metavar="FILE", help="How cases were launched.  [default: the rules shipped]")
 @click.option("--quiet", is_flag=True, help="Print no table and no progress.")
-def calibrate(
-    files: tuple[str, ...], output: str, *, scenario: str | None, changes: tuple[str, ...], quiet: bool
+def calibrate(  # noqa: PLR0913 - one parameter per option
+    files: tuple[str, ...],
+    output: str,
+    *,
+    scenario: str | None,
+    changes: tuple[str, ...],
+    conditions: tuple[str, ...],
+    rules_file: str | None,
+    quiet: bool,
 ) -> None:
     """Fit host overheads and kernel times to measured runs of a server.
 
-    A FILE is a result of `vllm bench serve --save-detailed`, with --scenario for the server, or a scenario whose
-    workload.trace is such a result. One or two runs are enough; a light and a heavy load tell more than two alike.
-    A pool names what is written: calibration = "CALIBRATION". Latency means of the runs before and after are printed.
+    A FILE is a result of `vllm bench serve --save-detailed`, with --scenario for the server; or a scenario whose
+    workload.trace is such a result; or a CSV of measured cases as for `servesim validate`. One or two runs are
+    enough; a light and a heavy load tell more than two alike. A pool names what is written:
+    calibration = "CALIBRATION".
     """
     from pathlib import Path  # noqa: PLC0415 - --help stays light
 
@@ -45,7 +54,8 @@ def calibrate(
     target = Path(output)
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise OutputError(f"-o {output}: expected a file in a folder that exists")
-    runs = _runs(files, scenario, changes)
+    runs = [*_cases([file for file in files if _is_cases(file)], conditions, rules_file)]
+    runs += _results([file for file in files if not _is_cases(file)], scenario, changes)
     found = _fitted(runs, quiet=quiet)
     try:
         target.write_text(found.calibration.toml(), encoding="utf-8")
@@ -58,8 +68,25 @@ def calibrate(
         click.echo(f'Written: {output}; in a pool: calibration = "{output}"')
 
 
-def _runs(files: Sequence[str], scenario: str | None, changes: Sequence[str]) -> list[MeasuredRun]:
-    """Return the measured runs of the files."""
+def _is_cases(file: str) -> bool:
+    return file.endswith(".csv")
+
+
+def _cases(files: Sequence[str], conditions: Sequence[str], rules_file: str | None) -> Sequence[Measured]:
+    """Return the runs that the cases of CSV files are about."""
+    from simulator.cases import read_cases, restricted  # noqa: PLC0415 - --help stays light
+    from simulator.launch_rules import load_rules  # noqa: PLC0415 - --help stays light
+    from simulator.measured import measured_cases  # noqa: PLC0415 - --help stays light
+
+    if not files:
+        return ()
+    wanted = [one for text in conditions for one in text.split(",")]
+    cases = restricted([case for file in files for case in read_cases(file)], wanted)
+    return measured_cases(cases, load_rules(rules_file))
+
+
+def _results(files: Sequence[str], scenario: str | None, changes: Sequence[str]) -> Sequence[Measured]:
+    """Return the runs of results, and of scenarios that name one."""
     from hardware.errors import ScenarioError  # noqa: PLC0415 - --help stays light
     from simulator.measured import read_measured  # noqa: PLC0415 - --help stays light
     from simulator.scenario import load_changed  # noqa: PLC0415 - --help stays light
@@ -78,7 +105,7 @@ def _runs(files: Sequence[str], scenario: str | None, changes: Sequence[str]) ->
     return runs
 
 
-def _fitted(runs: Sequence[MeasuredRun], *, quiet: bool) -> Fit:
+def _fitted(runs: Sequence[Measured], *, quiet: bool) -> Fit:
     from rich.console import Console  # noqa: PLC0415 - --help stays light
 
     from simulator.calibrate import fit  # noqa: PLC0415 - --help stays light

@@ -1,18 +1,20 @@
-"""A measured run of a server, and the figures of it that a simulation is held against."""
+"""Measured runs of a server, and the figures of them that a simulation is held against."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hardware.errors import TraceError
+from hardware.errors import CaseError, TraceError
 from simulator.build import build_pools
+from simulator.case_scenario import case_replay
+from simulator.replay import part_of, replayed
 from simulator.requests import build_requests
 from simulator.run import run_built
 from simulator.scenario import Workload
@@ -23,14 +25,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from simulator.calibration import Calibration
+    from simulator.case_scenario import Replay
+    from simulator.cases import Case
+    from simulator.launch_rules import LaunchRules
     from simulator.requests import Requests
     from simulator.scenario import Scenario
 
-__all__ = ["MeasuredRun", "calibrated", "read_measured"]
+__all__ = ["MeasuredCases", "MeasuredRun", "calibrated", "measured_cases", "read_measured"]
 
 #: Groups of requests whose mean latencies are compared, and the fewest requests of one.
 _GROUPS: Final = 8
 _FEWEST: Final = 10
+
+#: What of a case is fitted: the far tail is noise, and the rest follows from these.
+_FITTED: Final = tuple(f"{name}_{kind}" for name in ("ttft", "tpot") for kind in ("mean", "p50", "p90"))
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,55 @@ class MeasuredRun:
         return _by_group("ttft", ttft_ms, by_length) | _by_group("tpot", tpot_ms, sent)
 
 
+@dataclass(frozen=True)
+class MeasuredCases:
+    """Cases of a ``validate`` file that are about one run.
+
+    Attributes
+    ----------
+    cases
+        What was measured of it.
+    replay
+        The run, as it was launched.
+    """
+
+    cases: tuple[Case, ...]
+    replay: Replay
+
+    @property
+    def name(self) -> str:
+        """The id of the first case."""
+        return self.cases[0].case_id
+
+    @property
+    def scenario(self) -> Scenario:
+        """The server, with the requests of the run."""
+        return self.replay.scenario
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Means and percentiles of TTFT and TPOT, ms, as measured, by metric and case."""
+        return {f"{metric} {case.case_id}": case.measured[metric] for case, metric in self._pairs}
+
+    @property
+    def _pairs(self) -> list[tuple[Case, str]]:
+        return [(case, metric) for case in self.cases for metric in _FITTED if metric in case.measured]
+
+    def predicted(self, calibration: Calibration) -> dict[str, float]:
+        """Return the same figures as simulated, every pool under a calibration.
+
+        Raises
+        ------
+        UserError
+            If the run cannot be simulated, or has no such part as a case is about.
+        """
+        found = replayed(replace(self.replay, scenario=calibrated(self.scenario, calibration)))
+        for case in self.cases:
+            if part_of(case) not in found:
+                raise CaseError(f"{case.where}: the recorded requests name no {part_of(case)}")
+        return {f"{metric} {case.case_id}": found[part_of(case)][metric] for case, metric in self._pairs}
+
+
 def _by_group(name: str, values_ms: NDArray[np.float64], order: NDArray[np.int64]) -> dict[str, float]:
     groups = np.array_split(order, min(_GROUPS, max(1, len(order) // _FEWEST))) if len(order) else []
     return {f"{name}{number}": float(values_ms[group].mean()) for number, group in enumerate(groups)}
@@ -97,6 +154,27 @@ def calibrated(scenario: Scenario, calibration: Calibration) -> Scenario:
     """Return a scenario all of whose pools are under a calibration."""
     pools = tuple(pool.model_copy(update={"calibration": calibration}) for pool in scenario.pool)
     return scenario.model_copy(update={"pool": pools})
+
+
+def measured_cases(cases: Sequence[Case], rules: LaunchRules) -> list[MeasuredCases]:
+    """Return the runs that cases are about.
+
+    Raises
+    ------
+    UserError
+        If a case cannot be replayed.
+    CaseError
+        If a run has nothing that is fitted.
+    """
+    runs: dict[str, MeasuredCases] = {}
+    for case in cases:
+        replay = case_replay(case, rules)
+        before = runs[replay.key].cases if replay.key in runs else ()
+        runs[replay.key] = MeasuredCases((*before, case), replay)
+    for run in runs.values():
+        if not run.figures:
+            raise CaseError(f"{run.cases[0].where}: nothing to fit, expected one of {', '.join(_FITTED)} in ms")
+    return list(runs.values())
 
 
 def read_measured(file: str | Path, scenario: Scenario) -> MeasuredRun:

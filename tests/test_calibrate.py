@@ -12,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardware.catalogue import load_chip
-from hardware.errors import ScenarioError, TraceError
+from hardware.errors import CaseError, ScenarioError, TraceError
 from perfdb.calibrated import CalibratedChain, KernelFactors, calibrated_chain
 from perfdb.operators import AllReduce, Attention, Gemm
 from perfdb.sources import source_chain
 from simulator.calibrate import CONSTANTS, fit
 from simulator.calibration import Calibration, read_calibration
+from simulator.cases import read_cases
 from simulator.export import manifest
-from simulator.measured import calibrated, read_measured
+from simulator.launch_rules import load_rules
+from simulator.measured import calibrated, measured_cases, read_measured
 from simulator.run import run_scenario
 from simulator.scenario import resolve_scenario
 
@@ -261,6 +263,52 @@ def test_a_server_on_which_requests_fail_is_refused(runs):
     server = runs[0].scenario.pool[0].model_dump(exclude_unset=True) | {"engine_options": {"max_model_len": 500}}
     with pytest.raises(TraceError, match="do not complete"):
         read_measured(runs[0].name, scenario(**server)).predicted(Calibration())
+
+
+# --- measured cases ----------------------------------------------------------------------------------
+
+RULES = """\
+[models]
+"Small*" = "Qwen3-8B"
+[[rule]]
+set.pool = { cost_sources = ["roofline"] }
+"""
+HEADER = "case_id,model,gpu,engine,tp,concurrency,isl_mean,osl_mean,ttft_mean_ms,tpot_mean_ms,ttft_p90_ms,e2e_mean_ms"
+
+
+def write_cases(folder, *measured):
+    """Write cases of closed loops, each the users and what was measured, and the rules they were launched by."""
+    rows = (
+        f"c{number},Small-X,h100_sxm,vllm,1,{users},512,64,{figures}"
+        for number, (users, figures) in enumerate(measured)
+    )
+    (folder / "cases.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+    (folder / "rules.toml").write_text(RULES)
+    return measured_cases(read_cases(folder / "cases.csv"), load_rules(folder / "rules.toml"))
+
+
+def test_cases_of_one_run_are_simulated_once_and_fitted_together(tmp_path):
+    unknown = write_cases(tmp_path, (4, "1,1,1,1"), (16, "1,,,1"), (4, "1,1,,1"))
+    assert [len(run.cases) for run in unknown] == [2, 1]
+    told = [run.predicted(TRUE) for run in unknown]
+    assert list(told[0]) == ["ttft_mean c0", "ttft_p90 c0", "tpot_mean c0", "ttft_mean c2", "tpot_mean c2"]
+    assert told[0]["ttft_mean c0"] == told[0]["ttft_mean c2"]
+    ttft, p90, tpot, *_ = told[0].values()
+    runs = write_cases(tmp_path, (4, f"{ttft},{tpot},{p90},1"), (16, f"{told[1]['ttft_mean c1']},,,1"))
+    assert runs[0].predicted(TRUE) == pytest.approx(runs[0].figures)
+    found = fit(runs)
+    assert found.calibration.fit.error_after < found.calibration.fit.error_before / 4
+    result = servesim(
+        *("calibrate", str(tmp_path / "cases.csv"), "--rules", str(tmp_path / "rules.toml"), "--quiet"),
+        *("--where", "concurrency=4", "-o", str(tmp_path / "c.toml")),
+    )
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert read_calibration(tmp_path / "c.toml").fit.runs == ("c0",)
+
+
+def test_a_case_without_a_latency_is_refused(tmp_path):
+    with pytest.raises(CaseError, match=r"cases\.csv:2: nothing to fit, expected one of ttft_mean"):
+        write_cases(tmp_path, (4, ",,,5"))
 
 
 # --- the command -------------------------------------------------------------------------------------
