@@ -11,7 +11,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field
 
@@ -67,6 +67,8 @@ FORMULAS: Final[Mapping[str, Callable[[Mapping[str, float]], int]]] = MappingPro
         "longest": lambda facts: int(facts["isl"] + facts["osl"]) + 20,
         "prompt_and_batch": _prompt_and_batch,
         "prompt_and_batch_or_8192": lambda facts: max(_prompt_and_batch(facts), 8192),
+        "generated_for_vllm": lambda facts: int(facts["isl"] + facts["concurrency"]) + 1500,
+        "generated_for_trtllm": lambda facts: -(-(int(facts["isl"] + facts["concurrency"]) + 500) // 32) * 32,
         "recipe_batch": lambda facts: int(facts["batch"]),
     }
 )
@@ -169,12 +171,15 @@ class LaunchRules(Strict):
 
     Attributes
     ----------
+    extends
+        The rules that are shipped come first, and their names count where this file has none.
     models, chips
         Patterns of names that cases use, and what each is called here; the first that fits counts.
     rule
         Rules in order.
     """
 
+    extends: Literal["shipped"] | None = None
     models: dict[str, str] = Field(default_factory=dict)
     chips: dict[str, str] = Field(default_factory=dict)
     rule: tuple[Rule, ...] = ()
@@ -214,7 +219,18 @@ def load_rules(path: str | Path | None = None) -> LaunchRules:
         If it cannot be read, or has a key, fact or formula that is not known.
     """
     file = _SHIPPED if path is None else Path(path)
-    return validated(LaunchRules, read_table(file, CaseError), str(file), error=CaseError)
+    found = validated(LaunchRules, read_table(file, CaseError), str(file), error=CaseError)
+    if found.extends is None:
+        return found
+    base = load_rules()
+    return LaunchRules(
+        models=_over(base.models, found.models), chips=_over(base.chips, found.chips), rule=base.rule + found.rule
+    )
+
+
+def _over(base: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """Return names whose own patterns are tried before those of the base."""
+    return {**own, **{pattern: name for pattern, name in base.items() if pattern not in own}}
 
 
 def _renamed(names: Mapping[str, str], found: str) -> str:
