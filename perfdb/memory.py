@@ -91,6 +91,8 @@ class MemoryPlan:
         Share of the chip the engine may use.
     weights, activations, collectives, context, graphs
         What is taken before the KV cache.
+    states
+        Of it, what sequences keep that does not grow with them: as many as a step may hold.
     block
         Bytes of one KV block on this chip.
     blocks
@@ -105,6 +107,7 @@ class MemoryPlan:
     graphs: int
     block: int
     blocks: int
+    states: int = 0
 
 
 def plan_memory(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) -> MemoryPlan:
@@ -128,9 +131,10 @@ def _divide(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) 
     seen = chip.visible_memory_bytes - DRIVER_RESERVE_BYTES
     weights = _stage_weight_bytes(model, layout, layers)
     block = model.kv_bytes_on_chip(layout.tensor) * layers // model.layers * budget.block_tokens
+    states = model.state_bytes_on_chip(layout.tensor) * layers // model.layers * budget.step_sequences
     if budget.static:
         allowed = int((seen - PROCESS_BYTES - _group_bytes(layout, chip)) * budget.utilization)
-        return MemoryPlan(allowed, weights, 0, 0, 0, 0, block, (allowed - weights) // block)
+        return MemoryPlan(allowed, weights, 0, 0, 0, 0, block, (allowed - weights - states) // block, states)
     activations = _prompt_bytes(model, layout, budget)
     graphs = budget.graphs * layers * GRAPH_BYTES_PER_LAYER
     context = LIBRARY_BYTES
@@ -145,7 +149,8 @@ def _divide(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) 
     allowed = int(seen * budget.utilization)
     if budget.of_free:
         allowed = taken + int((seen - taken) * budget.utilization)
-    return MemoryPlan(allowed, weights, activations, collectives, context, graphs, block, (allowed - taken) // block)
+    left = allowed - taken - states
+    return MemoryPlan(allowed, weights, activations, collectives, context, graphs, block, left // block, states)
 
 
 def _group_bytes(layout: Layout, chip: Chip) -> int:
@@ -159,11 +164,14 @@ def _group_bytes(layout: Layout, chip: Chip) -> int:
 
 def _stage_weight_bytes(model: ModelSpec, layout: Layout, layers: int) -> int:
     embeddings = 2 * model.embedding_parameters
-    projections = model.weight_bytes - embeddings
+    experts, whole = round(model.expert_bytes), round(model.whole_bytes)
+    projections = model.weight_bytes - embeddings - experts - whole
     # The first stage holds the input embedding, the last the output one: at least one of them, split over
     # the tensor ranks.
     held = embeddings if layout.pipeline == 1 or model.tied else embeddings // 2
-    return (projections * layers // model.layers + held) // layout.tensor
+    cut = (projections * layers // model.layers + held) // layout.tensor
+    # Experts are spread over the chips of all ranks; what picks them, and projections into latents, stand on each.
+    return cut + (experts // (layout.tensor * layout.data) + whole) * layers // model.layers
 
 
 def _prompt_bytes(model: ModelSpec, layout: Layout, budget: MemoryBudget) -> int:
@@ -171,8 +179,8 @@ def _prompt_bytes(model: ModelSpec, layout: Layout, budget: MemoryBudget) -> int
 
     The residual and the input rows whole, the input of the MLP and its product split over the chips, 16 bits each.
     """
-    widest = max(group.feed_forward.activated for group in model.stack)
-    return 2 * (2 * model.hidden + widest // layout.tensor) * budget.step_tokens
+    widest = max(group.feed_forward.working(model.hidden, layout) for group in model.stack)
+    return 2 * (2 * model.hidden + widest) * budget.step_tokens
 
 
 def _captured_logit_bytes(model: ModelSpec, budget: MemoryBudget) -> int:
@@ -199,7 +207,7 @@ def _does_not_fit(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBu
 
 def _wider(model: ModelSpec, layout: Layout) -> Iterator[Layout]:
     """Yield the layouts of two, four, eight, ... times the tensor parallelism that still divide the model."""
-    tensor = 2 * layout.tensor
-    while model.indivisible(tensor) is None:
-        yield replace(layout, tensor=tensor)
-        tensor *= 2
+    wider = replace(layout, tensor=2 * layout.tensor)
+    while model.indivisible(wider.tensor) is None and model.cuts_experts(wider.expert_tensor, wider.expert):
+        yield wider
+        wider = replace(wider, tensor=2 * wider.tensor)

@@ -163,7 +163,7 @@ def _check_prices(scenario: Scenario, used: set[str]) -> None:
 
 def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -> BuiltPool:
     chip, engine = load_chip(pool.chip), ENGINES[pool.engine]
-    layout = Layout(pool.tensor_parallel, pool.pipeline_parallel)
+    layout = _layout(pool)
     _check_layout(name, model, layout)
     asked = _asked_tokens(model, pool.engine_options)
     options = engine.filled(pool.engine_options, chip, asked, name, layout)
@@ -213,7 +213,7 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
     pool: Pool, name: str, model: ModelSpec, chip: Chip, operators: StepOperators, limits: StepLimits
 ) -> tuple[CompiledCosts | ProfiledCosts, dict[str, str], dict[str, Mapping[str, int]]]:
     """Return the costs of a pool's steps, the SHA-256 of every file they come from, and what was set aside in them."""
-    engine, layout = ENGINES[pool.engine], Layout(pool.tensor_parallel, pool.pipeline_parallel)
+    engine, layout = ENGINES[pool.engine], _layout(pool)
     if pool.step_profile is not None:
         where = f"pool.{name}.step_profile {pool.step_profile!r}"
         return *whole_step_costs(pool.step_profile, model, layout, chip, limits, cap=pool.power_cap, where=where), {}
@@ -251,6 +251,15 @@ def _calibration(pool: Pool) -> Calibration:
     return read_calibration(found) if isinstance(found, str) else found or Calibration()
 
 
+def _layout(pool: Pool) -> Layout:
+    return Layout(
+        pool.tensor_parallel,
+        pool.pipeline_parallel,
+        expert=pool.expert_parallel,
+        all_to_all=pool.expert_exchange == "all_to_all",
+    )
+
+
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:
     """Check that pipeline stages are equal, and that tensor parallelism divides the heads (or KV heads divide it)."""
     tensor = layout.tensor
@@ -265,6 +274,28 @@ def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:
         raise ScenarioError(
             f"pool.{name}.tensor_parallel is {tensor}, which does not divide the {found[0]} {found[1]} of "
             f"{model.name}; use one of {fitting}"
+        )
+    _check_experts(name, model, layout)
+
+
+def _check_experts(name: str, model: ModelSpec, layout: Layout) -> None:
+    """Check that experts can be dealt to groups of chips, and each be cut over the chips of a group."""
+    if not model.experts:
+        if layout.expert > 1:
+            raise ScenarioError(
+                f"pool.{name}.expert_parallel is {layout.expert}, but {model.name} has no experts; leave it out"
+            )
+        return
+    key, chips = f"pool.{name}.expert_parallel is {layout.expert}", layout.tensor * layout.data
+    fitting = [n for n in range(1, chips + 1) if chips % n == 0 and model.cuts_experts(chips // n, n)]
+    advice = f"use {' or '.join(str(n) for n in fitting)}" if fitting else "use fewer chips"
+    if chips % layout.expert:
+        raise ScenarioError(f"{key}, which does not divide the {chips} chips that share a layer; {advice}")
+    if not model.cuts_experts(layout.expert_tensor, layout.expert):
+        part = model.experts[0]
+        raise ScenarioError(
+            f"{key} on {chips} chips, which does not divide the {part.experts} experts of {model.name}, or leaves "
+            f"{layout.expert_tensor} chips to share one of {part.intermediate} columns; {advice}"
         )
 
 

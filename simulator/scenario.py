@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from hardware.errors import ScenarioError, suggest
 from hardware.strict import Strict, one_of
 from hardware.tables import read_table, validated
-from perfdb.model import WEIGHT_BYTES
+from perfdb.formats import WEIGHT_BYTES
 from simulator.agreement import check_agreement
 from simulator.calibration import read_calibration
 from simulator.cost import Cost
