@@ -2,24 +2,69 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Final
 
 from simpy.core import Environment
-from simpy.events import URGENT, Event
+from simpy.events import NORMAL, URGENT, Event, EventPriority
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Clock", "Urgent", "soon"]
+__all__ = ["FIRST", "Clock", "Urgent", "soon"]
+
+#: Priority of what goes off before all else at its instant.
+FIRST: Final = EventPriority(URGENT - 1)
+
+
+class Call(Event):
+    """An event that is nothing but a time and whom to call then."""
+
+    _ok = True
+    _value = None
 
 
 class Clock(Environment):
-    """The simulation, whose time is integer nanoseconds: float seconds would make ties accidental."""
+    """The simulation, whose time is integer nanoseconds: float seconds would make ties accidental.
 
-    @property
-    def now(self) -> int:
-        """Nanoseconds since the run began."""
-        return self._now  # type: ignore[return-value]
+    Attributes
+    ----------
+    now
+        Nanoseconds since the run began.
+    """
+
+    now: int = 0
+
+    def call(self, delay_ns: int, callback: Callable[[Event], object], priority: EventPriority = NORMAL) -> Event:
+        """Call somebody so long from now, as a SimPy timeout does that nobody can fail or give a value."""
+        event: Event = object.__new__(Call)
+        event.callbacks = [callback]  # type: ignore[list-item]
+        heappush(self._queue, (self.now + delay_ns, priority, next(self._eid), event))
+        return event
+
+    def schedule(self, event: Event, priority: EventPriority = NORMAL, delay: float = 0) -> None:
+        """Put an event on the agenda, ``delay`` whole nanoseconds from now."""
+        heappush(self._queue, (self.now + delay, priority, next(self._eid), event))
+
+    def run(self, until: float | Event | None = None) -> None:
+        """Let everything happen up to an event, to the beginning of a nanosecond, or until nothing is left.
+
+        Raises
+        ------
+        RuntimeError
+            Nothing is left to happen before ``until``.
+        """
+        end = until if isinstance(until, Event) or until is None else Urgent(self, int(until) - self.now)
+        queue = self._queue
+        while queue and (end is None or end.callbacks is not None):
+            self.now, _, _, event = heappop(queue)  # type: ignore[assignment]
+            callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
+            for callback in callbacks:
+                callback(event)
+            if not event._ok:  # noqa: SLF001 - a process that failed
+                raise event._value  # noqa: SLF001
+        if end is not None and end.callbacks is not None:
+            raise RuntimeError("nothing is left to happen")
 
 
 class Urgent(Event):
@@ -38,4 +83,4 @@ def soon(env: Clock, delay_ns: int, action: Callable[[], None]) -> None:
     An effect is never at the instant of its cause, so that no order of events at one instant, which
     macro-steps may change, decides anything (``docs/decisions/002-order-of-events.md``).
     """
-    Urgent(env, delay_ns).callbacks.append(lambda _: action())
+    env.call(delay_ns, lambda _: action(), URGENT)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from simpy.events import Event
-
     from perfdb.step_prices import StepPrices
     from simulator.clock import Clock
     from simulator.schedulers.plan import Plan
@@ -38,11 +36,11 @@ class DecodeRun:
         self._env, self._prices, self._state, self._wake_up = env, prices, state, wake_up
         self.steps = self.start_ns = 0
 
-    def begin(self, steps: int) -> Event:
-        """Begin a run now and return the event of its end."""
+    def begin(self, steps: int) -> None:
+        """Begin a run now; the engine goes on when it ends."""
         state = self._state
         self.steps, self.start_ns = steps, self._env.now
-        return self._wake_up.after(self._prices.decode_ns(state.decodes, state.context_sum // state.decodes, steps))
+        self._wake_up.after(self._prices.decode_ns(state.decodes, state.context_sum // state.decodes, steps))
 
     def cut(self, more: int = 0) -> None:
         """Let the run end with the step under way, or ``more`` steps after it."""

@@ -84,7 +84,7 @@ class Instance:
         self._ahead = Lookahead(self.scheduler, self.state) if parts.plans_ahead else None
         self._standstill = Standstill(ledger.pauses)
         self.held, self.started_ns, self.ended_ns = 0, env.now, -1
-        env.process(self.serve())
+        self._wake_up.drive(self.serve())
 
     def submit(self, request: Request) -> None:
         """Queue a request now; a run of decode steps is cut at its next step boundary."""
@@ -195,21 +195,24 @@ class Instance:
         """Take the blocks of those decode steps that have begun, before somebody looks at them; return their number."""
         return self._run.take_begun(self._plan)
 
-    def serve(self) -> Generator[Event, None, None]:
+    def serve(self) -> Generator[None, Event, None]:
         """Run the engine for ever."""
         state = self.state
         while True:
             self._plan = plan = self.scheduler.plan(state) if self._ahead is None else self._ahead.plan()
             self._begin(plan)
             if plan.chunks:
-                yield self._compute_mixed(plan)
+                self._compute_mixed(plan)
+                yield
                 self._apply_chunks(plan)
             elif plan.decodes:
-                yield self._compute_decodes(plan)
+                self._compute_decodes(plan)
+                yield
                 self._apply_decodes(plan)
             # Where no step runs, the next plan knows all, whether or not this one preempted somebody.
             elif not (self._plan_lagged() or plan.preempted):
-                yield self._sleep()
+                self._sleep()
+                yield
                 self._plan_lagged()
 
     def _plan_lagged(self) -> bool:
@@ -248,19 +251,19 @@ class Instance:
         elif changed and self._run.steps > 1:
             self._run.cut()
 
-    def _sleep(self) -> Event:
+    def _sleep(self) -> None:
         state = self.state
         if state.waiting and not (state.loading or state.fetching or self.held):
             raise LawError(f"instance {self.number} has {len(state.waiting)} waiting requests and no plan")
-        return self._wake_up.when_rung()
+        self._wake_up.when_rung()
 
     # --- steps ---------------------------------------------------------------------------------------
 
-    def _compute_decodes(self, plan: Plan) -> Event:
+    def _compute_decodes(self, plan: Plan) -> None:
         steps = min(plan.steps, self.longest_run, self._finishes.steps_left(self.state.step))
         if self._ahead is not None and self._ahead.changes:
             steps = 1
-        return self._run.begin(steps)
+        self._run.begin(steps)
 
     def _apply_decodes(self, plan: Plan) -> None:
         run = self._run
@@ -300,7 +303,7 @@ class Instance:
             request.stalled_ns = -1
         self._joined = ()
 
-    def _compute_mixed(self, plan: Plan) -> Event:
+    def _compute_mixed(self, plan: Plan) -> None:
         state, now, ledger = self.state, self.env.now, self.ledger
         tokens, completed, pairs, reach, squares = plan.sums()
         for request, _ in plan.chunks:
@@ -326,7 +329,7 @@ class Instance:
         if self.tells_chunks:
             for request, new in plan.chunks:
                 self.watcher.computing(self.number, request, new, duration)
-        return self._wake_up.after(duration)
+        self._wake_up.after(duration)
 
     def _apply_chunks(self, plan: Plan) -> None:
         state = self.state

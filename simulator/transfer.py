@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, SupportsIndex
 import numpy as np
 
 from hardware.errors import LawError, ScenarioError
-from simulator.alarm import Alarm
+from simulator.clock import FIRST
 from simulator.fair_share import BYTE, Filling, Link, capacity_of
 from simulator.flows import Agenda, Flow, Key, Stream
 from simulator.link_history import LinkHistory, LinkSeries, units_served
@@ -251,7 +251,7 @@ class Network:
         alarms = self._alarms
         if not alarms or time_ns < alarms[0]:
             heappush(alarms, time_ns)
-            Alarm(self.env, time_ns - self.env.now, self._wake)
+            self.env.call(time_ns - self.env.now, self._wake, FIRST)
 
     def _wake(self, _: Event) -> None:
         """Let flows end and start, share anew, and only then tell who waits for them."""
