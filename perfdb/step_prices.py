@@ -118,11 +118,10 @@ class DecodeCurve:
 
         Exact but for rounding as long as no knot lies between; a guess otherwise.
         """
-        knot = bisect_right(self.knots, context) - 1
-        growth = self.slope[knot] / (1 << FRACTION_BITS)
-        price = self.first[knot] / (1 << FRACTION_BITS) + growth * (context - self.knots[knot] - 0.5)
-        root = price * price + 2 * growth * elapsed_ns
-        return 2 * elapsed_ns / (price + sqrt(root)) if root > 0 and price > 0 else 1.0
+        _, _, linear, square = self._pieces[bisect_right(self.knots, context) - 1]
+        price, elapsed = linear + 2 * context * square, elapsed_ns << _POLYNOMIAL_BITS
+        root = price * price + 4 * square * elapsed
+        return 2 * elapsed / (price + sqrt(root)) if root > 0 and price > 0 else 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hardware.errors import LawError
@@ -82,6 +83,7 @@ class Instance:
         self._joined: Sequence[Request] = ()
         # Plans the next step when one begins, as an engine does that schedules asynchronously; or nobody does.
         self._ahead = Lookahead(self.scheduler, self.state) if parts.plans_ahead else None
+        self._next_plan = partial(self.scheduler.plan, self.state) if self._ahead is None else self._ahead.plan
         self._standstill = Standstill(ledger.pauses)
         self.held, self.started_ns, self.ended_ns = 0, env.now, -1
         self._wake_up.drive(self.serve())
@@ -197,9 +199,8 @@ class Instance:
 
     def serve(self) -> Generator[None, Event, None]:
         """Run the engine for ever."""
-        state = self.state
         while True:
-            self._plan = plan = self.scheduler.plan(state) if self._ahead is None else self._ahead.plan()
+            self._plan = plan = self._next_plan()
             self._begin(plan)
             if plan.chunks:
                 self._compute_mixed(plan)
@@ -260,10 +261,10 @@ class Instance:
     # --- steps ---------------------------------------------------------------------------------------
 
     def _compute_decodes(self, plan: Plan) -> None:
-        steps = min(plan.steps, self.longest_run, self._finishes.steps_left(self.state.step))
         if self._ahead is not None and self._ahead.changes:
-            steps = 1
-        self._run.begin(steps)
+            self._run.begin(1)
+        else:
+            self._run.begin(min(plan.steps, self.longest_run, self._finishes.steps_left(self.state.step)))
 
     def _apply_decodes(self, plan: Plan) -> None:
         run = self._run
@@ -271,7 +272,8 @@ class Instance:
         if self._ahead:
             self._ahead.last_step_ns = run.last_step_ns(steps)
         self._advance(steps, run.start_ns, self.env.now, takes_blocks=plan.steps > 1)
-        self._finish_due()
+        if self._finishes.next_step <= self.state.step:
+            self._finish_due()
 
     def _advance(self, steps: int, start: int, end_ns: int, *, takes_blocks: bool) -> None:
         """Let decode steps be over; the first block of each sequence was taken by a plan of one step."""
@@ -290,7 +292,7 @@ class Instance:
         else:
             self.log.add((start, end_ns - start, steps, decodes, context, 0, 0, 0, 0, 0, 0))
         if takes_blocks:
-            state.pool.take_rest(state.step, steps)
+            state.pool.take_until(state.step, state.step + steps)
         state.step += steps
         state.context_sum += decodes * steps
 
@@ -350,7 +352,8 @@ class Instance:
                 self._first_token(request)
             else:
                 state.prefilling[request.index] = request
-        self._finish_due()
+        if self._finishes.next_step <= state.step:
+            self._finish_due()
 
     # --- requests ------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ class Lookahead:
     lags
         Something had happened that the last plan did not know.
     changes
-        It may change the plan: a run must end after its first step.
+        It may change the next plan: a run must end after its first step.
     """
 
     __slots__ = ("_scheduler", "_state", "_unseen", "changes", "lags", "last_step_ns")
@@ -66,22 +66,18 @@ class Lookahead:
         if self._unseen:
             self._see(self.last_step_ns)
         plan = self._scheduler.plan(state)
-        ended = bool(state.ending)
-        if ended:
-            if plan.decodes and plan.steps > 1:
+        self.lags = self.changes = False
+        if state.ending:
+            if plan.steps > 1 and plan.decodes:
                 # Its first step has its blocks before theirs are free.
                 state.pool.take_until(state.step, state.step + 1)
             state.let_go()
-        self.lags = ended or bool(self._unseen)
-        self.changes = self.lags and self._may_change(ended=ended)
+            self.lags = True
+            self.changes = bool(state.waiting or state.ready or state.fetched)
+        for _, _, request, changes in self._unseen:
+            self.lags = True
+            self.changes = self.changes or changes or state.waiting.would_lead(request)
         return plan
-
-    def _may_change(self, *, ended: bool) -> bool:
-        """Tell whether what the last plan did not know may change the next one."""
-        state = self._state
-        if ended and (state.waiting or state.ready or state.fetched):
-            return True
-        return any(flag or state.waiting.would_lead(request) for _, _, request, flag in self._unseen)
 
     def catch_up(self, now_ns: int) -> bool:
         """Let the next plan know all that has happened by now; tell whether the last one did not."""
