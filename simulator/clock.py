@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from simpy.core import Environment
 from simpy.events import NORMAL, URGENT, Event, EventPriority
@@ -11,17 +11,25 @@ from simpy.events import NORMAL, URGENT, Event, EventPriority
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FIRST", "Clock", "Urgent", "soon"]
+__all__ = ["FIRST", "Call", "Clock", "Urgent", "soon"]
 
 #: Priority of what goes off before all else at its instant.
 FIRST: Final = EventPriority(URGENT - 1)
 
 
-class Call(Event):
-    """An event that is nothing but a time and whom to call then."""
+class Call:
+    """What an event of SimPy is that nobody fails or gives a value: whom to call at its time.
 
-    _ok = True
-    _value = None
+    Attributes
+    ----------
+    callbacks
+        Those to call; None once its time has come.
+    """
+
+    __slots__ = ("callbacks",)
+
+    def __init__(self, callback: Callable[[Any], object]) -> None:
+        self.callbacks: list[Callable[[Any], object]] | None = [callback]
 
 
 class Clock(Environment):
@@ -33,17 +41,23 @@ class Clock(Environment):
         Nanoseconds since the run began.
     """
 
-    now: int = 0
+    __slots__ = ("now",)
+    now: int
 
-    def call(self, delay_ns: int, callback: Callable[[Event], object], priority: EventPriority = NORMAL) -> Event:
-        """Call somebody so long from now, as a SimPy timeout does that nobody can fail or give a value."""
-        event: Event = object.__new__(Call)
-        event.callbacks = [callback]  # type: ignore[list-item]
-        heappush(self._queue, (self.now + delay_ns, priority, next(self._eid), event))
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+
+    def call(self, delay_ns: int, callback: Callable[[Any], object], priority: EventPriority = NORMAL) -> Call:
+        """Call somebody so long from now."""
+        event = Call(callback)
+        heappush(self._queue, (self.now + delay_ns, priority, next(self._eid), event))  # type: ignore[misc]
         return event
 
     def schedule(self, event: Event, priority: EventPriority = NORMAL, delay: float = 0) -> None:
-        """Put an event on the agenda, ``delay`` whole nanoseconds from now."""
+        """Put an event of SimPy on the agenda, ``delay`` whole nanoseconds from now; raise what made it fail."""
+        if not event._ok:  # noqa: SLF001 - SimPy keeps it nowhere public
+            raise event._value  # noqa: SLF001 - the same
         heappush(self._queue, (self.now + delay, priority, next(self._eid), event))
 
     def run(self, until: float | Event | None = None) -> None:
@@ -61,8 +75,6 @@ class Clock(Environment):
             callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
             for callback in callbacks:
                 callback(event)
-            if not event._ok:  # noqa: SLF001 - a process that failed
-                raise event._value  # noqa: SLF001
         if end is not None and end.callbacks is not None:
             raise RuntimeError("nothing is left to happen")
 

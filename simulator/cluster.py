@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from simpy.events import URGENT
 
 from simulator.batch import Batch
-from simulator.clock import Clock, Urgent, soon
+from simulator.clock import Clock, soon
 from simulator.group import Group
 from simulator.hand_over import HandOver
 from simulator.instance import Instance
 from simulator.network import KvTransfer
 from simulator.records import StepLog
 from simulator.request import Request
+from simulator.wake_up import WakeUp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
-
-    from simpy import Event
 
     from simulator.engine_parts import EngineParts
     from simulator.passage import Carrier
@@ -148,6 +149,7 @@ class Cluster:
         self.hand_over = HandOver(
             self.env, ledger, terms=self.terms, decoding=self.decoding, carrier=self.carrier, owner=self
         )
+        self._arrivals = WakeUp(self.env, URGENT)
         self.instances: list[Instance] = []
         self.logs: list[StepLog] = []
         self.owners: list[int] = []
@@ -169,7 +171,7 @@ class Cluster:
 
     def run(self) -> None:
         """Serve every request."""
-        self.env.process(self._arrive())
+        self._arrivals.drive(self._arrive())
         while self._done < len(self.ledger):
             self._all_done = self.env.event()
             try:
@@ -341,12 +343,15 @@ class Cluster:
         if not self._hands_over or self.hand_over.has_room(request) or not self.hand_over.arrive(request):
             self.enter(request)
 
-    def _arrive(self) -> Generator[Event, None, None]:
+    def _arrive(self) -> Generator[None, Any, None]:
+        """Let requests come, each at its time."""
         env = self.env
         for index, time_ns in self.arrivals.first():
             if time_ns > env.now:
-                yield Urgent(env, time_ns - env.now)
+                self._arrivals.after(time_ns - env.now)
+                yield
             self._send(index)
+        yield
 
     def _send(self, index: int) -> None:
         """Let a request arrive now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hardware.errors import LawError
 from simulator.decode_run import DecodeRun
@@ -16,8 +16,6 @@ from simulator.wake_up import WakeUp
 if TYPE_CHECKING:
     from array import array
     from collections.abc import Callable, Generator, Sequence
-
-    from simpy.events import Event
 
     from simulator.clock import Clock
     from simulator.engine_parts import EngineParts
@@ -106,9 +104,11 @@ class Instance:
 
     def release(self, request: Request) -> None:
         """Give back the blocks of a request whose KV has left for another instance."""
+        state = self.state
         self.held -= 1
-        self.state.release(request)
-        self._notice(changed=bool(self.state.waiting))
+        state.release(request)
+        if state.waiting or state.running or state.ready or state.fetched:
+            self._notice(changed=bool(state.waiting))
 
     def _note(self, action: Callable[[Request], bool], request: Request, *, changes: bool, soon: bool = False) -> None:
         """Do something that may change the plan; where the next plan is made already, before the one after it."""
@@ -197,7 +197,7 @@ class Instance:
         """Take the blocks of those decode steps that have begun, before somebody looks at them; return their number."""
         return self._run.take_begun(self._plan)
 
-    def serve(self) -> Generator[None, Event, None]:
+    def serve(self) -> Generator[None, Any, None]:
         """Run the engine for ever."""
         while True:
             self._plan = plan = self._next_plan()

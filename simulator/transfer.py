@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
-    from simpy.events import Event
 
     from simulator.clock import Clock
 
@@ -253,7 +252,7 @@ class Network:
             heappush(alarms, time_ns)
             self.env.call(time_ns - self.env.now, self._wake, FIRST)
 
-    def _wake(self, _: Event) -> None:
+    def _wake(self, _: object) -> None:
         """Let flows end and start, share anew, and only then tell who waits for them."""
         heappop(self._alarms)
         now_ns, lone, ends, starts = self.env.now, self._lone, self._ends, self._starts

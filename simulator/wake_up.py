@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from simpy.events import URGENT
+from simpy.events import NORMAL, URGENT, EventPriority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from simpy.events import Event
-
-    from simulator.clock import Clock
+    from simulator.clock import Call, Clock
 
 __all__ = ["WakeUp"]
 
 
 class WakeUp:
-    """The event that one engine loop waits for: the loop says until when, yields, and goes on then.
+    """What one loop waits for: it says until when, yields, and goes on then. It never returns.
+
+    Parameters
+    ----------
+    env
+        The simulation.
+    priority
+        Among what happens at one instant.
 
     Attributes
     ----------
@@ -25,22 +30,22 @@ class WakeUp:
         It waits for something to happen, not for a time.
     """
 
-    __slots__ = ("_call", "_env", "_event", "_go_on", "asleep")
+    __slots__ = ("_call", "_event", "_go_on", "_priority", "asleep")
 
-    def __init__(self, env: Clock) -> None:
-        self._env, self._call = env, env.call
-        self._event: Event | None = None
-        self._go_on: Callable[[Event], object] = _never
+    def __init__(self, env: Clock, priority: EventPriority = NORMAL) -> None:
+        self._call, self._priority = env.call, priority
+        self._event: Call | None = None
+        self._go_on: Callable[[Any], object] = _never
         self.asleep = False
 
-    def drive(self, loop: Generator[None, Event, None]) -> None:
+    def drive(self, loop: Generator[None, Any, None]) -> None:
         """Let a loop begin now, before all else of this instant, and go on whenever it is woken."""
         self._go_on = loop.send
         self._call(0, lambda _: next(loop), URGENT)
 
     def after(self, duration_ns: int) -> None:
-        """Let the loop go on once a step is over."""
-        self._event = self._call(duration_ns, self._go_on)
+        """Let the loop go on so long from now."""
+        self._event = self._call(duration_ns, self._go_on, self._priority)
 
     def when_rung(self) -> None:
         """Let the loop sleep until somebody moves its wake-up call."""
@@ -51,7 +56,7 @@ class WakeUp:
         if self._event is not None:
             self._event.callbacks = []
         self.asleep = False
-        self._event = self._call(delay_ns, self._go_on)
+        self._event = self._call(delay_ns, self._go_on, self._priority)
 
     def silence(self) -> None:
         """Let the loop never wake up again."""
@@ -60,5 +65,5 @@ class WakeUp:
             self._event.callbacks = []
 
 
-def _never(_: Event) -> None:
+def _never(_: object) -> None:
     """Wake nobody."""
