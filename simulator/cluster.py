@@ -164,7 +164,8 @@ class Cluster:
         self._draining: dict[int, Callable[[], None]] = {}
         self._drained = Batch(self.env)
         self._done = self._sent = self.ended_ns = 0
-        self._stride = max(1, len(ledger) // 100)
+        self._total = len(ledger)
+        self._stride = max(1, self._total // 100)
         for number, parts in enumerate(pools):
             for _ in range(parts.replicas):
                 self.start_instance(number)
@@ -172,7 +173,7 @@ class Cluster:
     def run(self) -> None:
         """Serve every request."""
         self._arrivals.drive(self._arrive())
-        while self._done < len(self.ledger):
+        while self._done < self._total:
             self._all_done = self.env.event()
             try:
                 self.env.run(until=self._all_done)
@@ -387,5 +388,5 @@ class Cluster:
             soon(self.env, max(1, following.think_ns), lambda: self._send(row))
         if self.on_progress is not None and self._done % self._stride == 0:
             self.on_progress(self._done)
-        if self._done == len(ledger):
+        if self._done == self._total:
             self._all_done.succeed()

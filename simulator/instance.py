@@ -269,7 +269,7 @@ class Instance:
     def _apply_decodes(self, plan: Plan) -> None:
         run = self._run
         steps, run.steps = run.steps, 0
-        if self._ahead:
+        if self._ahead is not None and self._ahead.unseen:
             self._ahead.last_step_ns = run.last_step_ns(steps)
         self._advance(steps, run.start_ns, self.env.now, takes_blocks=plan.steps > 1)
         if self._finishes.next_step <= self.state.step:
@@ -336,7 +336,7 @@ class Instance:
     def _apply_chunks(self, plan: Plan) -> None:
         state = self.state
         self.log.add(self._mixed)
-        if self._ahead:
+        if self._ahead is not None:
             self._ahead.last_step_ns = self._run.start_ns
         if plan.decodes:
             if self._standstill.since_ns >= 0:

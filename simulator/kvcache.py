@@ -92,8 +92,7 @@ class BlockPool:
 
     def take_until(self, step: int, end: int) -> None:
         """Take the blocks of the steps from step counter ``step`` to ``end``, but for those taken this way before."""
-        if step < self.taken_until:
-            step = self.taken_until
+        step = max(step, self.taken_until)
         if step < end:
             self.take_run(step, end - step)
             self.taken_until = end

@@ -31,29 +31,28 @@ class Lookahead:
 
     Attributes
     ----------
+    unseen
+        What has happened since: when, what to do about it, with which request, and whether that may change the plan.
     last_step_ns
-        When the last step began.
+        When the last step began; known while there is something unseen.
     lags
         Something had happened that the last plan did not know.
     changes
         It may change the next plan: a run must end after its first step.
     """
 
-    __slots__ = ("_scheduler", "_state", "_unseen", "changes", "lags", "last_step_ns")
+    __slots__ = ("_scheduler", "_state", "changes", "lags", "last_step_ns", "unseen")
 
     def __init__(self, scheduler: Scheduler, state: EngineState) -> None:
         self._scheduler, self._state = scheduler, state
         state.plans_ahead = True
-        self._unseen: deque[tuple[int, Callable[[Request], object], Request, bool]] = deque()
+        self.unseen: deque[tuple[int, Callable[[Request], object], Request, bool]] = deque()
         self.last_step_ns = 0
         self.changes = self.lags = False
 
-    def __bool__(self) -> bool:
-        return bool(self._unseen)
-
     def note(self, now_ns: int, action: Callable[[Request], object], request: Request, *, changes: bool) -> None:
         """Remember something that happens now, to be done before the first plan that can know of it."""
-        self._unseen.append((now_ns, action, request, changes))
+        self.unseen.append((now_ns, action, request, changes))
         self._state.unseen_tokens += request.tokens
 
     def see_all(self) -> None:
@@ -63,7 +62,7 @@ class Lookahead:
     def plan(self) -> Plan:
         """Return the plan made at the beginning of the step that ends now."""
         state = self._state
-        if self._unseen:
+        if self.unseen:
             self._see(self.last_step_ns)
         plan = self._scheduler.plan(state)
         self.lags = self.changes = False
@@ -74,7 +73,7 @@ class Lookahead:
             state.let_go()
             self.lags = True
             self.changes = bool(state.waiting or state.ready or state.fetched)
-        for _, _, request, changes in self._unseen:
+        for _, _, request, changes in self.unseen:
             self.lags = True
             self.changes = self.changes or changes or state.waiting.would_lead(request)
         return plan
@@ -85,7 +84,7 @@ class Lookahead:
         return self.lags
 
     def _see(self, until_ns: int) -> None:
-        unseen, state = self._unseen, self._state
+        unseen, state = self.unseen, self._state
         while unseen and unseen[0][0] <= until_ns:
             _, action, request, _ = unseen.popleft()
             state.unseen_tokens -= request.tokens
