@@ -309,9 +309,8 @@ class Cluster:
 
     def unload(self, instance: Instance) -> None:
         """Count a request less on an instance."""
-        number = instance.number
-        self.loads[number] -= 1
-        if self._draining and number in self._draining and not self.loads[number]:
+        self.loads[instance.number] -= 1
+        if self._draining and (number := instance.number) in self._draining and not self.loads[number]:
             self._drained.add(number, self._draining.pop(number))
 
     def park(self, group: Group, action: Callable[[], None], give_up: Callable[[], None]) -> None:

@@ -23,7 +23,6 @@ class BlockPool:
 
     __slots__ = (
         "allocated",
-        "anchored",
         "block_tokens",
         "blocks",
         "free",
@@ -38,7 +37,7 @@ class BlockPool:
         self.blocks = self.free = self.least_free = blocks
         self.block_tokens = block_tokens
         self.growth = [0] * block_tokens
-        self.sequences = self.anchored = 0
+        self.sequences = 0
         self.allocated = self.freed = 0
         self.taken_until = 0
 
@@ -61,19 +60,12 @@ class BlockPool:
     def join(self, anchor: int) -> None:
         """Count a sequence that starts to decode; see :attr:`Request.anchor`."""
         self.growth[-anchor % self.block_tokens] += 1
-        self.anchored -= -anchor // self.block_tokens
         self.sequences += 1
 
     def leave(self, anchor: int) -> None:
         """Count a sequence that no longer decodes."""
         self.growth[-anchor % self.block_tokens] -= 1
-        self.anchored += -anchor // self.block_tokens
         self.sequences -= 1
-
-    def decoding(self, step: int) -> int:
-        """Return the blocks the decoding sequences have when step ``step`` begins, shared ones for each of them."""
-        rounds, rest = divmod(step, self.block_tokens)
-        return self.anchored + rounds * self.sequences + sum(self.growth[:rest])
 
     def needed(self, step: int, steps: int) -> int:
         """Return the blocks the decoding sequences take in ``steps`` steps from step counter ``step``."""
@@ -92,7 +84,8 @@ class BlockPool:
 
     def take_until(self, step: int, end: int) -> None:
         """Take the blocks of the steps from step counter ``step`` to ``end``, but for those taken this way before."""
-        step = max(step, self.taken_until)
+        if step < self.taken_until:  # noqa: PLR1730 - a call of max costs more
+            step = self.taken_until
         if step < end:
             self.take_run(step, end - step)
             self.taken_until = end

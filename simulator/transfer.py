@@ -204,6 +204,8 @@ class Network:
         self._counted[link] = units_served(changed, self.env.now)[1]
         self._history.note_capacity(changed, self._counted[link])
         changed.capacity = capacity
+        for stream in self._streams.values():
+            stream.find_lone_rate()
         self._changed |= changed.bundles
         self._arm(self.env.now)
 

@@ -72,8 +72,8 @@ class EngineState:
     context_sum
         Tokens in the caches of the decoding sequences.
     promised
-        Blocks of the decoding sequences once they are as long as they may get, shared ones for each of them; counted
-        where ``promises`` says that the policy asks for it.
+        Blocks that the decoding sequences take from step 0 on, had they decoded since, until they are as long as they
+        may get; counted where ``promises`` says that the policy asks for it.
     recomputed
         Tokens computed, or to be computed, once more because of preemptions.
     preemptions
@@ -182,7 +182,7 @@ class EngineState:
         self.decodes += 1
         self.context_sum += request.computed
         if self.promises:
-            self.promised += self.most_blocks(request)
+            self.promised += self.most_blocks(request) - self.pool.blocks_for(request.anchor)
         self.pool.join(request.anchor)
         if request.named and (cache := self.showing) is not None:
             cache.growing[request.own_content] = request
@@ -194,7 +194,7 @@ class EngineState:
         self.decodes -= 1
         self.context_sum -= request.computed
         if self.promises:
-            self.promised -= self.most_blocks(request)
+            self.promised -= self.most_blocks(request) - self.pool.blocks_for(request.anchor)
         self.pool.leave(request.anchor)
         if request.named and (cache := self.showing) is not None:
             del cache.growing[request.own_content]
