@@ -67,7 +67,7 @@ class DecodeCurve:
     _pieces: Sequence[tuple[int, int, int, int]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Twice the cumulative as a polynomial of the context: where it ends, and its coefficients. Every run asks for it.
+        # Twice the cumulative as polynomials of the context: where each ends, and its coefficients.
         columns = zip([*self.knots[1:], _NO_END], self.knots, self.base, self.first, self.slope, strict=True)
         pieces = [
             (end, 2 * (base - x * first) + growth * x * (x + 1), 2 * first - growth * (2 * x + 1), growth)

@@ -164,7 +164,7 @@ class Cluster:
         self.recomputed = self.lost_prompt_tokens = self.lost_output_tokens = 0
         self._hands_over = any(not parts.decodes for parts in pools)
         self._decode_limit = min((p.max_tokens for p in pools if p.decodes and self._hands_over), default=1 << 62)
-        self._longest: list[int] = []
+        self._longest: list[tuple[int, int]] = []
         self._draining: dict[int, Callable[[], None]] = {}
         self._drained = Batch(self.env)
         self._done = self._sent = self.ended_ns = 0
@@ -209,7 +209,7 @@ class Cluster:
         self.logs.append(log)
         self.owners.append(pool)
         self.loads.append(0)
-        self._longest.append(min(parts.max_tokens, self._decode_limit))
+        self._longest.append((min(parts.max_tokens, self._decode_limit), parts.max_prompt))
         if self.carrier is not None and like is not None:
             self.carrier.place(number, like, pool)
         self._let_join(instance, parts)
@@ -298,13 +298,12 @@ class Cluster:
         if chosen is None:
             self.park(self.entry, lambda: self.enter(request), lambda: self.fail(request))
             return
-        ledger, index = self.ledger, request.index
-        ledger.instance[index] = ledger.decode_instance[index] = chosen.number
+        ledger, index, number = self.ledger, request.index, chosen.number
+        ledger.instance[index] = ledger.decode_instance[index] = number
         if self._hands_over and chosen.decodes_here:
             self.hand_over.stay(request)
-        prompt = ledger.prompt_tokens[index]
-        too_long = prompt + ledger.output_tokens[index] > self._longest[chosen.number]
-        if too_long or prompt > self.pools[self.owners[chosen.number]].max_prompt:
+        prompt, (longest, longest_prompt) = ledger.prompt_tokens[index], self._longest[number]
+        if prompt > longest_prompt or prompt + ledger.output_tokens[index] > longest:
             self.unload(chosen)
             self.hand_over.finished(index)
             self._refuse(index)

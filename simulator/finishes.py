@@ -33,8 +33,7 @@ class Finishes:
     def expect(self, request: Request, step: int) -> None:
         """Note that a request which decodes from now on has all its tokens when the step counter is ``step``."""
         heappush(self._heap, (step, request.index, request.stint, request))
-        if step < self.next_step:
-            self.next_step = step
+        self.next_step = self._heap[0][0]
 
     def steps_left(self, step: int) -> int:
         """Return the steps from step counter ``step`` until the first request finishes; very many if none decodes."""

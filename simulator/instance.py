@@ -123,8 +123,6 @@ class Instance:
         """Give up a request that waits for its KV here: for blocks, or for the KV itself."""
         self._settle()
         state = self.state
-        if self._ahead is not None:
-            self._ahead.see_all()
         if request.loading:
             state.loading -= 1
             request.loading = False
@@ -138,8 +136,6 @@ class Instance:
         """Compute the prompt of a request here whose KV did not come; it goes to the head of the queue."""
         self._settle()
         state = self.state
-        if self._ahead is not None:
-            self._ahead.see_all()
         state.loading -= 1
         request.loading = request.remote = False
         request.epoch += 1
@@ -159,8 +155,6 @@ class Instance:
             one that was decoding), ``stalled_ns`` when the last token appeared.
         """
         state, last_ns = self.state, self._settle()
-        if self._ahead is not None:
-            self._ahead.see_all()
         self._run.steps = 0
         self.ended_ns = self.env.now
         self._wake_up.silence()
@@ -180,7 +174,7 @@ class Instance:
         return state.lose_all()
 
     def _settle(self) -> int:
-        """Apply the decode steps of a run that are over before now; return when the last step ended, ns.
+        """Apply the decode steps of a run that are over before now, and see all; return when the last step ended, ns.
 
         The step under way has its blocks already, though a run takes them only when it is over.
         """
@@ -191,6 +185,8 @@ class Instance:
             self._advance(over, start_ns, end_ns, takes_blocks=True)
         if run.steps and self._plan is not None and self._plan.steps > 1:
             self.state.pool.take_until(self.state.step, self.state.step + 1)
+        if self._ahead is not None:
+            self._ahead.see_all()
         return run.start_ns
 
     def take_begun(self) -> int:
@@ -228,20 +224,21 @@ class Instance:
 
     def _begin(self, plan: Plan) -> None:
         """Note and pass on what a plan decided besides what the step computes."""
-        state = self.state
         if plan.preempted:
             self._note_stalled(plan.preempted, self.ledger.preemptions)
         if plan.held:
             self._note_stalled(plan.held)
         for request in plan.loads:
-            state.loading += 1
+            self.state.loading += 1
             request.loading = True
             self.watcher.reserved(self.number, request)
         for request in plan.fetches:
             self._fetch(request)
-        self._joined = [*plan.joined, *plan.spare] if plan.spare else plan.joined
-        for request in plan.joined:
+        self._joined = joined = plan.joined
+        for request in joined:
             self._schedule_finish(request, request.tokens - self.ledger.prompt_tokens[request.index])
+        if plan.spare:
+            self._joined = [*joined, *plan.spare]
 
     # --- waiting -------------------------------------------------------------------------------------
 
@@ -253,18 +250,15 @@ class Instance:
             self._run.cut()
 
     def _sleep(self) -> None:
-        state = self.state
-        if state.waiting and not (state.loading or state.fetching or self.held):
-            raise LawError(f"instance {self.number} has {len(state.waiting)} waiting requests and no plan")
+        if self.state.waiting and not (self.state.loading or self.state.fetching or self.held):
+            raise LawError(f"instance {self.number} has {len(self.state.waiting)} waiting requests and no plan")
         self._wake_up.when_rung()
 
     # --- steps ---------------------------------------------------------------------------------------
 
     def _compute_decodes(self, plan: Plan) -> None:
-        if self._ahead is not None and self._ahead.changes:
-            self._run.begin(1)
-        else:
-            self._run.begin(min(plan.steps, self.longest_run, self._finishes.steps_left(self.state.step)))
+        one = self._ahead is not None and self._ahead.changes
+        self._run.begin(1 if one else min(plan.steps, self.longest_run, self._finishes.steps_left(self.state.step)))
 
     def _apply_decodes(self, plan: Plan) -> None:
         run = self._run
@@ -382,13 +376,14 @@ class Instance:
         self._finishes.expect(request, self.state.step + self.ledger.output_tokens[request.index] - produced)
 
     def _finish_due(self) -> None:
-        state = self.state
+        state, now = self.state, self.env.now
         for request in self._finishes.due(state.step, state.running):
+            index = request.index
             state.leave_decode(request)
-            state.ending[index := request.index] = request
+            state.ending[index] = request
             if self._ahead is None:
                 state.let_go()
-            self.ledger.finish_ns[index] = self.env.now
+            self.ledger.finish_ns[index] = now
             self.watcher.finished(self.number, index)
 
     def _note_stalled(self, requests: Sequence[Request], counts: array[int] | None = None) -> None:
