@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,18 +19,18 @@ FIRST: Final = EventPriority(URGENT - 1)
 
 
 class Call:
-    """What an event of SimPy is that nobody fails or gives a value: whom to call at its time.
+    """What happens at a time that is known before.
 
     Attributes
     ----------
-    callbacks
-        Those to call; None once its time has come.
+    act
+        What is done then, given this.
     """
 
-    __slots__ = ("callbacks",)
+    __slots__ = ("act",)
 
-    def __init__(self, callback: Callable[[Any], object]) -> None:
-        self.callbacks: list[Callable[[Any], object]] | None = [callback]
+    def __init__(self, act: Callable[[Any], object]) -> None:
+        self.act = act
 
 
 class Clock(Environment):
@@ -48,17 +49,17 @@ class Clock(Environment):
         super().__init__()
         self.now = 0
 
-    def call(self, delay_ns: int, callback: Callable[[Any], object], priority: EventPriority = NORMAL) -> Call:
-        """Call somebody so long from now."""
-        event = Call(callback)
-        heappush(self._queue, (self.now + delay_ns, priority, next(self._eid), event))  # type: ignore[misc]
-        return event
+    def call(self, delay_ns: int, act: Callable[[Any], object], priority: EventPriority = NORMAL) -> Call:
+        """Do something so long from now: what SimPy's timeouts do for more than twice the time."""
+        call = Call(act)
+        heappush(self._queue, (self.now + delay_ns, priority, next(self._eid), call))  # type: ignore[misc]
+        return call
 
     def schedule(self, event: Event, priority: EventPriority = NORMAL, delay: float = 0) -> None:
         """Put an event of SimPy on the agenda, ``delay`` whole nanoseconds from now; raise what made it fail."""
         if not event._ok:  # noqa: SLF001 - SimPy keeps it nowhere public
             raise event._value  # noqa: SLF001 - the same
-        heappush(self._queue, (self.now + delay, priority, next(self._eid), event))
+        self.call(int(delay), partial(_handle, event), priority)
 
     def run(self, until: float | Event | None = None) -> None:
         """Let everything happen up to an event, to the beginning of a nanosecond, or until nothing is left.
@@ -68,15 +69,23 @@ class Clock(Environment):
         RuntimeError
             Nothing is left to happen before ``until``.
         """
-        end = until if isinstance(until, Event) or until is None else Urgent(self, int(until) - self.now)
-        queue = self._queue
-        while queue and (end is None or end.callbacks is not None):
-            self.now, _, _, event = heappop(queue)  # type: ignore[assignment]
-            callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
-            for callback in callbacks:
-                callback(event)
-        if end is not None and end.callbacks is not None:
+        done: list[Event] = []
+        if until is not None:
+            end = until if isinstance(until, Event) else Urgent(self, int(until) - self.now)
+            end.callbacks.append(done.append)
+        queue: list[tuple[int, int, int, Call]] = self._queue  # type: ignore[assignment]
+        while queue and not done:
+            self.now, _, _, call = heappop(queue)
+            call.act(call)
+        if until is not None and not done:
             raise RuntimeError("nothing is left to happen")
+
+
+def _handle(event: Event, _: Call) -> None:
+    """Let an event of SimPy happen."""
+    callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
+    for callback in callbacks:
+        callback(event)
 
 
 class Urgent(Event):

@@ -30,11 +30,11 @@ class WakeUp:
         It waits for something to happen, not for a time.
     """
 
-    __slots__ = ("_call", "_event", "_go_on", "_priority", "asleep")
+    __slots__ = ("_call", "_go_on", "_next", "_priority", "asleep")
 
     def __init__(self, env: Clock, priority: EventPriority = NORMAL) -> None:
         self._call, self._priority = env.call, priority
-        self._event: Call | None = None
+        self._next: Call | None = None
         self._go_on: Callable[[Any], object] = _never
         self.asleep = False
 
@@ -45,24 +45,24 @@ class WakeUp:
 
     def after(self, duration_ns: int) -> None:
         """Let the loop go on so long from now."""
-        self._event = self._call(duration_ns, self._go_on, self._priority)
+        self._next = self._call(duration_ns, self._go_on, self._priority)
 
     def when_rung(self) -> None:
         """Let the loop sleep until somebody moves its wake-up call."""
-        self.asleep, self._event = True, None
+        self.asleep, self._next = True, None
 
     def move(self, delay_ns: int) -> None:
         """Let the loop wake up so long from now, and not when it would have."""
-        if self._event is not None:
-            self._event.callbacks = []
+        if self._next is not None:
+            self._next.act = _never
         self.asleep = False
-        self._event = self._call(delay_ns, self._go_on, self._priority)
+        self._next = self._call(delay_ns, self._go_on, self._priority)
 
     def silence(self) -> None:
         """Let the loop never wake up again."""
         self._go_on = _never
-        if self._event is not None:
-            self._event.callbacks = []
+        if self._next is not None:
+            self._next.act = _never
 
 
 def _never(_: object) -> None:

@@ -236,12 +236,12 @@ class EngineState:
         """
         if self.host is not None:
             self.host.store(request)
-        if isinstance(self.cache, PrefixCache):
-            self.cache.release(request, known)
-        elif self.cache is not None:
-            self.cache.release(request)
-        else:
+        if self.cache is None:
             self.pool.give(self.pool.blocks_for(request.computed))
+        elif isinstance(self.cache, PrefixCache):
+            self.cache.release(request, known)
+        else:
+            self.cache.release(request)
 
     def give_unused(self, blocks: int) -> None:
         """Give back blocks of a request into which it has computed nothing yet."""
