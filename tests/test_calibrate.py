@@ -131,7 +131,7 @@ def test_a_file_that_is_not_there_is_refused_by_name():
 
 def test_a_profile_of_whole_steps_takes_no_calibration():
     with pytest.raises(ScenarioError, match="step_profile and calibration"):
-        scenario(calibration={"host": {"step_ns": 1}}, step_profile="any", cost_sources=["silicon", "roofline"])
+        scenario(calibration={"host": {"step_ns": 1}}, step_profile="any")
 
 
 def test_a_file_is_found_beside_the_scenario_and_recorded_in_the_manifest(tmp_path):
