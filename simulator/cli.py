@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from simulator.calibrate_cli import calibrate
 from simulator.compare_cli import compare, sweep
 from simulator.conform_cli import conform
 from simulator.ownership import ForeignPackageError, check_ownership
+from simulator.perf_cli import perf
 from simulator.trace_cli import trace
 from simulator.validate_cli import validate
 
@@ -60,8 +62,10 @@ def main() -> None:
     """Simulate LLM serving, to find the deployment that meets the latency targets at the least cost."""
 
 
+main.add_command(calibrate)
 main.add_command(compare)
 main.add_command(conform)
+main.add_command(perf)
 main.add_command(sweep)
 main.add_command(trace)
 main.add_command(validate)

@@ -182,7 +182,7 @@ def test_the_rules_shipped_launch_runs_as_their_scripts_do(facts, found):
         ({}, "fp8_block", "fp8"),
         ({"precision": "fp4"}, "nvfp4", "fp8"),
         ({"chip": "h200_sxm"}, "fp8_block", None),
-        ({"engine": "vllm", "model": "gpt-oss-120b", "precision": "fp4"}, "mxfp4", "fp8"),
+        ({"engine": "vllm", "model": "gpt-oss-120b", "precision": "fp4"}, "mxfp4_mxfp8", "fp8"),
         ({"engine": "trtllm", "model": "Qwen3-32B"}, "fp8", "fp8"),
         ({"engine": "trtllm", "model": "Qwen3-235B-A22B-FP8"}, "fp8_block", None),
         ({"engine": "vllm", "model": "gpt-oss-120b", "precision": "fp4", "chip": "h100_sxm"}, "mxfp4", None),
