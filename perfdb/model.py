@@ -237,6 +237,11 @@ class ModelSpec:
         element = self.kv_element_bytes
         return sum(group.count * group.mixer.cached_bytes(element, chips) for group in self.stack)
 
+    @property
+    def kv_arrays(self) -> int:
+        """Arrays of blocks in the KV cache of one chip that holds all layers."""
+        return sum(group.count * group.mixer.cached_arrays for group in self.stack)
+
     def state_bytes_on_chip(self, chips: int) -> int:
         """Return the bytes of one sequence, over all layers, that do not grow with it, on each of ``chips``."""
         return sum(group.count * group.mixer.state_bytes(chips) for group in self.stack)

@@ -19,7 +19,7 @@ from perfdb.delta_net import DeltaNet, DeltaRule
 from perfdb.estimate import Origin
 from perfdb.latent import Indexer, IndexScan, Latent, LatentAttention
 from perfdb.layout import Layout
-from perfdb.load_model import load_model
+from perfdb.load_model import load_model, model_from_config, presets
 from perfdb.measured import MeasuredSource
 from perfdb.memory import MemoryBudget, plan_memory
 from perfdb.operators import LatentProjections, StepOperators, step_operators
@@ -75,6 +75,24 @@ def test_a_hybrid_caches_tokens_in_its_attention_alone_and_a_state_per_sequence_
     assert model.state_bytes_on_chip(1) == 45 * state
     assert model.state_bytes_on_chip(8) == 45 * state // 8
     assert load_model("DeepSeek-V3").state_bytes_on_chip(1) == 0
+
+
+def test_a_checkpoint_that_asks_for_a_cache_of_eight_bits_gets_it():
+    assert load_model("DeepSeek-V3.1-NVFP4").kv_cache == "fp8"
+    assert load_model("DeepSeek-V3.1-NVFP4", kv_cache="bf16").kv_cache == "bf16"
+    shapes = dict(presets()["meta-llama/Llama-3.1-8B"])
+    for scheme, found in (({"num_bits": 8, "type": "float"}, "fp8"), (None, "bf16")):
+        declared = {"quant_method": "fp8", "kv_cache_scheme": scheme}
+        assert model_from_config("m", shapes | {"quantization_config": declared}).kv_cache == found
+
+
+def test_latents_travel_as_one_array_of_each_layer():
+    assert [load_model(name).kv_arrays for name in ("Qwen3-8B", "DeepSeek-V3", "GLM-5", "Qwen3.5-27B")] == [
+        72,
+        61,
+        156,
+        32,
+    ]
 
 
 def test_an_output_gate_widens_the_queries():
