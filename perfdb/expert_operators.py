@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["RoutedExperts"]
+__all__ = ["ExpertExchange", "RoutedExperts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +93,42 @@ class RoutedExperts:
         missed = np.power(1 - self.per_token / self.experts, self.tokens(rows).astype(np.float64))
         woken: NDArray[np.float64] = self.held * (1 - missed)
         return woken
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertExchange:
+    """An all-to-all that brings each token to the chips of its experts (``dispatch``), or their results back.
+
+    Attributes
+    ----------
+    name
+        ``dispatch`` or ``combine``.
+    hidden
+        Width of the model.
+    experts, per_token
+        Experts of the layer, and those that a token passes.
+    chips
+        Chips among which experts are dealt, each a rank or a part of one. A row is a token of one chip.
+    weights
+        Format of the experts: what is narrower than 16 bits is dispatched in 8 bits.
+    count
+        Times it runs in one step.
+    """
+
+    name: str
+    hidden: int
+    experts: int
+    per_token: int
+    chips: int
+    weights: str
+    count: int = 1
+
+    @property
+    def copies(self) -> float:
+        """Chips that a token goes to: choices of one chip share a copy."""
+        return self.chips * (1 - (1 - 1 / self.chips) ** self.per_token)
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of an element on the way."""
+        return 1 if self.name == "dispatch" and self.weights != "bf16" else 2

@@ -13,7 +13,7 @@ __all__ = ["WEIGHT_BYTES", "Formats", "Matrices", "Role"]
 
 #: Bytes of one weight, quantisation scales included (block of 128x128 for fp8_block, 16 for nvfp4,
 #: 32 for mxfp4, 128 for int4: scale bytes divided by the block's elements). mxfp4_mxfp8 is mxfp4 that is always
-#: multiplied with 8-bit activations, as a flag of vLLM has it.
+#: multiplied with 8-bit activations, as a flag of vLLM has it; int4_group32 is int4 with a scale for 32 weights.
 WEIGHT_BYTES: Mapping[str, float] = MappingProxyType(
     {
         "bf16": 2.0,
@@ -21,6 +21,7 @@ WEIGHT_BYTES: Mapping[str, float] = MappingProxyType(
         "fp8_block": 1.0 + 4 / 128**2,
         "int8": 1.0,
         "int4": 0.5 + 2 / 128,
+        "int4_group32": 0.5 + 2 / 32,
         "nvfp4": 0.5 + 1 / 16,
         "mxfp4": 0.5 + 1 / 32,
         "mxfp4_mxfp8": 0.5 + 1 / 32,

@@ -21,12 +21,15 @@ class Layout:
         Ranks with requests and KV cache of their own, each with all weights but those of experts.
     expert
         Groups of chips that hold different experts of a layer; 1 cuts every expert over all chips.
+    all_to_all
+        Tokens of ranks go to the chips of their experts, where each holds its own; else all go to every chip.
     """
 
     tensor: int = 1
     pipeline: int = 1
     data: int = 1
     expert: int = 1
+    all_to_all: bool = False
 
     @property
     def chips(self) -> int:

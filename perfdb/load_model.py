@@ -134,4 +134,5 @@ def _quantisation(fields: ConfigFields, weights: str | None) -> Quantisation:
         declared = declared_quantisation(fields.name, fields.fields)
     except CatalogueError:
         return Quantisation(wanted)
-    return declared if declared.weights == wanted else Quantisation(wanted)
+    same = wanted in (declared.weights, declared.weights.removesuffix("_group32"))
+    return declared if same else Quantisation(wanted)

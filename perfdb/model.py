@@ -52,6 +52,8 @@ class Family:
         ``sliding_window`` counts only where ``use_sliding_window`` is true, from layer ``max_window_layers`` on.
     window_every
         Without ``layer_types``, the first of so many layers has the sliding window; 0 for no such pattern.
+    full_every
+        The last of so many layers sees all tokens, the others those of one chunk (``attention_chunk_size``).
     sinks
         Attention has a learned sink per head.
     sparse
@@ -77,6 +79,7 @@ class Family:
     tied: bool = False
     window_switch: bool = False
     window_every: int = 0
+    full_every: int = 0
     sinks: bool = False
     sparse: bool = False
     expert_bias: bool = False
@@ -105,6 +108,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "Qwen3MoeForCausalLM": Family(qk_norm=True, window_switch=True, sparse=True),
         "GptOssForCausalLM": Family(window_every=2, sinks=True, sparse=True, expert_bias=True),
         "MiniMaxM2ForCausalLM": Family(sparse=True),
+        "Llama4ForConditionalGeneration": Family(full_every=4, sparse=True, shared_experts=1),
         "DeepseekV2ForCausalLM": Family(sparse=True),
         "DeepseekV3ForCausalLM": Family(sparse=True),
         "DeepseekV32ForCausalLM": Family(sparse=True),

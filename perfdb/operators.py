@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from perfdb.delta_net import DeltaNet, DeltaRule
-from perfdb.expert_operators import RoutedExperts
+from perfdb.expert_operators import ExpertExchange, RoutedExperts
 from perfdb.latent import IndexScan, Latent, LatentAttention
 from perfdb.parts import Experts
 from perfdb.row_operators import (
@@ -25,6 +25,7 @@ from perfdb.row_operators import (
     Overlapped,
     PointToPoint,
     RowOperator,
+    as_collective,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ __all__ = [
     "PointToPoint",
     "RowOperator",
     "StepOperators",
+    "as_collective",
     "step_operators",
 ]
 
@@ -290,7 +292,7 @@ def _experts(group: Layers, part: Experts, model: ModelSpec, layout: Layout) -> 
         ranks=layout.data,
         count=count,
     )
-    exchange = _exchange(count, hidden, layout) if layout.data > 1 else ()
+    exchange = _exchange(routed, layout) if layout.data > 1 else ()
     # Router, choice of experts, sorting by expert, two grouped projections with an activation between, weighted sum.
     launches = count * (7 + len(exchange))
     shared = part.shared_expert
@@ -307,15 +309,19 @@ def _experts(group: Layers, part: Experts, model: ModelSpec, layout: Layout) -> 
     return LayerOperators((router, both, *exchange), launches=launches + count * len(beside))
 
 
-def _exchange(count: int, hidden: int, layout: Layout) -> tuple[RowOperator, ...]:
-    """Return how tokens of all ranks come to the experts, and back: all to every chip, their sums to their own.
+def _exchange(routed: RoutedExperts, layout: Layout) -> tuple[RowOperator, ...]:
+    """Return how tokens of all ranks come to the experts, and their results back. A row is a token of each rank.
 
     Notes
     -----
-    vLLM's ``allgather_reducescatter``, SGLang's attention data parallelism without DeepEP, and TensorRT-LLM's where
-    it has no all-to-all, in 16 bits. A row is a token of each rank.
+    Gathered, all tokens go to every chip, and sums of what chips made of them to their own, in 16 bits: vLLM's
+    ``allgather_reducescatter``, SGLang's attention data parallelism without DeepEP, TensorRT-LLM's where it has no
+    all-to-all. An all-to-all sends each token to the chips of its experts alone.
     """
-    chips, width = layout.tensor * layout.data, hidden * layout.data
+    chips, width, count = layout.tensor * layout.data, routed.hidden * layout.data, routed.count
+    if layout.all_to_all and layout.expert == chips:
+        shape = routed.hidden, routed.experts, routed.per_token, chips, routed.weights, count
+        return ExpertExchange("dispatch", *shape), ExpertExchange("combine", *shape)
     return (
         Collective("experts_gather", "all_gather", width, chips, count),
         Collective("experts_scatter", "reduce_scatter", width, chips, count),

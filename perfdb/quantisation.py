@@ -42,6 +42,7 @@ _KEPT_BY_MIXTURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "mxfp4": _OUTSIDE_EXPERTS,
         "mxfp4_mxfp8": _OUTSIDE_EXPERTS,
         "int4": _OUTSIDE_EXPERTS,
+        "int4_group32": _OUTSIDE_EXPERTS,
     }
 )
 #: Where wrappers put the layers of a language model.
@@ -171,8 +172,13 @@ def _format(declared: Mapping[str, Any]) -> str | None:
         return "fp8_block" if declared.get("weight_block_size") else "fp8"
     bits = declared.get("bits")
     if method in ("awq", "gptq", "auto_round") and bits in (4, 8):
-        return f"int{bits}"
+        return _finer(f"int{bits}", declared)
     return method if method in WEIGHT_BYTES else None
+
+
+def _finer(weights: str, rule: Mapping[str, Any]) -> str:
+    """Return 4-bit integers with a scale for each 32 as the format of their own that they are."""
+    return f"{weights}_group32" if weights == "int4" and rule.get("group_size") == 32 else weights
 
 
 def _grouped(groups: object) -> str | None:
@@ -181,7 +187,9 @@ def _grouped(groups: object) -> str | None:
         return None
     weights = [group.get("weights") if isinstance(group, Mapping) else None for group in groups.values()]
     found = {
-        "fp8_block" if rule.get("strategy") == "block" else _GROUPS.get((rule.get("type"), rule.get("num_bits")))
+        "fp8_block"
+        if rule.get("strategy") == "block"
+        else _finer(_GROUPS.get((rule.get("type"), rule.get("num_bits")), ""), rule) or None
         for rule in weights
         if isinstance(rule, Mapping)
     }

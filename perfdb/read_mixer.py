@@ -60,6 +60,9 @@ def _kv_heads(config: ConfigFields, heads: int) -> int:
 
 
 def _window(config: ConfigFields, family: Family, layer: int) -> int:
+    if family.full_every:
+        # A chunk is on average half as long as a window that slides, but no kernel of the tables knows chunks.
+        return config.number("attention_chunk_size") if (layer + 1) % family.full_every else 0
     if not config.fields.get("sliding_window"):
         return 0
     return config.size("sliding_window") if _slides(config, family, layer) else 0

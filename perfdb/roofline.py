@@ -12,7 +12,7 @@ import numpy as np
 
 from perfdb.collectives import between_nodes_ns, group_of, moved_bytes
 from perfdb.estimate import Estimate, Origin
-from perfdb.expert_operators import RoutedExperts
+from perfdb.expert_operators import ExpertExchange, RoutedExperts
 from perfdb.operators import (
     AllReduce,
     Collective,
@@ -22,6 +22,7 @@ from perfdb.operators import (
     LatentProjections,
     Overlapped,
     RowOperator,
+    as_collective,
 )
 from perfdb.speed_of_light import Bound, attention_bound, compute_format, experts_bound, gemm_bound
 
@@ -75,6 +76,8 @@ class RooflineSource:
             ns = self.streamed_ns(operator.elementwise, count) + sum(self._gemm(gemm, rows) for gemm in operator.gemms)
         elif isinstance(operator, Elementwise):
             ns = self.streamed_ns(operator, count)
+        elif isinstance(operator, ExpertExchange):
+            return self.rows(as_collective(operator), rows)
         elif isinstance(operator, AllReduce | Collective):
             ns = self._within_node(operator, count) + between_nodes_ns(self.chip, operator, count)
         else:

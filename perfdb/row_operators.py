@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from perfdb.expert_operators import RoutedExperts
+from perfdb.expert_operators import ExpertExchange, RoutedExperts
 
 if TYPE_CHECKING:
     from perfdb.latent import Latent
@@ -19,6 +19,7 @@ __all__ = [
     "Overlapped",
     "PointToPoint",
     "RowOperator",
+    "as_collective",
 ]
 
 
@@ -180,5 +181,19 @@ class Overlapped:
 
 #: An operator whose cost depends on a number of rows alone.
 RowOperator = (
-    Gemm | Elementwise | AllReduce | Collective | PointToPoint | RoutedExperts | Overlapped | LatentProjections
+    Gemm
+    | Elementwise
+    | AllReduce
+    | Collective
+    | PointToPoint
+    | RoutedExperts
+    | ExpertExchange
+    | Overlapped
+    | LatentProjections
 )
+
+
+def as_collective(exchange: ExpertExchange) -> Collective:
+    """Return an exchange as a plain all-to-all that sends as many bytes."""
+    width = round(exchange.copies * exchange.hidden)
+    return Collective(exchange.name, "all_to_all", width, exchange.chips, exchange.count, exchange.element_bytes)

@@ -10,11 +10,12 @@ import numpy as np
 
 from perfdb.collectives import between_nodes_ns, group_of
 from perfdb.estimate import Estimate, Origin
-from perfdb.expert_operators import RoutedExperts
+from perfdb.expert_operators import ExpertExchange, RoutedExperts
 from perfdb.interpolate import Curve, blend
-from perfdb.operators import AllReduce, Attention, Collective, Gemm, Kernel, RowOperator
+from perfdb.operators import AllReduce, Attention, Collective, Gemm, Kernel, RowOperator, as_collective
 from perfdb.points import Points
 from perfdb.screening import Verdict, possible, screened, slowest_sibling
+from perfdb.silicon_exchange import exchange_curve, exchange_tables
 from perfdb.silicon_experts import ExpertCurves, expert_curves
 from perfdb.sites import Sites
 from perfdb.speed_of_light import attention_bound, attention_light, collective_light, gemm_bounds
@@ -81,6 +82,8 @@ class SiliconSource:
             return self._gemm(operator, rows)
         if isinstance(operator, RoutedExperts):
             return self._routed(operator, rows)
+        if isinstance(operator, ExpertExchange):
+            return self._exchange(operator, rows)
         if isinstance(operator, AllReduce | Collective):
             return self._collective(operator, rows)
         return None
@@ -170,6 +173,14 @@ class SiliconSource:
             self._experts.append(curves)
             self._note(path, curves.verdict)
         return curves.estimate(self.chip, experts, rows)
+
+    def _exchange(self, exchange: ExpertExchange, rows: NDArray[np.int64]) -> Estimate | None:
+        """Return a measured exchange, or NCCL's all-to-all of as many bytes."""
+        curve = exchange_curve(self.tables, exchange)
+        if curve is None:
+            return self._collective(as_collective(exchange), rows)
+        self.files.extend(path for _, path in exchange_tables(self.tables) if path not in self.files)
+        return curve.estimate(exchange, rows)
 
     def _collective(self, operator: AllReduce | Collective, rows: NDArray[np.int64]) -> Estimate | None:
         inside = group_of(self.chip, operator.chips).inside

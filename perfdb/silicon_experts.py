@@ -36,6 +36,7 @@ _FORMATS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "fp8_block": ("fp8_block",),
         "nvfp4": ("nvfp4",),
         "int4": ("int4_wo",),
+        "int4_group32": ("int4_wo",),
         "mxfp4": ("w4a8_mxfp4_mxfp8", "w4a16_mxfp4"),
         "mxfp4_mxfp8": ("w4a8_mxfp4_mxfp8",),
     }

@@ -37,6 +37,7 @@ _COMPUTE = {
     "fp8_block": "fp8",
     "int8": "int8",
     "int4": "bf16",
+    "int4_group32": "bf16",
     "nvfp4": "fp4",
     "mxfp4": "bf16",
     "mxfp4_mxfp8": "fp8",

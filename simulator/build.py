@@ -242,7 +242,12 @@ def _in_database(path: Path) -> str:
 
 
 def _layout(pool: Pool) -> Layout:
-    return Layout(pool.tensor_parallel, pool.pipeline_parallel, expert=pool.expert_parallel)
+    return Layout(
+        pool.tensor_parallel,
+        pool.pipeline_parallel,
+        expert=pool.expert_parallel,
+        all_to_all=pool.expert_exchange == "all_to_all",
+    )
 
 
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:

@@ -15,7 +15,8 @@ from hardware.errors import ScenarioError
 from perfdb.collectives import between_nodes_ns, group_of
 from perfdb.compile import CompiledCosts
 from perfdb.estimate import Origin
-from perfdb.operators import AllReduce, Collective, Elementwise, PointToPoint, RowOperator
+from perfdb.expert_operators import ExpertExchange
+from perfdb.operators import AllReduce, Collective, Elementwise, PointToPoint, RowOperator, as_collective
 from perfdb.speed_of_light import attention_bound, collective_light, row_bound
 from perfdb.step_prices import equal_prompt
 from simulator.build import build_pools, cost_chain
@@ -205,6 +206,8 @@ def _line(name: str, count: int, found: Estimate, light_ns: float) -> Line:
 
 def _light_ns(chip: Chip, operator: RowOperator, rows: int) -> float:
     """Return the speed of light of one run over ``rows`` rows, ns."""
+    if isinstance(operator, ExpertExchange):
+        operator = as_collective(operator)
     if isinstance(operator, AllReduce | Collective):
         inside = group_of(chip, operator.chips).inside
         message = np.array([rows * operator.width * operator.element_bytes])

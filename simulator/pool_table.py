@@ -38,6 +38,7 @@ _Replicas: TypeAlias = Annotated[int, Field(gt=0, le=100_000, strict=True)]
 _Stage: TypeAlias = Annotated[str, one_of(_STAGES)]
 _Engine: TypeAlias = Annotated[str, one_of(ENGINES)]
 _Router: TypeAlias = Annotated[str, one_of(ROUTERS)]
+_Exchange: TypeAlias = Annotated[str, one_of(("gather", "all_to_all"))]
 _CostSource: TypeAlias = Annotated[str, one_of(COST_SOURCES)]
 
 
@@ -70,6 +71,7 @@ class Pool(Strict):
     tensor_parallel: Count = 1
     pipeline_parallel: Count = 1
     expert_parallel: Count = 1
+    expert_exchange: _Exchange = "gather"
     engine: _Engine = "vllm"
     router: _Router = "least_loaded"
     helps_above: Annotated[int, Field(ge=0, strict=True)] = 0

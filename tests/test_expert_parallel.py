@@ -81,8 +81,8 @@ def test_many_sequences_decode_faster_where_chips_hold_whole_experts():
 def test_chips_together_hold_every_expert_once_and_the_rest_once_per_rank(tensor, data):
     model, chip = load_model("Qwen3-30B-A3B"), load_chip("gb300")
     plan = plan_memory(model, Layout(tensor, 1, data, tensor * data), chip, BUDGET)
-    rest = model.weight_bytes - model.expert_bytes - model.router_bytes
-    held = data * rest + model.expert_bytes + tensor * data * model.router_bytes
+    rest = model.weight_bytes - model.expert_bytes - model.whole_bytes
+    held = data * rest + model.expert_bytes + tensor * data * model.whole_bytes
     assert plan.weights * tensor * data == pytest.approx(held, rel=1e-6)
 
 

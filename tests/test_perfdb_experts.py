@@ -14,10 +14,10 @@ from pricing import needs_tables
 
 from hardware.catalogue import load_chip
 from perfdb.estimate import Estimate, Origin
-from perfdb.expert_operators import RoutedExperts
+from perfdb.expert_operators import ExpertExchange, RoutedExperts
 from perfdb.layout import Layout
 from perfdb.load_model import load_model, model_from_config, presets
-from perfdb.operators import AllReduce, Collective, Gemm, Overlapped, step_operators
+from perfdb.operators import AllReduce, Collective, Gemm, Overlapped, as_collective, step_operators
 from perfdb.parts import GroupedQuery
 from perfdb.power_cap import capped_chain
 from perfdb.roofline import EXPERTS_FLOOR_NS, RooflineSource
@@ -326,3 +326,109 @@ def test_decoding_experts_of_every_preset_are_measured_or_have_kin(name, framewo
             found = chain.rows(experts, at(1, 64, 4096))
             assert (found.origin < Origin.ROOFLINE).all()
             assert (found.ns > 0.7 * experts_bound(H200, experts, at(1, 64, 4096)).ns).all()
+
+
+# --- exchange between ranks --------------------------------------------------------------------------
+
+DISPATCH = ExpertExchange("dispatch", 7168, 256, 8, 8, "fp8_block")
+
+
+def test_an_all_to_all_sends_tokens_to_the_chips_of_their_experts():
+    model = load_model("Qwen3-235B-A22B-FP8")
+    operators = step_operators(model, Layout(1, 1, 8, 8, all_to_all=True)).per_token
+    found = [(one.name, one.chips, one.count) for one in operators if isinstance(one, ExpertExchange)]
+    assert found == [("dispatch", 8, 94), ("combine", 8, 94)]
+    # Chips that share experts have no use for it, nor has a single rank.
+    for layout in (Layout(1, 1, 8, 4, all_to_all=True), Layout(8, 1, 1, 8, all_to_all=True)):
+        assert not [one for one in step_operators(model, layout).per_token if isinstance(one, ExpertExchange)]
+
+
+@given(chips=st.integers(2, 256), per_token=st.integers(1, 22))
+def test_a_token_goes_to_at_most_as_many_chips_as_it_has_experts(chips, per_token):
+    copies = replace(DISPATCH, chips=chips, per_token=per_token).copies
+    assert 1 - 1e-9 <= copies <= min(chips, per_token) + 1e-9
+
+
+def test_an_exchange_that_nobody_measured_is_a_plain_all_to_all_of_as_many_bytes():
+    whole = as_collective(DISPATCH)
+    assert (whole.kind, whole.element_bytes, as_collective(replace(DISPATCH, weights="bf16")).element_bytes) == (
+        "all_to_all",
+        1,
+        2,
+    )
+    assert as_collective(replace(DISPATCH, name="combine")).element_bytes == 2
+    assert whole.width == round(8 * (1 - (7 / 8) ** 8) * 7168)
+    roofline = RooflineSource(H200)
+    assert list(roofline.rows(DISPATCH, at(64)).ns) == list(roofline.rows(whole, at(64)).ns)
+
+
+def exchange_source(tmp_path, name, columns, framework="vllm", chip="h200_sxm"):
+    folder = tmp_path / "data" / chip / "comm" / framework / "1.0.0"
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), folder / f"{name}_perf.parquet")
+    return SiliconSource(load_chip(chip), framework, tmp_path)
+
+
+def unified(**changes):
+    return {
+        "hidden_size": [7168] * 4,
+        "topk": [8] * 4,
+        "num_experts": [256] * 4,
+        "ep_size": [8, 8, 8, 4],
+        "num_tokens": [16, 16, 32, 16],
+        "phase": ["dispatch"] * 4,
+        "comm_dtype": ["default"] * 4,
+        "transmit_us": [90.0, 50.0, 70.0, 1.0],
+        "notify_us": [0.0, 5.0, 0.0, 0.0],
+    } | changes
+
+
+def test_the_fastest_measured_exchange_among_as_many_chips_counts(tmp_path):
+    source = exchange_source(tmp_path, "moe_a2a", unified())
+    found = source.rows(DISPATCH, at(16, 24, 64))
+    assert found.ns == pytest.approx([55e3, 62.5e3, 140e3])
+    assert list(found.origin) == [Origin.MEASURED, Origin.INTERPOLATED, Origin.EXTRAPOLATED]
+    assert source.rows(replace(DISPATCH, name="combine"), at(16)) is None
+    assert source.rows(replace(DISPATCH, chips=16), at(16)) is None
+
+
+def test_another_model_moves_more_or_less(tmp_path):
+    source = exchange_source(tmp_path, "moe_a2a", unified())
+    found = source.rows(replace(DISPATCH, hidden=3584), at(16))
+    assert found.ns == pytest.approx([55e3 / 2])
+    assert found.origin[0] == Origin.EXTRAPOLATED
+
+
+def test_an_exchange_is_in_the_format_of_the_experts_where_that_was_measured(tmp_path):
+    columns = unified(comm_dtype=["bfloat16", "fp8", "bfloat16", "fp8"], notify_us=[0.0] * 4)
+    source = exchange_source(tmp_path, "moe_a2a", columns, "trtllm")
+    assert source.rows(DISPATCH, at(16)).ns == pytest.approx([50e3])
+    assert source.rows(replace(DISPATCH, weights="bf16"), at(16)).ns == pytest.approx([90e3])
+    assert source.rows(replace(DISPATCH, weights="int4"), at(16)).ns == pytest.approx([50e3])
+
+
+def test_sglang_takes_low_latency_or_throughput_whichever_is_faster(tmp_path):
+    shape = {"hidden_size": [7168] * 2, "num_topk": [8] * 2, "num_experts": [256] * 2, "node_num": [1] * 2}
+    shape["num_token"] = [16, 1024]
+    parts = {f"{phase}_{part}": [us] * 2 for phase in ("dispatch", "combine") for part, us in PARTS.items()}
+    exchange_source(tmp_path, "wideep_deepep_normal", shape | parts, "sglang")
+    low = shape | {"dispatch_avg_t_us": [20.0, 300.0], "combine_avg_t_us": [30.0, 400.0]}
+    source = exchange_source(tmp_path, "wideep_deepep_ll", low, "sglang")
+    assert source.rows(DISPATCH, at(16, 1024)).ns == pytest.approx([20e3, 105e3])
+    rack = exchange_source(tmp_path, "wideep_deepep_ll", low, "sglang", "gb200")
+    assert rack.rows(replace(DISPATCH, chips=4), at(16)).ns == pytest.approx([20e3])
+
+
+PARTS = {"transmit_us": 100.0, "notify_us": 5.0}
+
+
+@needs_tables
+@pytest.mark.parametrize("framework", ["vllm", "sglang", "trtllm"])
+def test_installed_exchanges_cost_more_than_their_bytes(framework):
+    chain = source_chain(H200, framework)
+    for name in ("dispatch", "combine"):
+        exchange = replace(DISPATCH, name=name)
+        found = chain.rows(exchange, at(1, 64, 1024))
+        moved = exchange.copies * 7 / 8 * 7168 * exchange.element_bytes * at(1, 64, 1024)
+        assert (found.ns > 1e9 * moved / H200.nvlink.bytes_per_s).all()
+        assert (found.origin <= Origin.EXTRAPOLATED).all()

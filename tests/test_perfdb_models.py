@@ -21,6 +21,7 @@ BITS = {
     "fp8_block": 8 + Fraction(32, 128 * 128),
     "int8": Fraction(8),
     "int4": 4 + Fraction(16, 128),
+    "int4_group32": 4 + Fraction(16, 32),
     "nvfp4": 4 + Fraction(8, 16),
     "mxfp4": 4 + Fraction(8, 32),
     "mxfp4_mxfp8": 4 + Fraction(8, 32),

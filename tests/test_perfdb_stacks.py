@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from hardware.errors import CatalogueError
@@ -189,20 +187,59 @@ CHECKPOINTS = [
     ("nvidia--MiniMax-M2.5-NVFP4", {"bf16/bf16/nvfp4/-"}),
     ("Qwen--Qwen3-235B-A22B-FP8", {"fp8_block/fp8_block/fp8_block/-"}),
     ("nvidia--Qwen3-235B-A22B-NVFP4", {"nvfp4/nvfp4/nvfp4/-"}),
+    ("deepseek-ai--DeepSeek-V3", {"fp8_block/fp8_block/fp8_block/-", "fp8_block/fp8_block/fp8_block/fp8_block"}),
+    ("nvidia--DeepSeek-V3.1-NVFP4", {"bf16/nvfp4/nvfp4/-", "bf16/nvfp4/nvfp4/nvfp4"}),
+    ("nvidia--GLM-5-NVFP4", {"bf16/bf16/nvfp4/-", "bf16/bf16/nvfp4/nvfp4"}),
+    ("nvidia--GLM-5.1-NVFP4", {"bf16/bf16/bf16/-", "bf16/bf16/nvfp4/bf16"}),
+    ("moonshotai--Kimi-K2.5", {"bf16/bf16/bf16/-", "bf16/bf16/int4_group32/bf16"}),
+    ("nvidia--Kimi-K2.5-NVFP4", {"bf16/bf16/nvfp4/-", "bf16/bf16/nvfp4/nvfp4"}),
+    ("nvidia--Qwen3.5-397B-A17B-NVFP4", {"bf16/bf16/nvfp4/bf16"}),
 ]
 
 
-@pytest.mark.parametrize(("checkpoint", "expected"), CHECKPOINTS)
-def test_published_checkpoints_are_read(checkpoint, expected, tmp_path):
+@pytest.fixture
+def published(tmp_path):
+    """Return a function that puts a published configuration into a folder."""
     configs = installed_root()
     if configs is None:
         pytest.skip("aiconfigurator-core is not installed")
-    for file in ("config", "hf_quant_config"):
-        source = configs.parent / "model_configs" / f"{checkpoint}_{file}.json"
-        if source.is_file():
-            (tmp_path / f"{file}.json").write_text(json.dumps(json.loads(source.read_text())))
+
+    def put(checkpoint):
+        for file in ("config", "hf_quant_config"):
+            source = configs.parent / "model_configs" / f"{checkpoint}_{file}.json"
+            if source.is_file():
+                (tmp_path / f"{file}.json").write_text(source.read_text())
+        return str(tmp_path)
+
+    return put
+
+
+@pytest.mark.parametrize(("checkpoint", "expected"), CHECKPOINTS)
+def test_published_checkpoints_are_read(checkpoint, expected, published):
     found = set()
-    for group in load_model(str(tmp_path)).stack:
+    for group in load_model(published(checkpoint)).stack:
         shared = group.formats.shared if getattr(group.feed_forward, "shared", 0) else "-"
         found.add(f"{group.formats.mixer}/{group.formats.mixer_out}/{group.formats.feed_forward}/{shared}")
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "billions", "active"),
+    [("Llama-4-Scout-17B-16E-Instruct", 107.77, 17.17), ("Llama-4-Maverick-17B-128E-Instruct", 400.7, 17.17)],
+)
+def test_llama_4_has_experts_and_chunks_in_turn(checkpoint, billions, active, published):
+    """Its makers count 109 and 400 billion, the vision tower included, of which a token passes 17."""
+    model = load_model(published(f"meta-llama--{checkpoint}"))
+    assert model.parameters == pytest.approx(1e9 * billions, rel=0.005)
+    assert model.active_parameters == pytest.approx(1e9 * active, rel=0.005)
+    chunks = {}
+    for group in model.stack:
+        chunks[group.mixer.window] = chunks.get(group.mixer.window, 0) + group.count
+    assert chunks == {8192: 36, 0: 12}
+
+
+def test_four_bits_with_a_scale_for_32_weights_are_larger():
+    model, coarse = load_model("Kimi-K2.5"), load_model("Kimi-K2-Instruct", weights="int4")
+    experts = 60 * 384 * 3 * 7168 * 2048
+    assert model.weight_bytes - coarse.weight_bytes == pytest.approx(experts * (2 / 32 - 2 / 128))
+    assert load_model("Kimi-K2.5", weights="int4") == model
