@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from perfdb.parts import Experts
+from perfdb.parts import Experts, Latent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -225,6 +225,11 @@ class ModelSpec:
     def cuts_experts(self, tensor: int, expert: int) -> bool:
         """Return whether experts can be dealt to ``expert`` groups of chips and each be cut over ``tensor`` chips."""
         return all(part.experts % expert == 0 and part.intermediate % tensor == 0 for part in self.experts)
+
+    @property
+    def sparse_attention(self) -> bool:
+        """Whether an indexer picks the tokens that are looked at."""
+        return any(isinstance(group.mixer, Latent) and group.mixer.indexer is not None for group in self.stack)
 
     @property
     def kv_element_bytes(self) -> int:

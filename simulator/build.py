@@ -132,7 +132,8 @@ def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
     model = replace(model, max_tokens=table.max_tokens or model.max_tokens)
     node = scenario.network.topology
     pools = tuple(
-        _build_pool(pool, scenario.pool_name(number), model, node) for number, pool in enumerate(scenario.pool)
+        _build_pool(pool, scenario.pool_name(number), _with_cache(model, pool, table.kv_cache), node)
+        for number, pool in enumerate(scenario.pool)
     )
     _check_prices(scenario, {pool.chip.name for pool in pools})
     _check_switches(scenario, {pool.name: pool for pool in pools})
@@ -157,6 +158,10 @@ def _check_prices(scenario: Scenario, used: set[str]) -> None:
     for name in scenario.cost.chip_hour:
         if name not in known:
             raise ScenarioError(f"cost.chip_hour.{name}: there is no such chip; {suggest(name, known)}")
+
+
+def _with_cache(model: ModelSpec, pool: Pool, asked: str | None) -> ModelSpec:
+    return model if asked else ENGINES[pool.engine].with_cache(model, load_chip(pool.chip))
 
 
 def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -> BuiltPool:

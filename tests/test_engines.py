@@ -8,7 +8,9 @@ import pytest
 
 from benchmarks.phase_times import prices, prompt_ms, token_ms
 from benchmarks.recorded_run import POOLS, read_run, replay
+from hardware.catalogue import load_chip
 from hardware.errors import CapacityError, ScenarioError
+from perfdb.load_model import load_model
 from simulator.build import build_pools
 from simulator.engines import ENGINES
 from simulator.run import run_scenario
@@ -184,3 +186,18 @@ def test_the_longest_sequence_has_tensorrt_llms_name():
 def test_a_sequence_that_does_not_fit_is_reported_in_tensorrt_llms_names():
     with pytest.raises(CapacityError, match=r"max_seq_len = 1500 .* raise kv_cache_config.free_gpu_memory_fraction"):
         trtllm(max_seq_len=1500, kv_cache_config={"max_tokens": 1000})
+
+
+@pytest.mark.parametrize(
+    ("engine", "chip", "found"),
+    [
+        ("vllm", "h200_sxm", "fp8"),
+        ("sglang", "b200_sxm", "fp8"),
+        ("sglang", "h200_sxm", "bf16"),
+        ("trtllm", "b200_sxm", "bf16"),
+    ],
+)
+def test_sparse_attention_has_the_cache_its_engine_gives_it(engine, chip, found):
+    sparse, dense = load_model("GLM-5-FP8"), load_model("DeepSeek-V3")
+    assert ENGINES[engine].with_cache(sparse, load_chip(chip)).kv_cache == found
+    assert ENGINES[engine].with_cache(dense, load_chip(chip)).kv_cache == "bf16"
