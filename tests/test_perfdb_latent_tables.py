@@ -15,6 +15,7 @@ from perfdb.compile import HostTime, StepLimits, compile_costs
 from perfdb.delta_net import DeltaNet, DeltaRule
 from perfdb.estimate import Origin
 from perfdb.latent import Indexer, IndexScan, Latent, LatentAttention
+from perfdb.latent_tables import LatentTables
 from perfdb.layout import Layout
 from perfdb.load_model import load_model
 from perfdb.measured import MeasuredSource
@@ -316,3 +317,43 @@ def test_the_mixers_of_each_family_are_measured_and_no_faster_than_light(name, c
 
 def chain_chip(chain):
     return chain.sources[0].chip
+
+
+def left_out_errors(phase, axis, left_out):
+    """Return the errors of whole modules of vLLM on H200 where one position of an axis was left out."""
+    source, name = MeasuredSource(H200, "vllm"), f"mla_{phase}_module"
+
+    def without(family, table, columns):
+        found = source._read(family, table, columns)
+        if found is None or table != name:
+            return found
+        kept = found[axis] != left_out
+        return {column: values[kept] for column, values in found.items()}
+
+    tables = LatentTables(H200, without, source.rows, source.attention)
+    whole = source._read("mla", name, COLUMNS)
+    chosen = (whole["num_heads"] == 16) & (whole["kv_cache_dtype"] == "bfloat16") & (whole["gemm_type"] == "fp8_block")
+    chosen &= whole[axis] == left_out
+    sequences, length = (whole[column][chosen] for column in ("batch_size", "isl" if phase == "context" else "step"))
+    rows = sequences * length if phase == "context" else sequences
+    ns = tables.rows(projections(weights="fp8_block"), rows).ns
+    ns = ns + tables.attention(replace(attention(phase), weights="fp8_block"), sequences, length).ns
+    return np.abs(ns / (whole["latency"][chosen] * 1e6) - 1)
+
+
+COLUMNS = ("num_heads", "batch_size", "isl", "step", "kv_cache_dtype", "gemm_type", "latency")
+
+
+@needs_tables
+@pytest.mark.parametrize(
+    ("phase", "axis", "positions", "most"),
+    [
+        ("generation", "step", (64, 512, 4096, 32_768), 0.01),
+        ("generation", "batch_size", (4, 32, 256), 0.02),
+        ("context", "isl", (64, 512, 2048, 8192), 0.02),
+        ("context", "batch_size", (2, 8, 64), 0.01),
+    ],
+)
+def test_modules_left_out_of_the_table_come_out_close(phase, axis, positions, most):
+    errors = np.concatenate([left_out_errors(phase, axis, position) for position in positions])
+    assert np.median(errors) < most
