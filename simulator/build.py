@@ -174,7 +174,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     memory = plan_memory(model, layout, chip, engine.memory_budget(plan))
     blocks = (pool.limits.kv_blocks or min(memory.blocks, plan.most_blocks or memory.blocks)) - engine.reserved_blocks
     options = options.fitted(blocks * plan.block_tokens, asked)
-    plan = options.plan(prefills=pool.prefills)
+    plan = _within_states(options.plan(prefills=pool.prefills), memory)
     max_tokens = _max_tokens(name, model, options, plan, blocks)
     if not plan.limits.chunked and pool.prefills:
         _check_budget(name, plan, max_tokens)
@@ -204,6 +204,14 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     return BuiltPool(
         name, model, chip, layout, options, memory, costs, parts, tables, set_aside, operators, pool.power_cap, host_w
     )
+
+
+def _within_states(plan: EnginePlan, memory: MemoryPlan) -> EnginePlan:
+    """Return a plan that runs no more sequences than there is room for states."""
+    if not memory.sequences:
+        return plan
+    most = min(plan.limits.max_sequences, memory.sequences)
+    return replace(plan, limits=replace(plan.limits, max_sequences=most))
 
 
 def _copy_rate(pool: Pool, chip: Chip, topology: str | None) -> float:

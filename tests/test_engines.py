@@ -201,3 +201,15 @@ def test_sparse_attention_has_the_cache_its_engine_gives_it(engine, chip, found)
     sparse, dense = load_model("GLM-5-FP8"), load_model("DeepSeek-V3")
     assert ENGINES[engine].with_cache(sparse, load_chip(chip)).kv_cache == found
     assert ENGINES[engine].with_cache(dense, load_chip(chip)).kv_cache == "bf16"
+
+
+def test_no_more_sequences_run_than_have_room_for_their_states():
+    table = {
+        "model": {"name": "Qwen3.5-397B-A17B", "weights": "fp8"},
+        "workload": WORK,
+        "pool": [{"chip": "b200_sxm", "tensor_parallel": 8, "engine": "sglang"}],
+    }
+    (pool,) = build_pools(resolve_scenario(table, Path("here.toml"), "here.toml"))
+    most = len(pool.costs.prices.host_ns) - 1
+    assert most == pool.memory.sequences < 4096
+    assert pool.memory.states == most * pool.model.state_bytes_on_chip(8)

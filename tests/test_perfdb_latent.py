@@ -17,7 +17,7 @@ from perfdb.delta_net import DeltaNet, DeltaRule
 from perfdb.latent import Indexer, IndexScan, Latent, LatentAttention
 from perfdb.layout import Layout
 from perfdb.load_model import load_model, model_from_config, presets
-from perfdb.memory import MemoryBudget, plan_memory
+from perfdb.memory import STATE_SHARE, MemoryBudget, plan_memory
 from perfdb.operators import LatentProjections, StepOperators, step_operators
 from perfdb.power_cap import capped_chain
 from perfdb.roofline import RooflineSource
@@ -115,6 +115,13 @@ def test_sequences_reserve_their_states():
 
 
 # --- what is computed and moved ----------------------------------------------------------------------
+
+
+def test_states_leave_the_larger_part_to_the_cache():
+    model, budget = load_model("Qwen3.5-397B-A17B", weights="fp8"), MemoryBudget(0.9, 8192, 2000, 16, 0)
+    plan = plan_memory(model, Layout(8), H200, budget)
+    assert plan.sequences == plan.states // model.state_bytes_on_chip(8) < 2000
+    assert plan.states / (plan.states + plan.blocks * plan.block) == pytest.approx(STATE_SHARE, rel=0.01)
 
 
 def test_absorbing_the_expansion_takes_as_much_arithmetic_as_expanding():
