@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hardware.catalogue import chip_names, host_w_per_chip, load_chip, load_node
 from hardware.errors import CapacityError, CatalogueError, ScenarioError, suggest
+from perfdb.calibrated import calibrated_chain
 from perfdb.compile import CompiledCosts, StepLimits, compile_costs
 from perfdb.layout import Layout
 from perfdb.load_model import load_model
@@ -16,6 +17,7 @@ from perfdb.operators import step_operators
 from perfdb.power_cap import capped_chain
 from perfdb.tables import sha256, tables_root
 from perfdb.whole_steps import whole_step_costs
+from simulator.calibration import Calibration, read_calibration
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
 from simulator.front_end import FrontEnd
@@ -115,7 +117,7 @@ def build_decode_router(scenario: Scenario) -> Router | None:
 def build_front_end(scenario: Scenario) -> FrontEnd | None:
     """Return what requests pass before a scheduler sees them, None where nothing: one server per entry instance."""
     pools = own_pools(scenario.entry_pools)
-    time = ENGINES[pools[0].engine].front_end
+    time = _calibration(pools[0]).front_end_time(ENGINES[pools[0].engine].front_end)
     return FrontEnd(time, sum(pool.replicas for pool in pools)) if time else None
 
 
@@ -229,7 +231,8 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
         where = f"pool.{name}.step_profile {pool.step_profile!r}"
         return *whole_step_costs(pool.step_profile, model, layout, chip, limits, cap=pool.power_cap, where=where), {}
     source = cost_chain(pool, name, chip)
-    costs = compile_costs(operators, source, limits, engine.host_on(chip, layout.tensor), layout.pipeline)
+    host = _calibration(pool).host_time(engine.host_on(chip, layout.tensor))
+    costs = compile_costs(operators, source, limits, host, layout.pipeline)
     tables = {_in_database(path): sha256(path) for path in source.files}
     return costs, tables, {_in_database(path): counts for path, counts in source.set_aside.items()}
 
@@ -246,12 +249,19 @@ def cost_chain(pool: Pool, name: str, chip: Chip) -> SourceChain:
         tables = None if pool.tables is None else tables_root(pool.tables)
     except CatalogueError as problem:
         raise CatalogueError(f"pool.{name}.tables: {problem}") from None
-    return capped_chain(ENGINES[pool.engine].cost_chain(chip, pool.cost_sources, tables), chip, pool.power_cap)
+    chain = ENGINES[pool.engine].cost_chain(chip, pool.cost_sources, tables)
+    return capped_chain(calibrated_chain(chain, _calibration(pool).factors), chip, pool.power_cap)
 
 
 def _in_database(path: Path) -> str:
     """Return the place of a table below ``data``."""
     return "/".join(path.parts[-5:])
+
+
+def _calibration(pool: Pool) -> Calibration:
+    """Return what was fitted to a pool's server; nothing, where it names no calibration."""
+    found = pool.calibration
+    return read_calibration(found) if isinstance(found, str) else found or Calibration()
 
 
 def _layout(pool: Pool) -> Layout:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from hardware.strict import Strict, one_of
 from perfdb.power_cap import PowerCap
 from perfdb.sources import COST_SOURCES, DEFAULT_SOURCES
+from simulator.calibration import Calibration
 from simulator.engine_options import VllmOptions
 from simulator.engines import ENGINES, mark_options
 from simulator.option_table import AnyOptions
@@ -78,6 +79,7 @@ class Pool(Strict):
     cost_sources: tuple[_CostSource, ...] = DEFAULT_SOURCES
     tables: Text | None = None
     step_profile: Text | None = None
+    calibration: Calibration | Text | None = None
     power_cap: PowerCap = 1.0
     engine_options: AnyOptions = VllmOptions()
     limits: Limits = Limits()
@@ -140,6 +142,8 @@ class Pool(Strict):
             raise ValueError("found step_profile and cost_sources, expected one: a profile prices whole steps")
         if self.step_profile is not None and self.tables is not None:
             raise ValueError("found step_profile and tables, expected one: a profile prices whole steps")
+        if self.step_profile is not None and self.calibration is not None:
+            raise ValueError("found step_profile and calibration, expected one: a profile prices whole steps")
         return self
 
     @model_validator(mode="after")
