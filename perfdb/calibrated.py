@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from perfdb.estimate import Estimate
+from perfdb.expert_operators import ExpertExchange
+from perfdb.row_operators import AllReduce, Collective, PointToPoint
 from perfdb.sources import SourceChain
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from perfdb.operators import Kernel, RowOperator
+    from perfdb.operators import Kernel
+    from perfdb.row_operators import RowOperator
+
+_TOGETHER = (AllReduce, Collective, ExpertExchange, PointToPoint)
 
 __all__ = ["CalibratedChain", "KernelFactors", "calibrated_chain"]
 
@@ -53,9 +58,8 @@ class CalibratedChain(SourceChain):
         self.chain, self.factors = chain, factors
 
     def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate:
-        """Return the calibrated cost of an operator over rows; one that names its ``chips`` is a collective."""
-        together = getattr(operator, "chips", 1) > 1
-        factor = self.factors.collectives if together else self.factors.per_token
+        """Return the calibrated cost of an operator over rows."""
+        factor = self.factors.collectives if isinstance(operator, _TOGETHER) else self.factors.per_token
         return _scaled(self.chain.rows(operator, rows), factor)
 
     def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:

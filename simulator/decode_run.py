@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from simpy.events import Event
-
     from perfdb.step_prices import StepPrices
     from simulator.clock import Clock
     from simulator.schedulers.plan import Plan
@@ -32,26 +30,29 @@ class DecodeRun:
         When it began, or the step that computes prompts.
     """
 
-    __slots__ = ("_env", "_prices", "_state", "_wake_up", "start_ns", "steps")
+    __slots__ = ("_env", "_last_ns", "_prices", "_state", "_wake_up", "start_ns", "steps")
 
     def __init__(self, env: Clock, prices: StepPrices, state: EngineState, wake_up: WakeUp) -> None:
         self._env, self._prices, self._state, self._wake_up = env, prices, state, wake_up
         self.steps = self.start_ns = 0
+        # When the last step begins, where a cut has told; else -1.
+        self._last_ns = -1
 
-    def begin(self, steps: int) -> Event:
-        """Begin a run now and return the event of its end."""
+    def begin(self, steps: int) -> None:
+        """Begin a run now; the engine goes on when it ends."""
         state = self._state
-        self.steps, self.start_ns = steps, self._env.now
-        return self._wake_up.after(self._prices.decode_ns(state.decodes, state.context_sum // state.decodes, steps))
+        self.steps, self.start_ns, self._last_ns = steps, self._env.now, -1
+        self._wake_up.after(self._prices.decode_ns(state.decodes, state.context_sum // state.decodes, steps))
 
     def cut(self, more: int = 0) -> None:
-        """Let the run end with the step under way, or ``more`` steps after it."""
+        """Let the run end with the step under way, or the one after it where ``more`` is 1."""
         state, elapsed = self._state, self._env.now - self.start_ns
         context = state.context_sum // state.decodes
         steps, duration = self._prices.steps_covering(state.decodes, context, elapsed, self.steps)
         if steps + more < self.steps:
-            self.steps = steps + more
+            self.steps, self._last_ns = steps + more, -1
             if more:
+                self._last_ns = self.start_ns + duration
                 duration = self._prices.decode_ns(state.decodes, context, self.steps)
             self._wake_up.move(duration - elapsed)
 
@@ -78,7 +79,7 @@ class DecodeRun:
 
     def last_step_ns(self, steps: int) -> int:
         """Return when the last of the ``steps`` steps begins."""
-        if steps == 1:
-            return self.start_ns
+        if steps == 1 or self._last_ns >= 0:
+            return max(self.start_ns, self._last_ns)
         state = self._state
         return self.start_ns + self._prices.decode_ns(state.decodes, state.context_sum // state.decodes, steps - 1)

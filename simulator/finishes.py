@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -12,28 +12,36 @@ if TYPE_CHECKING:
 
 __all__ = ["Finishes"]
 
+_NEVER: Final = 1 << 60
+
 
 class Finishes:
-    """Requests in the order in which they finish, as long as they decode on."""
+    """Requests in the order in which they finish, as long as they decode on.
 
-    __slots__ = ("_heap",)
+    Attributes
+    ----------
+    next_step
+        No request finishes before the step counter is this.
+    """
+
+    __slots__ = ("_heap", "next_step")
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, int, Request]] = []
+        self.next_step = _NEVER
 
     def expect(self, request: Request, step: int) -> None:
         """Note that a request which decodes from now on has all its tokens when the step counter is ``step``."""
         heappush(self._heap, (step, request.index, request.stint, request))
+        self.next_step = self._heap[0][0]
 
     def steps_left(self, step: int) -> int:
         """Return the steps from step counter ``step`` until the first request finishes; very many if none decodes."""
         heap = self._heap
-        while heap:
-            last, _, stint, request = heap[0]
-            if request.stint == stint:
-                return last - step
+        while heap and heap[0][3].stint != heap[0][2]:
             heappop(heap)
-        return 1 << 40
+        self.next_step = heap[0][0] if heap else _NEVER
+        return self.next_step - step
 
     def due(self, step: int, running: Iterable[int]) -> Sequence[Request]:
         """Return the requests that have all their tokens at step counter ``step``, in the order of ``running``."""
@@ -42,6 +50,7 @@ class Finishes:
             _, _, stint, request = heappop(heap)
             if request.stint == stint:
                 found.append(request)
+        self.next_step = heap[0][0] if heap else _NEVER
         if len(found) > 1:
             places = {index: place for place, index in enumerate(running)}
             found.sort(key=lambda request: places[request.index])

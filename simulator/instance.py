@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from hardware.errors import LawError
 from simulator.decode_run import DecodeRun
@@ -15,8 +16,6 @@ from simulator.wake_up import WakeUp
 if TYPE_CHECKING:
     from array import array
     from collections.abc import Callable, Generator, Sequence
-
-    from simpy.events import Event
 
     from simulator.clock import Clock
     from simulator.engine_parts import EngineParts
@@ -82,9 +81,10 @@ class Instance:
         self._joined: Sequence[Request] = ()
         # Plans the next step when one begins, as an engine does that schedules asynchronously; or nobody does.
         self._ahead = Lookahead(self.scheduler, self.state) if parts.plans_ahead else None
+        self._next_plan = partial(self.scheduler.plan, self.state) if self._ahead is None else self._ahead.plan
         self._standstill = Standstill(ledger.pauses)
         self.held, self.started_ns, self.ended_ns = 0, env.now, -1
-        env.process(self.serve())
+        self._wake_up.drive(self.serve())
 
     def submit(self, request: Request) -> None:
         """Queue a request now; a run of decode steps is cut at its next step boundary."""
@@ -104,9 +104,11 @@ class Instance:
 
     def release(self, request: Request) -> None:
         """Give back the blocks of a request whose KV has left for another instance."""
+        state = self.state
         self.held -= 1
-        self.state.release(request)
-        self._notice(changed=bool(self.state.waiting))
+        state.release(request)
+        if state.waiting or state.running or state.ready or state.fetched:
+            self._notice(changed=bool(state.waiting))
 
     def _note(self, action: Callable[[Request], bool], request: Request, *, changes: bool, soon: bool = False) -> None:
         """Do something that may change the plan; where the next plan is made already, before the one after it."""
@@ -121,8 +123,6 @@ class Instance:
         """Give up a request that waits for its KV here: for blocks, or for the KV itself."""
         self._settle()
         state = self.state
-        if self._ahead is not None:
-            self._ahead.see_all()
         if request.loading:
             state.loading -= 1
             request.loading = False
@@ -136,8 +136,6 @@ class Instance:
         """Compute the prompt of a request here whose KV did not come; it goes to the head of the queue."""
         self._settle()
         state = self.state
-        if self._ahead is not None:
-            self._ahead.see_all()
         state.loading -= 1
         request.loading = request.remote = False
         request.epoch += 1
@@ -157,8 +155,6 @@ class Instance:
             one that was decoding), ``stalled_ns`` when the last token appeared.
         """
         state, last_ns = self.state, self._settle()
-        if self._ahead is not None:
-            self._ahead.see_all()
         self._run.steps = 0
         self.ended_ns = self.env.now
         self._wake_up.silence()
@@ -178,7 +174,7 @@ class Instance:
         return state.lose_all()
 
     def _settle(self) -> int:
-        """Apply the decode steps of a run that are over before now; return when the last step ended, ns.
+        """Apply the decode steps of a run that are over before now, and see all; return when the last step ended, ns.
 
         The step under way has its blocks already, though a run takes them only when it is over.
         """
@@ -189,27 +185,31 @@ class Instance:
             self._advance(over, start_ns, end_ns, takes_blocks=True)
         if run.steps and self._plan is not None and self._plan.steps > 1:
             self.state.pool.take_until(self.state.step, self.state.step + 1)
+        if self._ahead is not None:
+            self._ahead.see_all()
         return run.start_ns
 
     def take_begun(self) -> int:
         """Take the blocks of those decode steps that have begun, before somebody looks at them; return their number."""
         return self._run.take_begun(self._plan)
 
-    def serve(self) -> Generator[Event, None, None]:
+    def serve(self) -> Generator[None, Any, None]:
         """Run the engine for ever."""
-        state = self.state
         while True:
-            self._plan = plan = self.scheduler.plan(state) if self._ahead is None else self._ahead.plan()
+            self._plan = plan = self._next_plan()
             self._begin(plan)
             if plan.chunks:
-                yield self._compute_mixed(plan)
+                self._compute_mixed(plan)
+                yield
                 self._apply_chunks(plan)
             elif plan.decodes:
-                yield self._compute_decodes(plan)
+                self._compute_decodes(plan)
+                yield
                 self._apply_decodes(plan)
             # Where no step runs, the next plan knows all, whether or not this one preempted somebody.
             elif not (self._plan_lagged() or plan.preempted):
-                yield self._sleep()
+                self._sleep()
+                yield
                 self._plan_lagged()
 
     def _plan_lagged(self) -> bool:
@@ -224,20 +224,21 @@ class Instance:
 
     def _begin(self, plan: Plan) -> None:
         """Note and pass on what a plan decided besides what the step computes."""
-        state = self.state
         if plan.preempted:
             self._note_stalled(plan.preempted, self.ledger.preemptions)
         if plan.held:
             self._note_stalled(plan.held)
         for request in plan.loads:
-            state.loading += 1
+            self.state.loading += 1
             request.loading = True
             self.watcher.reserved(self.number, request)
         for request in plan.fetches:
             self._fetch(request)
-        self._joined = [*plan.joined, *plan.spare] if plan.spare else plan.joined
-        for request in plan.joined:
+        self._joined = joined = plan.joined
+        for request in joined:
             self._schedule_finish(request, request.tokens - self.ledger.prompt_tokens[request.index])
+        if plan.spare:
+            self._joined = [*joined, *plan.spare]
 
     # --- waiting -------------------------------------------------------------------------------------
 
@@ -248,27 +249,25 @@ class Instance:
         elif changed and self._run.steps > 1:
             self._run.cut()
 
-    def _sleep(self) -> Event:
-        state = self.state
-        if state.waiting and not (state.loading or state.fetching or self.held):
-            raise LawError(f"instance {self.number} has {len(state.waiting)} waiting requests and no plan")
-        return self._wake_up.when_rung()
+    def _sleep(self) -> None:
+        if self.state.waiting and not (self.state.loading or self.state.fetching or self.held):
+            raise LawError(f"instance {self.number} has {len(self.state.waiting)} waiting requests and no plan")
+        self._wake_up.when_rung()
 
     # --- steps ---------------------------------------------------------------------------------------
 
-    def _compute_decodes(self, plan: Plan) -> Event:
-        steps = min(plan.steps, self.longest_run, self._finishes.steps_left(self.state.step))
-        if self._ahead is not None and self._ahead.changes:
-            steps = 1
-        return self._run.begin(steps)
+    def _compute_decodes(self, plan: Plan) -> None:
+        one = self._ahead is not None and self._ahead.changes
+        self._run.begin(1 if one else min(plan.steps, self.longest_run, self._finishes.steps_left(self.state.step)))
 
     def _apply_decodes(self, plan: Plan) -> None:
         run = self._run
         steps, run.steps = run.steps, 0
-        if self._ahead:
+        if self._ahead is not None and self._ahead.unseen:
             self._ahead.last_step_ns = run.last_step_ns(steps)
         self._advance(steps, run.start_ns, self.env.now, takes_blocks=plan.steps > 1)
-        self._finish_due()
+        if self._finishes.next_step <= self.state.step:
+            self._finish_due()
 
     def _advance(self, steps: int, start: int, end_ns: int, *, takes_blocks: bool) -> None:
         """Let decode steps be over; the first block of each sequence was taken by a plan of one step."""
@@ -287,7 +286,7 @@ class Instance:
         else:
             self.log.add((start, end_ns - start, steps, decodes, context, 0, 0, 0, 0, 0, 0))
         if takes_blocks:
-            state.pool.take_rest(state.step, steps)
+            state.pool.take_until(state.step, state.step + steps)
         state.step += steps
         state.context_sum += decodes * steps
 
@@ -300,7 +299,7 @@ class Instance:
             request.stalled_ns = -1
         self._joined = ()
 
-    def _compute_mixed(self, plan: Plan) -> Event:
+    def _compute_mixed(self, plan: Plan) -> None:
         state, now, ledger = self.state, self.env.now, self.ledger
         tokens, completed, pairs, reach, squares = plan.sums()
         for request, _ in plan.chunks:
@@ -326,12 +325,12 @@ class Instance:
         if self.tells_chunks:
             for request, new in plan.chunks:
                 self.watcher.computing(self.number, request, new, duration)
-        return self._wake_up.after(duration)
+        self._wake_up.after(duration)
 
     def _apply_chunks(self, plan: Plan) -> None:
         state = self.state
         self.log.add(self._mixed)
-        if self._ahead:
+        if self._ahead is not None:
             self._ahead.last_step_ns = self._run.start_ns
         if plan.decodes:
             if self._standstill.since_ns >= 0:
@@ -347,7 +346,8 @@ class Instance:
                 self._first_token(request)
             else:
                 state.prefilling[request.index] = request
-        self._finish_due()
+        if self._finishes.next_step <= state.step:
+            self._finish_due()
 
     # --- requests ------------------------------------------------------------------------------------
 
@@ -376,13 +376,14 @@ class Instance:
         self._finishes.expect(request, self.state.step + self.ledger.output_tokens[request.index] - produced)
 
     def _finish_due(self) -> None:
-        state = self.state
+        state, now = self.state, self.env.now
         for request in self._finishes.due(state.step, state.running):
+            index = request.index
             state.leave_decode(request)
-            state.ending[index := request.index] = request
+            state.ending[index] = request
             if self._ahead is None:
                 state.let_go()
-            self.ledger.finish_ns[index] = self.env.now
+            self.ledger.finish_ns[index] = now
             self.watcher.finished(self.number, index)
 
     def _note_stalled(self, requests: Sequence[Request], counts: array[int] | None = None) -> None:
