@@ -92,11 +92,12 @@ class SourceChain:
         )
 
     def _overlapped(self, operator: Overlapped, rows: NDArray[np.int64]) -> Estimate:
-        experts = self.rows(operator.experts, rows)
-        parts = [self.rows(part, rows) for part in operator.beside]
-        beside = np.sum([part.ns for part in parts], axis=0)
-        together = np.where(rows <= operator.most_rows, np.maximum(experts.ns, beside), experts.ns + beside)
-        return Estimate(together, np.max([experts.origin, *(part.origin for part in parts)], axis=0))
+        """Return the cost of what runs side by side, or in turn over many rows; its origin is the longest part's."""
+        parts = [self.rows(part, rows) for part in (operator.experts, *operator.beside)]
+        ns, origin = (np.stack([getattr(part, kind) for part in parts]) for kind in ("ns", "origin"))
+        beside = ns[1:].sum(axis=0)
+        together = np.where(rows <= operator.most_rows, np.maximum(ns[0], beside), ns[0] + beside)
+        return Estimate(together, origin[np.argmax(ns, axis=0), np.arange(len(rows))])
 
     @property
     def files(self) -> tuple[Path, ...]:
