@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from hardware.catalogue import Chip
     from perfdb.eager import EagerKernels
     from perfdb.layout import Layout
+    from perfdb.model import ModelSpec
     from perfdb.sources import SourceChain
     from simulator.schedulers import Scheduler
     from simulator.vllm_eras import Era
@@ -108,6 +109,8 @@ class Engine:
         Release whose kernel tables are wanted; None for those the database calls current.
     front_end
         How long a request is under way to its scheduler.
+    narrow_sparse_cache
+        Architectures of chips on which sparse attention has an 8-bit cache where nothing else is said.
     """
 
     framework: str
@@ -126,6 +129,12 @@ class Engine:
     live: bool = False
     release: str | None = None
     front_end: FrontEndTime = _UNDELAYED
+    narrow_sparse_cache: tuple[str, ...] = ()
+
+    def with_cache(self, model: ModelSpec, chip: Chip) -> ModelSpec:
+        """Return a model whose cache has the format that the engine gives it where nothing else is said."""
+        narrow = model.sparse_attention and chip.architecture in self.narrow_sparse_cache
+        return replace(model, kv_cache="fp8") if narrow else model
 
     def instances(self, options: EngineOptions, blocks: int) -> Callable[..., Instance]:
         """Return what makes its instances, of so many KV blocks."""
@@ -220,6 +229,8 @@ def _vllm(minor: int) -> Engine:
         logit_bytes=14 if minor >= _UNSORTED_SINCE else _SORTING_LOGIT_BYTES,
         communicators=minor < _COMMUNICATORS_FREE_SINCE,
         era=era_of(minor),
+        # DeepSeek-V3.2 gets ``fp8_ds_mla`` (vllm/model_executor/models/config.py).
+        narrow_sparse_cache=("hopper", "blackwell"),
     )
 
 
@@ -235,7 +246,13 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
         },
         # Host time as vLLM's, which overlaps it with the kernels in the same way (docs/decisions/019-sglang.md).
         "sglang": Engine(
-            "sglang", "sglang", SglangOptions, HostTime(step_ns=600_000, sequence_ns=20_000), both_stages=True
+            "sglang",
+            "sglang",
+            SglangOptions,
+            HostTime(step_ns=600_000, sequence_ns=20_000),
+            both_stages=True,
+            # It logs "Setting KV cache dtype to bfloat16 for DeepSeek DSA on SM9 device", and to FP8 on SM10.
+            narrow_sparse_cache=("blackwell",),
         ),
         "trtllm": Engine(
             "trtllm",
