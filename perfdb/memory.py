@@ -160,8 +160,8 @@ def _divide(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) 
         graphs += _captured_logit_bytes(model, budget)
     else:
         activations = max(activations, budget.step_sequences * model.vocab * budget.logit_bytes)
-    collectives = _COLLECTIVE_BYTES.get(layout.tensor, _WIDE_COLLECTIVE_BYTES)
-    collectives += _COMMUNICATOR_BYTES if budget.communicators and layout.tensor > 1 else 0
+    collectives = _COLLECTIVE_BYTES.get(layout.sharing, _WIDE_COLLECTIVE_BYTES)
+    collectives += _COMMUNICATOR_BYTES if budget.communicators and layout.sharing > 1 else 0
     taken = weights + activations + collectives + context + graphs
     allowed = int(seen * budget.utilization)
     if budget.of_free:
@@ -171,11 +171,11 @@ def _divide(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) 
 
 def _group_bytes(layout: Layout, chip: Chip) -> int:
     """Return what the communicators of a group hold on each chip before weights are loaded."""
-    if layout.tensor == 1:
+    if layout.sharing == 1:
         return _LONE_GROUP_BYTES
     pair = 2
     reduces = chip.sm >= _SWITCHES_REDUCE_SINCE_SM and chip.nvlink is not None and chip.nvlink.domain > pair
-    return _SWITCHED_GROUP_BYTES if reduces and layout.tensor > pair else _GROUP_BYTES
+    return _SWITCHED_GROUP_BYTES if reduces and layout.sharing > pair else _GROUP_BYTES
 
 
 def _stage_weight_bytes(model: ModelSpec, layout: Layout, layers: int) -> int:
@@ -187,7 +187,7 @@ def _stage_weight_bytes(model: ModelSpec, layout: Layout, layers: int) -> int:
     held = embeddings if layout.pipeline == 1 or model.tied else embeddings // 2
     cut = (projections * layers // model.layers + held) // layout.tensor
     # Experts are spread over the chips of all ranks; what picks them, and projections into latents, stand on each.
-    return cut + (experts // (layout.tensor * layout.data) + whole) * layers // model.layers
+    return cut + (experts // layout.sharing + whole) * layers // model.layers
 
 
 def _prompt_bytes(model: ModelSpec, layout: Layout, budget: MemoryBudget) -> int:

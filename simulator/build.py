@@ -258,12 +258,6 @@ def _in_database(path: Path) -> str:
     return "/".join(path.parts[-5:])
 
 
-def _calibration(pool: Pool) -> Calibration:
-    """Return what was fitted to a pool's server; nothing, where it names no calibration."""
-    found = pool.calibration
-    return read_calibration(found) if isinstance(found, str) else found or Calibration()
-
-
 def _layout(pool: Pool) -> Layout:
     return Layout(
         pool.tensor_parallel,
@@ -271,6 +265,12 @@ def _layout(pool: Pool) -> Layout:
         expert=pool.expert_parallel,
         all_to_all=pool.expert_exchange == "all_to_all",
     )
+
+
+def _calibration(pool: Pool) -> Calibration:
+    """Return what was fitted to a pool's server; nothing, where it names no calibration."""
+    found = pool.calibration
+    return read_calibration(found) if isinstance(found, str) else found or Calibration()
 
 
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:
@@ -299,7 +299,7 @@ def _check_experts(name: str, model: ModelSpec, layout: Layout) -> None:
                 f"pool.{name}.expert_parallel is {layout.expert}, but {model.name} has no experts; leave it out"
             )
         return
-    key, chips = f"pool.{name}.expert_parallel is {layout.expert}", layout.tensor * layout.data
+    key, chips = f"pool.{name}.expert_parallel is {layout.expert}", layout.sharing
     fitting = [n for n in range(1, chips + 1) if chips % n == 0 and model.cuts_experts(chips // n, n)]
     advice = f"use {' or '.join(str(n) for n in fitting)}" if fitting else "use fewer chips"
     if chips % layout.expert:

@@ -101,10 +101,7 @@ CONFIG = {
     ("config", "found", "expected"),
     [
         pytest.param(
-            {"architectures": ["MambaForCausalLM"]},
-            "'MambaForCausalLM'",
-            "one of the families Bloom",
-            id="architecture",
+            {"architectures": ["MambaForCausalLM"]}, "'MambaForCausalLM'", "of the families Bloom", id="architecture"
         ),
         pytest.param({"hidden_size": -1}, "hidden_size is -1", "a positive integer", id="negative shape"),
         pytest.param({"vocab_size": None}, "vocab_size is None", "a positive integer", id="missing shape"),
