@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from perfdb.operators import RowOperator, StepOperators
+    from perfdb.operators import Attention, RowOperator, StepOperators
     from perfdb.sources import SourceChain
 
 __all__ = ["CompiledCosts", "HostTime", "StepLimits", "compile_costs"]
@@ -152,7 +152,7 @@ def compile_costs(
 
 
 def _launches(operators: StepOperators, host: HostTime) -> Launches:
-    extra = operators.context.count * (host.prompt_attention_launches - 1)
+    extra = sum(kernel.count for kernel in operators.context) * (host.prompt_attention_launches - 1)
     return Launches(host.launch_ns * operators.launches, host.launch_ns * (operators.launches + extra))
 
 
@@ -184,19 +184,27 @@ def _halved_knots(most: int) -> NDArray[np.int64]:
 
 def _generation(operators: StepOperators, source: SourceChain, most: int, knots: NDArray[np.int64]) -> Estimate:
     sequences, tokens = np.meshgrid(np.arange(1, most + 1), knots, indexing="ij")
-    found = source.attention(operators.generation, sequences.ravel(), tokens.ravel())
+    found = _together(operators.generation, source, sequences.ravel(), tokens.ravel())
     nothing = np.zeros(len(knots))
-    return Estimate(
-        np.concatenate([nothing, operators.generation.count * found.ns]),
-        np.concatenate([nothing.astype(np.uint8), found.origin]),
-    )
+    return Estimate(np.concatenate([nothing, found.ns]), np.concatenate([nothing.astype(np.uint8), found.origin]))
 
 
 def _context(operators: StepOperators, source: SourceChain, prompts: int, knots: NDArray[np.int64]) -> Estimate:
     positive = np.maximum(knots, 1)
-    found = source.attention(operators.context, np.full(len(knots), prompts), positive)
+    found = _together(operators.context, source, np.full(len(knots), prompts), positive)
     # A prompt of more tokens never costs less: the noise of the smallest kernels is smoothed away.
-    return Estimate(np.maximum.accumulate(operators.context.count * found.ns), found.origin)
+    return Estimate(np.maximum.accumulate(found.ns), found.origin)
+
+
+def _together(
+    kernels: Sequence[Attention], source: SourceChain, sequences: NDArray[np.int64], tokens: NDArray[np.int64]
+) -> Estimate:
+    """Return the cost of all layers' attention; its origin is the worst of their origins."""
+    ns, origin = np.zeros(len(tokens)), np.zeros(len(tokens), np.uint8)
+    for kernel in kernels:
+        found = source.attention(kernel, sequences, tokens)
+        ns, origin = ns + kernel.count * found.ns, np.maximum(origin, found.origin)
+    return Estimate(ns, origin)
 
 
 def _decode_curve(knots: NDArray[np.int64], ns: NDArray[np.float64]) -> DecodeCurve:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hardware.errors import CatalogueError, suggest
 from perfdb.model import FAMILIES, Family, ModelSpec
+from perfdb.parts import GroupedQuery, Layers, Mlp
 from perfdb.quantisation import checked_format, declared_format
 
 if TYPE_CHECKING:
@@ -122,19 +123,25 @@ def model_from_config(name: str, config: Mapping[str, Any], *, weights: str | No
     kv_heads = _kv_heads(name, config, heads)
     if heads % kv_heads:
         raise CatalogueError(f"{name}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
+    mixer = GroupedQuery(
+        heads,
+        kv_heads,
+        head_dim=_size(name, config, "head_dim", hidden // heads),
+        window=_window(name, config, family),
+        qkv_bias=family.linear_bias or family.qkv_bias,
+        out_bias=family.linear_bias,
+        qk_norm=family.qk_norm,
+        rotary=family.rotary,
+    )
+    mlp = Mlp(_size(name, config, "intermediate_size", 4 * hidden), family.gated_mlp, family.linear_bias)
     return ModelSpec(
         name=name,
         family=family,
         hidden=hidden,
-        intermediate=_size(name, config, "intermediate_size", 4 * hidden),
-        layers=sizes["num_hidden_layers"],
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=_size(name, config, "head_dim", hidden // heads),
         vocab=sizes["vocab_size"],
         max_tokens=_size(name, config, "max_position_embeddings", 2048),
+        stack=(Layers(sizes["num_hidden_layers"], mixer, mlp),),
         tied=bool(config.get("tie_word_embeddings", family.tied)),
-        window=_window(name, config, family),
         weights=checked_format(weights) if weights else declared_format(name, config),
     )
 

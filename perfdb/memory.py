@@ -115,8 +115,7 @@ def _divide(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) 
     activations = _activation_bytes(model, layout, budget)
     collectives = _COLLECTIVE_BYTES.get(layout.tensor, _WIDE_COLLECTIVE_BYTES)
     graphs = budget.graphs * layers * GRAPH_BYTES_PER_LAYER
-    kv_heads = max(1, model.kv_heads // layout.tensor)
-    block = 2 * layers * kv_heads * model.head_dim * model.kv_element_bytes * budget.block_tokens
+    block = model.kv_bytes_on_chip(layout.tensor) * layers // model.layers * budget.block_tokens
     if budget.static:
         # Measured when the process and its communicators are there already.
         allowed = int((seen - CONTEXT_BYTES - collectives) * budget.utilization)
@@ -144,7 +143,8 @@ def _activation_bytes(model: ModelSpec, layout: Layout, budget: MemoryBudget) ->
     MLP: residual and input rows whole, MLP input and product split over the chips, 16 bits each. Logits: the
     16-bit result, its 32-bit copy and the sampler's two 32-bit work copies over the whole vocabulary.
     """
-    mlp = 2 * model.hidden + (model.mlp_inputs + model.intermediate) // layout.tensor
+    widest = max(group.feed_forward.activated for group in model.stack)
+    mlp = 2 * model.hidden + widest // layout.tensor
     logits = budget.step_sequences * model.vocab * (2 + 3 * 4)
     return max(2 * mlp * budget.step_tokens, logits)
 
@@ -169,11 +169,6 @@ def _does_not_fit(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBu
 def _wider(model: ModelSpec, layout: Layout) -> Iterator[Layout]:
     """Yield the layouts of two, four, eight, ... times the tensor parallelism that still divide the model."""
     tensor = 2 * layout.tensor
-    while _divides(tensor, model):
+    while model.indivisible(tensor) is None:
         yield replace(layout, tensor=tensor)
         tensor *= 2
-
-
-def _divides(tensor: int, model: ModelSpec) -> bool:
-    shared = model.kv_heads % tensor == 0 or tensor % model.kv_heads == 0
-    return shared and model.heads % tensor == 0 and model.intermediate % tensor == 0

@@ -1,4 +1,4 @@
-"""A dense transformer as the simulator sees it: shapes, parameters, KV bytes.
+"""A transformer as the simulator sees it: shapes, parameters, KV bytes.
 
 Field names of the input are those of a Hugging Face ``config.json``; a family (the first entry of
 ``architectures``) adds what that file leaves implicit: gated MLP, biases, norms, position tables.
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from perfdb.parts import Layers
 
 __all__ = ["FAMILIES", "WEIGHT_BYTES", "Family", "ModelSpec"]
 
@@ -99,7 +101,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """Shapes of a dense grouped-query transformer.
+    """Shapes of a transformer.
 
     Attributes
     ----------
@@ -107,14 +109,14 @@ class ModelSpec:
         Preset name or path it was read from.
     family
         What the architecture implies.
-    hidden, intermediate, layers, heads, kv_heads, head_dim, vocab
+    hidden, vocab
         Sizes, in elements.
     max_tokens
         Longest sequence (``max_position_embeddings``).
+    stack
+        Its layers, those of one kind together.
     tied
         Input and output embeddings are one matrix.
-    window
-        Sliding attention window in tokens, 0 for full attention.
     weights
         Weight format, a key of :data:`WEIGHT_BYTES`.
     kv_cache
@@ -124,34 +126,26 @@ class ModelSpec:
     name: str
     family: Family
     hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
     vocab: int
     max_tokens: int
+    stack: tuple[Layers, ...]
     tied: bool = False
-    window: int = 0
     weights: str = "bf16"
     kv_cache: str = "bf16"
 
     @property
-    def qkv_width(self) -> int:
-        """Columns of the fused query, key and value projection."""
-        return (self.heads + 2 * self.kv_heads) * self.head_dim
-
-    @property
-    def mlp_inputs(self) -> int:
-        """Columns of the projection(s) into the MLP."""
-        return self.intermediate * (2 if self.family.gated_mlp else 1)
+    def layers(self) -> int:
+        """Layers of all kinds."""
+        return sum(group.count for group in self.stack)
 
     @property
     def matrix_parameters(self) -> int:
         """Weights of the projections inside the layers, the part that is quantised."""
-        attention = self.hidden * (self.qkv_width + self.heads * self.head_dim)
-        mlp = self.hidden * (self.mlp_inputs + self.intermediate)
-        return self.layers * (attention + mlp)
+        return sum(
+            group.count * part.matrix_parameters(self.hidden)
+            for group in self.stack
+            for part in (group.mixer, group.feed_forward)
+        )
 
     @property
     def embedding_parameters(self) -> int:
@@ -166,12 +160,11 @@ class ModelSpec:
         """Norms and biases."""
         family = self.family
         norms = (family.norms_per_layer * self.layers + family.extra_norms) * self.hidden * family.norm_tensors
-        per_layer = 2 * self.head_dim if family.qk_norm else 0
-        if family.linear_bias:
-            per_layer += self.qkv_width + self.mlp_inputs + 2 * self.hidden
-        elif family.qkv_bias:
-            per_layer += self.qkv_width
-        return norms + per_layer * self.layers
+        return norms + sum(
+            group.count * part.vector_parameters(self.hidden)
+            for group in self.stack
+            for part in (group.mixer, group.feed_forward)
+        )
 
     @property
     def parameters(self) -> int:
@@ -191,5 +184,21 @@ class ModelSpec:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """KV-cache bytes of one token over all layers, on all chips."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.kv_element_bytes
+        """KV-cache bytes of one token over all layers, on all chips, none of them replicated."""
+        return self.kv_bytes_on_chip(1)
+
+    def kv_bytes_on_chip(self, chips: int) -> int:
+        """Return the KV-cache bytes of one token over all layers, on each of ``chips`` that share every layer."""
+        elements = sum(group.count * group.mixer.cached_elements(chips) for group in self.stack)
+        return elements * self.kv_element_bytes
+
+    def indivisible(self, chips: int) -> tuple[int, str] | None:
+        """Return what cannot be split over so many chips, its size and its name, or None."""
+        for group in self.stack:
+            for size, name in (*group.mixer.split(), *group.feed_forward.split()):
+                if size % chips:
+                    return size, name
+            for size, name in group.mixer.replicated():
+                if size % chips and chips % size:
+                    return size, name
+        return None

@@ -1,4 +1,4 @@
-"""The operators one forward pass of a dense transformer runs on one chip.
+"""The operators one forward pass of a transformer runs on one chip.
 
 Decomposition of a layer as the serving engines run it: norm, fused QKV projection, attention, output
 projection, all-reduce, norm, fused gate and up projection, activation, down projection, all-reduce;
@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from perfdb.layout import Layout
     from perfdb.model import ModelSpec
+    from perfdb.parts import GroupedQuery, Layers, Mlp
 
 __all__ = [
     "AllReduce",
     "Attention",
     "Elementwise",
     "Gemm",
+    "LayerOperators",
     "PointToPoint",
     "RowOperator",
     "StepOperators",
@@ -126,15 +128,31 @@ class StepOperators:
     per_sample
         Operators over the sequences that sample a token.
     context, generation
-        The two attention kernels.
+        The attention kernels over prompts, and over the cache of sequences that decode: one of each per kind of layer.
     launches
         Operators of all layers of a decode step that the host of an eager engine launches one by one.
     """
 
     per_token: tuple[RowOperator, ...]
     per_sample: tuple[RowOperator, ...]
-    context: Attention
-    generation: Attention
+    context: tuple[Attention, ...]
+    generation: tuple[Attention, ...]
+    launches: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LayerOperators:
+    """What the layers of one kind run; see :class:`StepOperators`.
+
+    Attributes
+    ----------
+    launches
+        Kernels of one layer that an eager host launches.
+    """
+
+    rows: tuple[RowOperator, ...]
+    context: tuple[Attention, ...] = ()
+    generation: tuple[Attention, ...] = ()
     launches: int = 0
 
 
@@ -153,59 +171,67 @@ def step_operators(model: ModelSpec, layout: Layout) -> StepOperators:
     With pipeline parallelism the latency of a pass is the sum over the stages plus one hand-over of the
     hidden state between neighbours, so the list holds all layers once.
     """
+    parts = [part for group in model.stack for part in _layer(model, group, layout)]
     return StepOperators(
         per_token=(
             Elementwise("embedding", 4 * model.hidden),
-            *_layer_projections(model, layout.tensor),
-            *_layer_elementwise(model, layout.tensor),
-            *_communication(model, layout),
+            *(row for part in parts for row in part.rows),
+            *_outside_layers(model, layout),
             Elementwise("final_norm", 4 * model.hidden),
         ),
         per_sample=_sampling(model, layout.tensor),
-        context=_attention("context_attention", model, layout.tensor),
-        generation=_attention("generation_attention", model, layout.tensor),
-        launches=model.layers * _launched_per_layer(model, layout.tensor),
+        context=tuple(kernel for part in parts for kernel in part.context),
+        generation=tuple(kernel for part in parts for kernel in part.generation),
+        launches=sum(part.launches for part in parts),
     )
 
 
-def _launched_per_layer(model: ModelSpec, chips: int) -> int:
-    """Return what one layer launches without fusion and graphs, as vLLM 0.2 wrote its models.
-
-    Norms, four projections, the rotation of queries and keys, the KV write, attention, the activation and two
-    residual sums; over several chips two all-reduces, after which biases are added on their own.
-    """
-    family = model.family
-    launched = family.norms_per_layer + 4 + family.rotary + 1 + 1 + 1 + 2
-    return launched + 2 * family.linear_bias + 2 * (chips > 1)
-
-
-def _layer_projections(model: ModelSpec, chips: int) -> tuple[RowOperator, ...]:
-    heads, kv_heads = _heads(model, chips)
-    qkv = (heads + 2 * kv_heads) * model.head_dim
-    shapes = (
-        ("qkv", qkv, model.hidden),
-        ("attention_out", model.hidden, heads * model.head_dim),
-        ("mlp_in", model.mlp_inputs // chips, model.hidden),
-        ("mlp_out", model.hidden, model.intermediate // chips),
-    )
-    return tuple(Gemm(name, n, k, model.weights, model.layers) for name, n, k in shapes)
-
-
-def _layer_elementwise(model: ModelSpec, chips: int) -> tuple[RowOperator, ...]:
-    heads, kv_heads = _heads(model, chips)
-    norms = model.family.norms_per_layer * model.layers
+def _layer(model: ModelSpec, group: Layers, layout: Layout) -> tuple[LayerOperators, ...]:
+    """Return what the layers of one kind run: mixer, feed-forward part, and what stands between them."""
+    family, chips = model.family, layout.tensor
     # A fused residual add and norm reads two and writes two rows of 16-bit elements.
-    fused_norm = Elementwise("norm", 8 * model.hidden, norms)
-    # Rotary embedding and KV write: queries and keys read and written, values copied to the cache.
-    rotary = Elementwise("rotary", 4 * (heads + 2 * kv_heads) * model.head_dim, model.layers)
-    activation = Elementwise("activation", 2 * (model.mlp_inputs + model.intermediate) // chips, model.layers)
-    return fused_norm, rotary, activation
+    between: list[RowOperator] = [Elementwise("norm", 8 * model.hidden, family.norms_per_layer * group.count)]
+    if chips > 1:
+        between.append(AllReduce("all_reduce", model.hidden, chips, 2 * group.count))
+    # What one layer launches without fusion and graphs, as vLLM 0.2 wrote its models: norms, two residual sums, and
+    # over several chips two all-reduces.
+    launched = group.count * (family.norms_per_layer + 2 + 2 * (chips > 1))
+    return (
+        _grouped_query(group.mixer, group.count, model, chips),
+        _mlp(group.feed_forward, group.count, model, chips),
+        LayerOperators(tuple(between), launches=launched),
+    )
 
 
-def _communication(model: ModelSpec, layout: Layout) -> tuple[RowOperator, ...]:
+def _grouped_query(mixer: GroupedQuery, count: int, model: ModelSpec, chips: int) -> LayerOperators:
+    heads, kv_heads, dim = mixer.heads // chips, max(1, mixer.kv_heads // chips), mixer.head_dim
+    width = (heads + 2 * kv_heads) * dim
+    shape = (heads, kv_heads, dim, model.kv_cache, mixer.window, count)
+    rows = (
+        Gemm("qkv", width, model.hidden, model.weights, count),
+        Gemm("attention_out", model.hidden, heads * dim, model.weights, count),
+        # Rotary embedding and KV write: queries and keys read and written, values copied to the cache.
+        Elementwise("rotary", 4 * width, count),
+    )
+    # Two projections, the rotation, the KV write, attention, and a bias that is added on its own.
+    launched = count * (4 + mixer.rotary + mixer.out_bias)
+    return LayerOperators(
+        rows, (Attention("context_attention", *shape),), (Attention("generation_attention", *shape),), launched
+    )
+
+
+def _mlp(mlp: Mlp, count: int, model: ModelSpec, chips: int) -> LayerOperators:
+    rows = (
+        Gemm("mlp_in", mlp.inputs // chips, model.hidden, model.weights, count),
+        Gemm("mlp_out", model.hidden, mlp.intermediate // chips, model.weights, count),
+        Elementwise("activation", 2 * mlp.activated // chips, count),
+    )
+    return LayerOperators(rows, launches=count * (3 + mlp.bias))
+
+
+def _outside_layers(model: ModelSpec, layout: Layout) -> tuple[RowOperator, ...]:
     found: list[RowOperator] = []
     if layout.tensor > 1:
-        found.append(AllReduce("all_reduce", model.hidden, layout.tensor, 2 * model.layers))
         found.append(AllReduce("embedding_all_reduce", model.hidden, layout.tensor))
     if layout.pipeline > 1:
         found.append(PointToPoint("hand_over", 2 * model.hidden, layout.pipeline - 1))
@@ -219,12 +245,3 @@ def _sampling(model: ModelSpec, chips: int) -> tuple[RowOperator, ...]:
         Gemm("logits", model.vocab // chips, model.hidden, "bf16"),
         Elementwise("sampling", 3 * 4 * model.vocab),
     )
-
-
-def _heads(model: ModelSpec, chips: int) -> tuple[int, int]:
-    return model.heads // chips, max(1, model.kv_heads // chips)
-
-
-def _attention(name: str, model: ModelSpec, chips: int) -> Attention:
-    heads, kv_heads = _heads(model, chips)
-    return Attention(name, heads, kv_heads, model.head_dim, model.kv_cache, model.window, model.layers)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hardware.catalogue import Chip
     from perfdb.operators import Attention, RowOperator, StepOperators
 
-__all__ = ["step_work", "visible_tokens"]
+__all__ = ["step_work", "visible_column", "visible_tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def step_work(operators: StepOperators, chip: Chip, table: Mapping[str, NDArray[
         Gives the nominal rates.
     table
         Columns ``steps, decodes, tokens, prompts, completed, pairs, reach`` of :class:`simulator.records.StepLog`, and
-        ``visible``: :func:`visible_tokens`. All int64 of shape (rows,).
+        those of :func:`visible_tokens` for each kind of generation attention. All int64 of shape (rows,).
     stages
         Pipeline stages that share the operators.
 
@@ -62,9 +62,16 @@ def step_work(operators: StepOperators, chip: Chip, table: Mapping[str, NDArray[
     per_sample = _rows(operators.per_sample, chip)
     found = np.outer(per_token.fixed, passes) + np.outer(per_token.each, (tokens + decodes) * steps)
     found += np.outer(per_sample.fixed, passes * (samples > 0)) + np.outer(per_sample.each, samples * steps)
-    found += _generation(operators.generation, chip, decodes, steps, table["visible"])
-    found += _context(operators.context, chip, table)
+    for kernel in operators.generation:
+        found += _generation(kernel, chip, decodes, steps, table[visible_column(kernel)])
+    for kernel in operators.context:
+        found += _context(kernel, chip, table)
     return Bound(found[0] / stages, found[1] / stages)
+
+
+def visible_column(kernel: Attention) -> str:
+    """Return under which name a table holds the tokens that decoding sequences look at in such layers."""
+    return f"visible_{kernel.window}"
 
 
 def visible_tokens(window: int, table: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -117,11 +117,13 @@ def read_vidur_profile(folder: str, model: ModelSpec, tensor: int) -> VidurProfi
     CostError
         If a file is missing or not of this kind, or has no rows of the model on so many chips.
     """
-    shape = {"n_embd": model.hidden, "n_kv_head": model.kv_heads, "num_tensor_parallel_workers": tensor}
-    widths = {"n_expanded_embd": model.intermediate, "n_head": model.heads}
+    layer = model.stack[0]
+    heads, kv_heads = layer.mixer.heads, layer.mixer.kv_heads
+    shape = {"n_embd": model.hidden, "n_kv_head": kv_heads, "num_tensor_parallel_workers": tensor}
+    widths = {"n_expanded_embd": layer.feed_forward.intermediate, "n_head": heads}
     where = f"{model.name} at tensor_parallel = {tensor}"
     mlp = _Rows(folder, "mlp", shape | widths, where)
-    attention = _Rows(folder, "attention", shape | {"n_q_head": model.heads}, where)
+    attention = _Rows(folder, "attention", shape | {"n_q_head": heads}, where)
     chunk, batch, cached = (attention[name] for name in ("prefill_chunk_size", "batch_size", "kv_cache_size"))
     reduced = None
     files = [mlp.path, attention.path]

@@ -153,7 +153,8 @@ class VidurPrices(StepPrices):
 
     def __init__(self, model: ModelSpec, tables: VidurTables) -> None:
         self._layers_ns = model.layers * _NS_PER_MS
-        self._several = _SHARED_HEADS if model.heads > model.kv_heads else 1.0
+        mixer = model.stack[0].mixer
+        self._several = _SHARED_HEADS if mixer.heads > mixer.kv_heads else 1.0
         self._tables = tables
         sequences = len(tables.generation_ms) - 1
         nothing = [0] * (sequences + 1)

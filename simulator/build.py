@@ -18,6 +18,7 @@ from perfdb.tables import sha256
 from perfdb.whole_steps import whole_step_costs
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
+from simulator.front_end import FrontEnd
 from simulator.host_memory import copy_bytes_per_s, host_blocks
 from simulator.pool_table import own_pools
 from simulator.router import ROUTERS
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BuiltPool",
     "build_decode_router",
+    "build_front_end",
     "build_pools",
     "build_router",
 ]
@@ -102,6 +104,13 @@ def build_decode_router(scenario: Scenario) -> Router | None:
     if not scenario.decode_pools:
         return None
     return ROUTERS[own_pools(scenario.decode_pools)[0].router](stream(scenario.seed, "decode_router"))
+
+
+def build_front_end(scenario: Scenario) -> FrontEnd | None:
+    """Return what requests pass before a scheduler sees them, None where nothing: one server per entry instance."""
+    pools = own_pools(scenario.entry_pools)
+    time = ENGINES[pools[0].engine].front_end
+    return FrontEnd(time, sum(pool.replicas for pool in pools)) if time else None
 
 
 def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
@@ -214,20 +223,12 @@ def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:
             f"pool.{name}.pipeline_parallel is {layout.pipeline}, which does not divide the {model.layers} layers of "
             f"{model.name}; use one of {_divisors(model.layers)}"
         )
-    if model.heads % tensor:
+    found = model.indivisible(tensor)
+    if found is not None:
+        fitting = ", ".join(str(n) for n in range(1, found[0] + 1) if model.indivisible(n) is None)
         raise ScenarioError(
-            f"pool.{name}.tensor_parallel is {tensor}, which does not divide the {model.heads} attention heads "
-            f"of {model.name}; use one of {_divisors(model.heads, model.intermediate)}"
-        )
-    if model.intermediate % tensor:
-        raise ScenarioError(
-            f"pool.{name}.tensor_parallel is {tensor}, which does not divide the MLP width {model.intermediate} of "
-            f"{model.name}; use one of {_divisors(model.heads, model.intermediate)}"
-        )
-    if model.kv_heads % tensor and tensor % model.kv_heads:
-        raise ScenarioError(
-            f"pool.{name}.tensor_parallel is {tensor}, but the {model.kv_heads} key-value heads of {model.name} "
-            "can neither be split over nor replicated to that many chips"
+            f"pool.{name}.tensor_parallel is {tensor}, which does not divide the {found[0]} {found[1]} of "
+            f"{model.name}; use one of {fitting}"
         )
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from simpy import Event
 
     from simulator.engine_parts import EngineParts
+    from simulator.front_end import FrontEnd
     from simulator.passage import Carrier
     from simulator.records import Ledger
     from simulator.router import Router
@@ -90,6 +91,8 @@ class Cluster:
         How KV is handed over.
     carrier
         Makes what carries KV between instances, given the clock; needed where a pool serves one stage only.
+    front_end
+        What requests pass before a scheduler sees them; None where nothing delays them.
     helps_above
         See :class:`simulator.group.Group`.
     fails_with_instance
@@ -130,6 +133,7 @@ class Cluster:
         decode_router: Router | None = None,
         terms: KvTransfer | None = None,
         carrier: Callable[[Clock], Carrier] | None = None,
+        front_end: FrontEnd | None = None,
         helps_above: int = 0,
         fails_with_instance: bool = False,
         identities: Identities | None = None,
@@ -152,7 +156,7 @@ class Cluster:
         self.logs: list[StepLog] = []
         self.owners: list[int] = []
         self.fails_with_instance, self.macro_steps = fails_with_instance, macro_steps
-        self.identities, self.declared_tokens = identities, declared_tokens
+        self.front_end, self.identities, self.declared_tokens = front_end, identities, declared_tokens
         self.on_progress = on_progress
         self.events = self.awaited = 0
         self.recomputed = self.lost_prompt_tokens = self.lost_output_tokens = 0
@@ -361,7 +365,10 @@ class Cluster:
             self._sent += 1
             if self.identities is not None:
                 self.identities.identify(request)
-            self._begin(request)
+            if self.front_end is None:
+                self._begin(request)
+            else:
+                soon(self.env, self.front_end.delay_ns(self.env.now, prompt), lambda: self._begin(request))
 
     def _refuse(self, index: int) -> None:
         self.ledger.failed[index] = 1

@@ -24,6 +24,7 @@ from simulator.engine_options import (
     VllmOptions,
     VllmV0Options,
 )
+from simulator.front_end import FrontEndTime
 from simulator.instance import Instance
 from simulator.live import live_instances
 from simulator.live_options import core_options
@@ -49,6 +50,9 @@ __all__ = ["ENGINES", "Engine", "mark_options"]
 #: How much faster one core is in the servers that hold a chip than in those of the A100: PassMark's single-thread
 #: marks of a Xeon Platinum 8480 (about 2,900) over an EPYC 7742 (about 2,050), recalled.
 _CORE_SPEED: Mapping[str, float] = MappingProxyType({"hopper": 1.4, "blackwell": 1.4})
+
+
+_UNDELAYED = FrontEndTime()
 
 
 def _captured_graphs(max_sequences: int) -> int:
@@ -86,6 +90,8 @@ class Engine:
         Which releases of vLLM V1 it stands for; None for another engine.
     live
         Decisions are made by the scheduler of an installed vLLM.
+    front_end
+        How long a request is under way to its scheduler.
     """
 
     framework: str
@@ -100,6 +106,7 @@ class Engine:
     kernels: EagerKernels | None = None
     era: Era | None = None
     live: bool = False
+    front_end: FrontEndTime = _UNDELAYED
 
     def instances(self, options: EngineOptions, blocks: int) -> Callable[..., Instance]:
         """Return what makes its instances, of so many KV blocks."""

@@ -157,7 +157,7 @@ def _node(table: NetworkTable, pool: BuiltPool) -> Node:
 def _endpoint(pool: BuiltPool, chips: tuple[str, ...]) -> Endpoint:
     """Return an instance's place; all ranks store KV heads, and heads fewer than ranks are stored more than once."""
     model, layout = pool.model, pool.layout
-    stored = model.kv_bytes_per_token * max(1, layout.tensor // model.kv_heads)
+    stored = model.kv_bytes_on_chip(layout.tensor) * layout.tensor
     # K and V of a layer are two arrays of blocks on each rank.
     piece = stored / layout.tensor / model.layers / 2
     layers = (model.layers // layout.pipeline,) * layout.pipeline

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from perfdb.step_work import step_work, visible_tokens
+from perfdb.step_work import step_work, visible_column, visible_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -109,14 +109,15 @@ def draw_of_steps(pool: BuiltPool, table: Mapping[str, NDArray[np.int64]]) -> ND
     All decode steps of one batch size in the log draw the same, their mean, so that the answer does not depend on how
     steps were gathered into rows.
     """
-    table = {**table, "visible": visible_tokens(pool.operators.generation.window, table)}
+    seen = {visible_column(kernel): kernel.window for kernel in pool.operators.generation}
+    table = {**table, **{name: visible_tokens(window, table) for name, window in seen.items()}}
     share = np.zeros(len(table["steps"]))
     mixed = table["prompts"] > 0
     share[mixed] = _share(pool, {name: column[mixed] for name, column in table.items()})
     sizes, place = np.unique(table["decodes"][~mixed], return_inverse=True)
     together = {name: np.zeros(len(sizes), np.int64) for name in table}
     together["decodes"] = sizes
-    for name in ("steps", "visible", "duration_ns"):
+    for name in ("steps", *seen, "duration_ns"):
         np.add.at(together[name], place, table[name][~mixed])
     share[~mixed] = _share(pool, together)[place]
     return share

@@ -11,6 +11,7 @@ from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, StepPri
 from simulator.clock import Clock, Urgent
 from simulator.cluster import Cluster, Following
 from simulator.engine_parts import EngineParts
+from simulator.front_end import FrontEnd, FrontEndTime
 from simulator.incidents import OperationsTable
 from simulator.laws import check_laws
 from simulator.network import KvTransfer
@@ -190,6 +191,7 @@ class Deployment:
     blank_first: bool = True
     host_blocks: int = 0
     host_block_ns: float = 1000.0
+    front_end: FrontEndTime = field(default_factory=FrontEndTime)
 
     def _pool(self, common: dict, blocks: int, replicas: int, **stages: bool) -> EngineParts:
         longest = min(self.longest, blocks * self.block_tokens)
@@ -226,6 +228,7 @@ class Deployment:
             decode_router=self.decode_router,
             terms=self.terms,
             carrier=lambda env: PrivateLinks(env, self.transfer_ns_per_token),
+            front_end=FrontEnd(self.front_end, self.replicas) if self.front_end else None,
             helps_above=self.helps_above,
             identities=self.identities,
             declared_tokens=self.declared_tokens,

@@ -55,7 +55,7 @@ def test_a_step_is_the_sum_of_its_operators(case):
     for rows in (1, 48, 256):
         at = np.array([rows])
         per_row = sum(op.count * chain.rows(op, at).ns[0] for op in (*step.per_token, *step.per_sample))
-        attention = step.generation.count * chain.attention(step.generation, at, np.array([1023])).ns[0]
+        attention = step.generation[0].count * chain.attention(step.generation[0], at, np.array([1023])).ns[0]
         host = HOST.step_ns + rows * HOST.sequence_ns
         assert prices.decode_ns(rows, 1023) == pytest.approx(per_row + attention + host, abs=4)
 

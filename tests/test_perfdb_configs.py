@@ -49,13 +49,13 @@ def one_sentence(config, match):
 
 
 def test_a_missing_head_dim_is_hidden_over_heads():
-    assert model_from_config("m", LLAMA).head_dim == 128
-    assert model_from_config("m", llama(head_dim=64)).head_dim == 64
-    assert model_from_config("m", llama(head_dim=64)).qkv_width == (32 + 2 * 8) * 64
+    assert model_from_config("m", LLAMA).stack[0].mixer.head_dim == 128
+    assert model_from_config("m", llama(head_dim=64)).stack[0].mixer.head_dim == 64
+    assert model_from_config("m", llama(head_dim=64)).stack[0].mixer.qkv_width == (32 + 2 * 8) * 64
 
 
 def test_without_kv_heads_every_head_has_its_own():
-    assert model_from_config("m", llama(num_key_value_heads=None)).kv_heads == 32
+    assert model_from_config("m", llama(num_key_value_heads=None)).stack[0].mixer.kv_heads == 32
 
 
 @pytest.mark.parametrize(
@@ -76,16 +76,16 @@ def test_the_names_of_older_configurations_mean_the_same(old, new):
 
 
 def test_a_model_without_an_mlp_size_has_four_times_its_width():
-    assert model_from_config("m", llama(intermediate_size=None)).intermediate == 4 * 4096
+    assert model_from_config("m", llama(intermediate_size=None)).stack[0].feed_forward.intermediate == 4 * 4096
 
 
 def test_the_first_falcons_share_one_kv_head():
     # tiiuae/falcon-7b: 6.92 billion parameters, embeddings tied.
     model = model_from_config("m", FALCON | {"num_kv_heads": 71, "multi_query": True})
-    assert model.kv_heads == 1
+    assert model.stack[0].mixer.kv_heads == 1
     assert model.parameters == pytest.approx(6.92e9, rel=0.005)
     newer = FALCON | {"num_attention_heads": 64, "num_kv_heads": 8, "multi_query": True}
-    assert model_from_config("m", newer | {"new_decoder_architecture": True}).kv_heads == 8
+    assert model_from_config("m", newer | {"new_decoder_architecture": True}).stack[0].mixer.kv_heads == 8
 
 
 @pytest.mark.parametrize(("family", "tied"), [("OPT", True), ("Bloom", True), ("Llama", False), ("Qwen2", False)])
@@ -108,7 +108,7 @@ def test_embeddings_are_tied_where_the_family_says_so_and_the_file_does_not(fami
 )
 def test_a_sliding_window_counts_only_where_it_is_switched_on(architecture, fields, window):
     config = LLAMA | {"architectures": [f"{architecture}ForCausalLM"], **fields}
-    assert model_from_config("m", config).window == window
+    assert model_from_config("m", config).stack[0].mixer.window == window
 
 
 # --- weight formats ----------------------------------------------------------------------------------

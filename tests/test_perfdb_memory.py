@@ -125,7 +125,7 @@ def test_more_memory_or_smaller_steps_never_leave_fewer_blocks(model, layout, ch
 @pytest.mark.parametrize("chip", ["h200_sxm", "h100_sxm", "l4"])
 def test_more_chips_never_hold_fewer_blocks(name, chip):
     model, memory = load_model(name), load_chip(chip)
-    tensors = [tensor for tensor in (1, 2, 4, 8, 16) if model.heads % tensor == 0]
+    tensors = [tensor for tensor in (1, 2, 4, 8, 16) if model.stack[0].mixer.heads % tensor == 0]
     blocks = [blocks_of(model, Layout(tensor), memory, BUDGET) for tensor in tensors]
     assert blocks == sorted(blocks)
 
@@ -142,7 +142,7 @@ def test_the_weights_of_all_chips_are_at_least_the_model(model, layout):
 def test_a_block_holds_the_kv_of_its_tokens(model, tensor, block_tokens):
     budget = replace(BUDGET, block_tokens=block_tokens, utilization=1.0)
     plan = plan_memory(model, Layout(tensor), load_chip("gb300"), budget)
-    copies = max(1, tensor // model.kv_heads)
+    copies = max(1, tensor // model.stack[0].mixer.kv_heads)
     assert plan.block * tensor == copies * block_tokens * model.kv_bytes_per_token
 
 
@@ -176,7 +176,7 @@ def test_a_model_that_does_not_fit_is_told_the_least_tensor_parallelism_that_doe
     advised = int(found.group(1))
     model = load_model(name)
     assert advised > tensor
-    assert model.heads % advised == 0
+    assert model.stack[0].mixer.heads % advised == 0
     assert blocks_of(model, Layout(advised), load_chip(chip), budget) >= 1
     assert blocks_of(model, Layout(advised // 2), load_chip(chip), budget) == 0
 

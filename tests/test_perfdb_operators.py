@@ -14,7 +14,12 @@ CUTS = (1, 2, 4, 8)
 
 
 def divides(model, tensor):
-    parts = (model.heads, model.kv_heads, model.intermediate, model.vocab)
+    parts = (
+        model.stack[0].mixer.heads,
+        model.stack[0].mixer.kv_heads,
+        model.stack[0].feed_forward.intermediate,
+        model.vocab,
+    )
     return all(part % tensor == 0 for part in parts)
 
 
@@ -44,22 +49,26 @@ def test_most_presets_divide_among_eight_chips():
 
 @pytest.mark.parametrize("tensor", [4, 8, 16])
 def test_with_more_chips_than_kv_heads_each_chip_holds_one(tensor):
-    model = replace(load_model("Qwen3-32B"), kv_heads=2)
+    model = load_model("Qwen3-32B")
+    (group,) = model.stack
+    model = replace(model, stack=(replace(group, mixer=replace(group.mixer, kv_heads=2)),))
     operators = step_operators(model, Layout(tensor))
-    replicated = model.layers * 2 * (tensor - model.kv_heads) * model.head_dim * model.hidden
+    replicated = (
+        model.layers * 2 * (tensor - model.stack[0].mixer.kv_heads) * model.stack[0].mixer.head_dim * model.hidden
+    )
     assert tensor * weights(operators.per_token) == model.matrix_parameters + replicated
-    for attention in (operators.context, operators.generation):
-        assert (attention.heads, attention.kv_heads) == (model.heads // tensor, 1)
+    for attention in (*operators.context, *operators.generation):
+        assert (attention.heads, attention.kv_heads) == (model.stack[0].mixer.heads // tensor, 1)
 
 
 @pytest.mark.parametrize("tensor", CUTS)
 def test_attention_of_all_chips_reads_every_cached_byte(tensor):
     for kv_cache in ("bf16", "fp8"):
         model = load_model("Llama-3.1-70B", kv_cache=kv_cache)
-        attention = step_operators(model, Layout(tensor)).generation
+        (attention,) = step_operators(model, Layout(tensor)).generation
         assert tensor * attention.count * attention.kv_bytes_per_token == model.kv_bytes_per_token
-        assert tensor * attention.heads == model.heads
-        assert attention.head_dim == model.head_dim
+        assert tensor * attention.heads == model.stack[0].mixer.heads
+        assert attention.head_dim == model.stack[0].mixer.head_dim
 
 
 @pytest.mark.parametrize("name", tuple(presets()))
@@ -68,7 +77,7 @@ def test_every_projection_and_attention_runs_once_per_layer(name):
     operators = step_operators(model, Layout(1))
     assert [gemm.name for gemm in gemms(operators.per_token)] == ["qkv", "attention_out", "mlp_in", "mlp_out"]
     assert {gemm.count for gemm in gemms(operators.per_token)} == {model.layers}
-    assert operators.context.count == operators.generation.count == model.layers
+    assert [kernel.count for kernel in (*operators.context, *operators.generation)] == [model.layers] * 2
     counts = {op.name: op.count for op in operators.per_token if isinstance(op, Elementwise)}
     assert counts == {
         "embedding": 1,
@@ -110,7 +119,7 @@ def test_a_norm_reads_and_writes_two_rows_and_an_activation_reads_what_the_mlp_m
         op.name: op.bytes_per_row for op in step_operators(model, Layout(2)).per_token if hasattr(op, "bytes_per_row")
     }
     assert moved["norm"] == 4 * 2 * model.hidden
-    assert moved["activation"] == 2 * (2 + 1) * model.intermediate // 2
+    assert moved["activation"] == 2 * (2 + 1) * model.stack[0].feed_forward.intermediate // 2
     assert moved["embedding"] == moved["final_norm"] == 2 * 2 * model.hidden
 
 

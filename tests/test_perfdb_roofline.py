@@ -85,11 +85,11 @@ def test_a_bound_counts_operations_and_bytes():
     assert small.memory_ns[0] == pytest.approx(1e9 * moved / chip.memory_bytes_per_s)
     assert small.ns[0] == small.memory_ns[0]
     assert large.ns[0] == pytest.approx(1e9 * 2 * 4096 * 4096 * 8192 / chip.peak_flops("bf16"))
-    generation = step_operators(load_model("Llama-3.1-8B"), Layout(1)).generation
+    generation = step_operators(load_model("Llama-3.1-8B"), Layout(1)).generation[0]
     streamed = 1e9 * 64 * 10_000 * generation.kv_bytes_per_token / chip.memory_bytes_per_s
     bound = attention_bound(chip, generation, 64 * one, 10_000 * one)
     assert bound.ns[0] == bound.memory_ns[0] == pytest.approx(streamed, rel=0.001)
-    context = step_operators(load_model("Llama-3.1-8B"), Layout(1)).context
+    context = step_operators(load_model("Llama-3.1-8B"), Layout(1)).context[0]
     pairs = 4096 * 4096 / 2
     flops = 2 * 2 * pairs * 32 * 128
     assert attention_bound(chip, context, one, 4096 * one).ns[0] == pytest.approx(1e9 * flops / chip.peak_flops("bf16"))

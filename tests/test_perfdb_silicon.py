@@ -124,7 +124,7 @@ def test_a_measured_all_reduce_is_returned_verbatim(chip, framework, chips):
 def test_an_fp8_cache_has_rows_of_its_own():
     table = raw("h200_sxm", "vllm", "attention", "generation_attention")
     source = source_of("h200_sxm", "vllm")
-    operator = step_operators(load_model("Llama-3.1-8B", kv_cache="fp8"), Layout(1)).generation
+    operator = step_operators(load_model("Llama-3.1-8B", kv_cache="fp8"), Layout(1)).generation[0]
     keep = (table["kv_cache_dtype"] == "fp8") & (table["num_heads"] == 32) & (table["num_key_value_heads"] == 8)
     keep &= (table["head_dim"] == 128) & (table["window_size"] == 0)
     found = source.attention(operator, table["batch_size"][keep], table["step"][keep])
@@ -273,7 +273,7 @@ def test_beyond_the_contexts_measured_generation_attention_streams_near_the_spee
 def test_head_counts_never_measured_borrow_from_their_nearest_kin(name):
     chip, source = load_chip("h200_sxm"), source_of("h200_sxm", "vllm")
     step = step_operators(load_model("Qwen2.5-7B"), Layout(1))
-    operator = step.context if name == "context_attention" else step.generation
+    (operator,) = step.context if name == "context_attention" else step.generation
     kin = attention_of(name, 32, 4)
     assert (operator.heads, operator.kv_heads) == (28, 4)
     point = np.array([1, 8, 64]), np.array([1023, 511, 255])
@@ -286,8 +286,8 @@ def test_head_counts_never_measured_borrow_from_their_nearest_kin(name):
 
 def test_a_head_size_never_measured_is_left_to_the_next_source():
     step = step_operators(load_model("Phi-2"), Layout(1))
-    assert step.generation.head_dim == 80
-    assert source_of("h200_sxm", "vllm").attention(step.generation, np.array([1]), np.array([100])) is None
+    assert step.generation[0].head_dim == 80
+    assert source_of("h200_sxm", "vllm").attention(step.generation[0], np.array([1]), np.array([100])) is None
 
 
 def test_the_tables_read_are_named_once_each():
@@ -296,7 +296,7 @@ def test_the_tables_read_are_named_once_each():
     for _ in range(2):
         for operator in (*step.per_token, *step.per_sample):
             source.rows(operator, np.array([1, 2]))
-        source.attention(step.generation, np.array([1]), np.array([9]))
+        source.attention(step.generation[0], np.array([1]), np.array([9]))
     assert sorted(path.name for path in source.files) == [
         "custom_allreduce_perf.parquet",
         "gemm_perf.parquet",

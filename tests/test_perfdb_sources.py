@@ -27,7 +27,7 @@ def every_operator():
     models += [(load_model("Llama-3.1-8B", kv_cache="fp8"), Layout(8))]
     for model, layout in models:
         step = step_operators(model, layout)
-        yield from (*step.per_token, *step.per_sample, step.context, step.generation)
+        yield from (*step.per_token, *step.per_sample, *step.context, *step.generation)
     yield AllReduce("odd", 5120, 3)
     yield Attention("generation_attention", 8, 1, 128, "bf16", 4096, 1)
     yield Attention("context_attention", 8, 1, 128, "bf16", 4096, 1)
@@ -123,13 +123,13 @@ def test_the_first_source_that_knows_an_operator_prices_it():
     for order, ns in (((Fixed(), roofline), 1.0), ((roofline, Fixed()), roofline.rows(step.per_sample[0], ROWS).ns[0])):
         chain = SourceChain(order, "test")
         assert chain.rows(step.per_sample[0], ROWS).ns[0] == ns
-        assert price(chain, step.generation).origin[0] == Origin.ROOFLINE
+        assert price(chain, step.generation[0]).origin[0] == Origin.ROOFLINE
 
 
 def test_an_operator_nobody_prices_is_one_sentence_with_a_way_out():
     chain = SourceChain([Fixed()], "h200_sxm with vllm")
     with pytest.raises(CostError, match=r"no source prices generation_attention on h200_sxm with vllm; add 'roofline'"):
-        price(chain, step_operators(load_model("Llama-3.1-8B"), Layout(1)).generation)
+        price(chain, step_operators(load_model("Llama-3.1-8B"), Layout(1)).generation[0])
 
 
 def test_measured_tables_are_asked_before_the_roofline():

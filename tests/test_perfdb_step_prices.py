@@ -159,7 +159,7 @@ def test_more_sequences_or_longer_contexts_never_cost_less(case, sequences, cont
 @pytest.mark.parametrize("case", ROOFLINE)
 def test_whole_prompts_cost_what_the_source_says_of_plain_prompts(case, prompts):
     model, chip, tensor = case
-    attention = step_operators(load_model(model), Layout(tensor)).context
+    (attention,) = step_operators(load_model(model), Layout(tensor)).context
     prices = roofline(*case)
     for tokens in (64, 512, 768, 1000, 1024):
         found = prefill_ns(prices, *[(0, tokens)] * prompts)

@@ -21,7 +21,7 @@ from perfdb.operators import Gemm, step_operators
 from perfdb.power_cap import CLOCK_EXPONENT, CappedChain, capped_chain
 from perfdb.sources import source_chain
 from perfdb.speed_of_light import attention_bound, gemm_bound
-from perfdb.step_work import step_work, visible_tokens
+from perfdb.step_work import step_work, visible_column, visible_tokens
 from simulator.candidates import load_cases
 from simulator.power import HOST_LOAD, Stay, add_up, draw_of_steps, pool_power
 from simulator.run import run_scenario
@@ -75,11 +75,14 @@ def decode(batch, context, steps, ns, start=0):
 @pytest.mark.parametrize("tensor", [1, 4, 8])
 def test_the_arithmetic_of_a_prompt_is_two_operations_per_weight_and_token(tensor):
     model, chip, table = load_model("Qwen/Qwen3-8B"), load_chip("h100_sxm"), rows(prompt(512, 1))
-    work = step_work(step_operators(model, Layout(tensor, 1)), chip, table | {"visible": np.zeros(1, np.int64)})
+    work = step_work(step_operators(model, Layout(tensor, 1)), chip, table | {"visible_0": np.zeros(1, np.int64)})
     weights = model.layers * sum(
         g.n * g.k for g in step_operators(model, Layout(1, 1)).per_token if isinstance(g, Gemm)
     )
-    head, attention = model.vocab * model.hidden, 2 * 512**2 * model.heads * model.head_dim * model.layers
+    head, attention = (
+        model.vocab * model.hidden,
+        2 * 512**2 * model.stack[0].mixer.heads * model.stack[0].mixer.head_dim * model.layers,
+    )
     done = work.compute_ns[0] / 1e9 * chip.flops_per_s.bf16 * tensor
     assert done == pytest.approx(2 * 512 * weights + 2 * head + attention, rel=1e-3)
 
@@ -87,7 +90,9 @@ def test_the_arithmetic_of_a_prompt_is_two_operations_per_weight_and_token(tenso
 @given(st.integers(1, 64), st.integers(0, 3000), st.integers(1, 50), st.sampled_from([0, 1, 100, 1024, 5000]))
 def test_work_does_not_depend_on_how_decode_steps_are_gathered(batch, context, steps, window):
     operators = pool_of().operators
-    operators = dataclasses.replace(operators, generation=dataclasses.replace(operators.generation, window=window))
+    (kernel,) = operators.generation
+    kernel = dataclasses.replace(kernel, window=window)
+    operators = dataclasses.replace(operators, generation=(kernel,))
     whole = rows(decode(batch, context, steps, 1))
     single = rows(*(decode(batch, context + i, 1, 1) for i in range(steps)))
     seen = [visible_tokens(window, table) for table in (whole, single)]
@@ -95,16 +100,18 @@ def test_work_does_not_depend_on_how_decode_steps_are_gathered(batch, context, s
     if window:
         assert seen[0].sum() == sum(min(context + i, window) for i in range(steps))
     chip = load_chip("a100_80_sxm")
-    found = [step_work(operators, chip, t | {"visible": v}) for t, v in zip((whole, single), seen, strict=True)]
+    found = [
+        step_work(operators, chip, t | {visible_column(kernel): v}) for t, v in zip((whole, single), seen, strict=True)
+    ]
     assert found[0].memory_ns.sum() == pytest.approx(found[1].memory_ns.sum())
-    bound = attention_bound(chip, operators.generation, np.array([batch]), np.array([context]))
+    bound = attention_bound(chip, kernel, np.array([batch]), np.array([context]))
     assert found[1].memory_ns[0] > bound.memory_ns[0]
 
 
 def test_a_decode_step_reads_every_weight_once():
     pool = pool_of()
     table = rows(decode(1, 0, 1, 10**6))
-    work = step_work(pool.operators, pool.chip, table | {"visible": np.zeros(1, np.int64)})
+    work = step_work(pool.operators, pool.chip, table | {"visible_0": np.zeros(1, np.int64)})
     model = load_model("meta-llama/Llama-2-70b-hf")
     weights = [g for g in (*pool.operators.per_token, *pool.operators.per_sample) if isinstance(g, Gemm)]
     size = sum(2 * g.n * g.k * g.count for g in weights)
@@ -114,7 +121,7 @@ def test_a_decode_step_reads_every_weight_once():
 
 def test_stages_share_the_work_and_read_their_weights_for_every_micro_batch():
     pool = pool_of()
-    table = rows(prompt(512, 10**6), decode(4, 0, 1, 10**6)) | {"visible": np.zeros(2, np.int64)}
+    table = rows(prompt(512, 10**6), decode(4, 0, 1, 10**6)) | {"visible_0": np.zeros(2, np.int64)}
     one, two = (step_work(pool.operators, pool.chip, table, stages) for stages in (1, 2))
     assert two.compute_ns.tolist() == (one.compute_ns / 2).tolist()
     assert two.memory_ns[0] == one.memory_ns[0] / 2
@@ -203,7 +210,7 @@ def test_a_lower_cap_is_never_faster_and_memory_bound_work_takes_as_long(name, t
         assert (times[0] >= times[1]).all()
         assert (times[1] >= times[2]).all()
         assert times[0][0] == times[2][0]
-    for attention in (operators.context, operators.generation):
+    for attention in (*operators.context, *operators.generation):
         times = [source.attention(attention, at, at).ns for source in (low, high, chain)]
         assert (times[0] >= times[1]).all()
         assert (times[1] >= times[2]).all()

@@ -39,12 +39,12 @@ def context_ms(chunk: int, cached: int) -> float:
 def write_profile(folder: Path, model: ModelSpec, tensor: int = 1, *, packed: bool = False) -> None:
     """Write the tables of a model on so many chips."""
     folder.mkdir(exist_ok=True)
-    shape = {"n_embd": model.hidden, "n_kv_head": model.kv_heads, "num_tensor_parallel_workers": tensor}
+    shape = {"n_embd": model.hidden, "n_kv_head": model.stack[0].mixer.kv_heads, "num_tensor_parallel_workers": tensor}
     mlp = [
         {
             **shape,
-            "n_head": model.heads,
-            "n_expanded_embd": model.intermediate,
+            "n_head": model.stack[0].mixer.heads,
+            "n_expanded_embd": model.stack[0].feed_forward.intermediate,
             "num_tokens": tokens,
             **{f"time_stats.{name}.median": ms * tokens / 8 for name, ms in OPERATIONS.items()},
         }
@@ -73,7 +73,7 @@ def write_profile(folder: Path, model: ModelSpec, tensor: int = 1, *, packed: bo
 def _attention(model: ModelSpec, shape: dict, batch: int, chunk: int, cached: int) -> dict:
     return {
         **shape,
-        "n_q_head": model.heads,
+        "n_q_head": model.stack[0].mixer.heads,
         "batch_size": batch,
         "prefill_chunk_size": chunk,
         "kv_cache_size": cached,
