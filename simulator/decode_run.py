@@ -44,6 +44,11 @@ class DecodeRun:
         self.start_ns = self._env.now
         return self._wake_up.after(self._prices.decode_ns(decodes, context, steps))
 
+    def begin_one(self, duration_ns: int) -> Event:
+        """Begin a step now whose duration is known, and return the event of its end."""
+        self.steps, self.start_ns = 1, self._env.now
+        return self._wake_up.after(duration_ns)
+
     def cut(self, more: int = 0) -> None:
         """Let the run end with the step under way, or ``more`` steps after it."""
         elapsed = self._env.now - self.start_ns

@@ -10,6 +10,7 @@ from simulator.finishes import Finishes
 from simulator.host_link import HostLink
 from simulator.inbox import Inbox
 from simulator.lookahead import Lookahead
+from simulator.schedulers.plan import Plan
 from simulator.standstill import Standstill
 from simulator.wake_up import WakeUp
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from simulator.engine_parts import EngineParts
     from simulator.records import Ledger, StepLog
     from simulator.request import Request
-    from simulator.schedulers.plan import Plan
     from simulator.watcher import Watcher
 
 __all__ = ["EngineCore"]
@@ -86,7 +86,7 @@ class EngineCore:
         self._wake_up = WakeUp(env)
         self._run = DecodeRun(env, self.prices, self._wake_up)
         self.row: list[int] = []
-        self.plan: Plan | None = None
+        self.plan = Plan([], 0, 1, [])
         self.joined: Sequence[Request] = ()
         self.ahead = Lookahead(self.scheduler, self.state) if parts.plans_ahead else None
         self._inbox = Inbox(self.state, parts.polls_every) if parts.polls_every > 1 else None
@@ -166,7 +166,7 @@ class EngineCore:
         self._run.steps = 0
         self.ended_ns = self.env.now
         self._wake_up.silence()
-        computing = {request.index for request, _ in self.plan.chunks} if self.plan is not None else set()
+        computing = {request.index for request, _ in self.plan.chunks}
         computing.update(state.prefilling)
         for request in state.running.values():
             if request.index in state.held:
@@ -189,7 +189,7 @@ class EngineCore:
         run = self._run
         if run.steps > 1 and (over := run.begun() - 1):
             self._split_run(over)
-        if run.steps and self.plan is not None and self.plan.steps > 1:
+        if run.steps and self.plan.steps > 1:
             self.state.pool.take_until(self.state.step, self.state.step + 1)
         if self.ahead is not None:
             self.ahead.see_all()
@@ -205,8 +205,8 @@ class EngineCore:
     def take_begun(self) -> int:
         """Take the blocks of those decode steps that have begun, before somebody looks at them; return their number."""
         run, plan, state = self._run, self.plan, self.state
-        if plan is None or not (run.steps and self.env.now > run.start_ns and plan.steps > 1):
-            return 1 if plan is not None and plan.decodes else 0
+        if not (run.steps and self.env.now > run.start_ns and plan.steps > 1):
+            return int(plan.decodes > 0)
         begun = run.begun()
         state.pool.take_until(state.step, state.step + begun)
         return begun

@@ -44,6 +44,12 @@ class EngineParts:
         The next step is planned when one begins, as an engine does that schedules asynchronously.
     polls_every
         Steps of decoding from one look at who has come to the next; see :mod:`simulator.inbox`.
+    ranks
+        Attention ranks of an instance, which step together.
+    balancer
+        Deals requests to them, a key of :data:`simulator.balancers.BALANCERS`.
+    idle_ranks_lag
+        Ranks with nothing to do plan ahead like the others.
     make
         What makes an instance, called as :class:`simulator.instance.Instance` is; None for that class.
     """
@@ -66,10 +72,14 @@ class EngineParts:
         blank_first: bool = True,
         plans_ahead: bool = False,
         polls_every: int = 1,
+        ranks: int = 1,
+        balancer: str = "round_robin",
+        idle_ranks_lag: bool = True,
         make: Callable[..., Any] | None = None,
     ) -> None:
         self.scheduler, self.prices, self.plans_ahead = scheduler, prices, plans_ahead
         self.polls_every = polls_every
+        self.ranks, self.balancer, self.idle_ranks_lag = ranks, balancer, idle_ranks_lag
         self.blank_first = blank_first
         self.host_blocks, self.host_block_ns = host_blocks, host_block_ns
         self.blocks, self.block_tokens, self.make = blocks, block_tokens, make
@@ -94,6 +104,9 @@ class EngineParts:
             blank_first=self.blank_first,
             plans_ahead=self.plans_ahead,
             polls_every=self.polls_every,
+            ranks=self.ranks,
+            balancer=self.balancer,
+            idle_ranks_lag=self.idle_ranks_lag,
             make=make,
         )
 

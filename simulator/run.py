@@ -201,6 +201,8 @@ def _finish(  # noqa: PLR0913 - the parts of a run
             f"workload.warmup_s is {scenario.workload.warmup_s:g}, but every request arrived before that, so that none "
             "would be measured; lower it, or send more requests"
         )
-    prices = [instance.prices for instance in cluster.instances]
-    gaps = token_gaps(cluster.logs, prices, cluster.ledger, after_ns=warmup_ns)
+    cores = cluster.cores()
+    paces = [log for log, instance in zip(cluster.logs, cluster.instances, strict=True) for _ in instance.cores]
+    logs, prices = [core.log for core in cores], [core.prices for core in cores]
+    gaps = token_gaps(logs, prices, cluster.ledger, paces=paces, after_ns=warmup_ns)
     return Finished(scenario, requests, pools, fabric, cluster, operations, times, gaps, tuple(operations.happened))

@@ -82,15 +82,16 @@ def _power(run: Finished) -> list[PoolPower]:
     """Return the power of each pool."""
     owner, end_ns = run.instance_pools(), run.end_ns()
     return [
-        pool_power(pool, [_stay(run, int(i)) for i in np.flatnonzero(owner == number)], end_ns)
+        pool_power(pool, [stay for i in np.flatnonzero(owner == number) for stay in _stays(run, int(i))], end_ns)
         for number, pool in enumerate(run.pools)
     ]
 
 
-def _stay(run: Finished, instance: int) -> Stay:
-    """Return an instance's log, and when it was there."""
-    start_ns = run.cluster.instances[instance].started_ns
-    return Stay(run.cluster.logs[instance].table(), start_ns, start_ns + run.served_ns(instance))
+def _stays(run: Finished, instance: int) -> list[Stay]:
+    """Return the logs of an instance's ranks, and when they were there."""
+    found = run.cluster.instances[instance]
+    end_ns = found.started_ns + run.served_ns(instance)
+    return [Stay(core.log.table(), found.started_ns, end_ns) for core in found.cores]
 
 
 def _energy(run: Finished, power: PoolPower) -> dict[str, float]:
@@ -127,9 +128,10 @@ def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, A
     tables = [cluster.logs[i].table() for i in members]
     busy_ns = sum(int(table["duration_ns"].sum()) for table in tables)
     steps = sum(int(table["steps"].sum()) for table in tables)
-    decoded = sum(int((table["decodes"] * table["steps"]).sum()) for table in tables)
+    cores = [core for i in members for core in cluster.instances[i].cores]
+    decoded = sum(int((table["decodes"] * table["steps"]).sum()) for table in (core.log.table() for core in cores))
     served_ns = sum(run.served_ns(i) for i in members)
-    ledger, states = cluster.ledger, [cluster.instances[i].state for i in members]
+    ledger, states = cluster.ledger, [core.state for core in cores]
     served = np.isin(ledger.column("instance"), members) | np.isin(ledger.column("decode_instance"), members)
     time_ns = _total([time_by_origin(pool.costs, table) for table in tables])
     return {
@@ -156,7 +158,8 @@ def _pool_power(pool: BuiltPool, power: PoolPower) -> dict[str, Any]:
 def _prompt_states(run: Finished) -> list[EngineState]:
     """Return the states of all instances that compute prompts."""
     owner, instances = run.instance_pools().tolist(), run.cluster.instances
-    return [i.state for i, pool in zip(instances, owner, strict=True) if run.pools[pool].parts.prefills]
+    found = [i for i, pool in zip(instances, owner, strict=True) if run.pools[pool].parts.prefills]
+    return [core.state for instance in found for core in instance.cores]
 
 
 def _hit_rate(states: Sequence[EngineState]) -> float:

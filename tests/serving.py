@@ -19,6 +19,7 @@ from simulator.operations import Operations
 from simulator.records import Ledger, TransferLog
 from simulator.router import RoundRobin
 from simulator.schedulers import SCHEDULERS, Limits
+from simulator.token_gaps import TokenGaps, token_gaps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -187,6 +188,9 @@ class Deployment:
     rules: dict = field(default_factory=dict)
     plans_ahead: bool = False
     polls_every: int = 1
+    ranks: int = 1
+    balancer: str = "round_robin"
+    idle_ranks_lag: bool = True
     declared_tokens: int = 0
     blank_first: bool = True
     host_blocks: int = 0
@@ -208,6 +212,7 @@ class Deployment:
         scheduler = SCHEDULERS[self.policy](limits, **own, **self.rules)
         common = {"scheduler": scheduler, "prices": self.prices, "block_tokens": self.block_tokens}
         common |= {"caching": self.caching, "plans_ahead": self.plans_ahead, "polls_every": self.polls_every}
+        common |= {"ranks": self.ranks, "balancer": self.balancer, "idle_ranks_lag": self.idle_ranks_lag}
         common |= {
             "blank_first": self.blank_first,
             "host_blocks": self.host_blocks,
@@ -255,6 +260,13 @@ COLUMNS = (
     "failed",
     "cached_tokens",
 )
+
+
+def gaps_of(cluster: Cluster, **options) -> TokenGaps:
+    """Return the pooled gaps between tokens of a run."""
+    cores = cluster.cores()
+    paces = [log for log, instance in zip(cluster.logs, cluster.instances, strict=True) for _ in instance.cores]
+    return token_gaps([core.log for core in cores], [c.prices for c in cores], cluster.ledger, paces=paces, **options)
 
 
 def times(cluster: Cluster) -> dict[str, list[int]]:
