@@ -8,29 +8,41 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from simulator.engine_core import EngineCore
+
 __all__ = ["BALANCERS", "Balancer", "RankLoad"]
 
 
-class RankLoad(Protocol):
-    """What is known of a rank when a request comes."""
+class RankLoad:
+    """What a balancer sees of a rank.
 
-    @property
-    def requests(self) -> int:
-        """Requests that it has not finished."""
-        ...
+    Attributes
+    ----------
+    requests, prompt_tokens
+        Requests that it has not finished, and the tokens of their prompts.
+    """
 
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of their prompts, as they came."""
-        ...
+    __slots__ = ("_core", "prompt_tokens", "requests")
+
+    def __init__(self, core: EngineCore) -> None:
+        self._core = core
+        self.requests = self.prompt_tokens = 0
+
+    def add(self, requests: int, prompt_tokens: int) -> None:
+        """Count requests in, or out if there are less than none."""
+        self.requests += requests
+        self.prompt_tokens += requests * prompt_tokens
 
     def waiting(self) -> int:
-        """Return how many of them are not running."""
-        ...
+        """Return how many requests are not running."""
+        state = self._core.state
+        return self.requests - len(state.running) + len(state.ending)
 
     def usage(self) -> float:
         """Return the share of its KV blocks that are in use."""
-        ...
+        self._core.take_begun()
+        pool = self._core.state.pool
+        return 1 - pool.free / pool.blocks
 
 
 class Balancer(Protocol):

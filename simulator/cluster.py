@@ -9,9 +9,8 @@ from simulator.batch import Batch
 from simulator.clock import Clock, Urgent, soon
 from simulator.group import Group
 from simulator.hand_over import HandOver
-from simulator.instance import Instance
+from simulator.lockstep import instance_maker
 from simulator.network import KvTransfer
-from simulator.ranks import RankedInstance
 from simulator.records import StepLog
 from simulator.request import Request
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from simpy import Event
 
-    from simulator.engine_core import EngineCore
     from simulator.engine_parts import EngineParts
     from simulator.front_end import FrontEnd
     from simulator.passage import Carrier
@@ -190,16 +188,12 @@ class Cluster:
             self.env.run(until=self.env.now + 2)
         self.events = next(self.env._eid)  # noqa: SLF001 - SimPy numbers its events here and nowhere public
 
-    def cores(self) -> list[EngineCore]:
-        """Return what held requests and blocks on every instance there ever was."""
-        return [core for instance in self.instances for core in instance.cores]
-
     # --- instances that come and go --------------------------------------------------------------------
 
     def start_instance(self, pool: int, like: int | None = None) -> Server:
         """Add an instance to a pool now, on the chips of an earlier one unless the run is about to begin."""
         parts, log, number = self.pools[pool], StepLog(), len(self.instances)
-        instance: Server = (parts.make or (Instance if parts.ranks == 1 else RankedInstance))(
+        instance = instance_maker(parts)(
             self.env,
             number,
             parts,

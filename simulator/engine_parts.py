@@ -45,9 +45,11 @@ class EngineParts:
     polls_every
         Steps of decoding from one look at who has come to the next; see :mod:`simulator.inbox`.
     ranks
-        Attention ranks of an instance, which step together.
+        Attention ranks of an instance.
     balancer
         Deals requests to them, a key of :data:`simulator.balancers.BALANCERS`.
+    lockstep
+        Ranks step together; else each steps on its own.
     idle_ranks_lag
         Ranks with nothing to do plan ahead like the others.
     make
@@ -74,12 +76,14 @@ class EngineParts:
         polls_every: int = 1,
         ranks: int = 1,
         balancer: str = "round_robin",
+        lockstep: bool = True,
         idle_ranks_lag: bool = True,
         make: Callable[..., Any] | None = None,
     ) -> None:
         self.scheduler, self.prices, self.plans_ahead = scheduler, prices, plans_ahead
         self.polls_every = polls_every
-        self.ranks, self.balancer, self.idle_ranks_lag = ranks, balancer, idle_ranks_lag
+        self.ranks, self.balancer = ranks, balancer
+        self.lockstep, self.idle_ranks_lag = lockstep, idle_ranks_lag
         self.blank_first = blank_first
         self.host_blocks, self.host_block_ns = host_blocks, host_block_ns
         self.blocks, self.block_tokens, self.make = blocks, block_tokens, make
@@ -106,6 +110,7 @@ class EngineParts:
             polls_every=self.polls_every,
             ranks=self.ranks,
             balancer=self.balancer,
+            lockstep=self.lockstep,
             idle_ranks_lag=self.idle_ranks_lag,
             make=make,
         )

@@ -58,6 +58,11 @@ class Instance(EngineCore):
         """What holds requests and blocks: the engine itself."""
         return (self,)
 
+    @property
+    def step_logs(self) -> Sequence[StepLog]:
+        """The log that says how long steps were."""
+        return (self.log,)
+
     def serve(self) -> Generator[Event, None, None]:
         """Run the engine for ever."""
         while True:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from hardware.errors import LawError
+from simulator.server import cores_of
 
 if TYPE_CHECKING:
     from simulator.cluster import Cluster
@@ -49,7 +50,7 @@ def _requests(cluster: Cluster) -> None:
 
 
 def _blocks(cluster: Cluster) -> None:
-    for instance in cluster.cores():
+    for instance in cores_of(cluster.instances):
         pool = instance.state.pool
         _equal(f"blocks allocated = freed on instance {instance.number}", pool.allocated, pool.freed)
         _equal(f"blocks free at the end of instance {instance.number}", pool.free, pool.blocks)
@@ -61,7 +62,7 @@ def _blocks(cluster: Cluster) -> None:
 def _tokens(cluster: Cluster) -> None:
     """Check that tokens were produced once, and prompts computed once and once more per preemption."""
     ledger = cluster.ledger
-    cores = cluster.cores()
+    cores = cores_of(cluster.instances)
     tables = [core.log.table() for core in cores]
     produced = sum(int((t["decodes"] * t["steps"] + t["completed"]).sum()) for t in tables)
     finished = ledger.column("finish_ns") >= 0

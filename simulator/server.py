@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from perfdb.step_prices import StepPrices
     from simulator.engine_core import EngineCore
+    from simulator.records import StepLog
     from simulator.request import Request
 
-__all__ = ["Server"]
+__all__ = ["Server", "cores_of", "step_logs_of"]
 
 
 class Server(Protocol):
@@ -40,6 +41,11 @@ class Server(Protocol):
         """What holds requests and blocks."""
         ...
 
+    @property
+    def step_logs(self) -> Sequence[StepLog]:
+        """The logs that say how long steps were: one for each core, or one for all if they step together."""
+        ...
+
     def submit(self, request: Request) -> None:
         """Queue a request now."""
         ...
@@ -63,3 +69,17 @@ class Server(Protocol):
     def stop(self) -> list[Request]:
         """End the engine now; return who was on it, but for requests whose KV was fetched or waited to leave."""
         ...
+
+
+def cores_of(instances: Iterable[Server]) -> list[EngineCore]:
+    """Return what holds requests and blocks on some instances."""
+    return [core for instance in instances for core in instance.cores]
+
+
+def step_logs_of(instances: Iterable[Server]) -> list[StepLog]:
+    """Return for each of these the log that says how long its steps were."""
+    return [
+        log
+        for instance in instances
+        for log in list(instance.step_logs) * (len(instance.cores) // len(instance.step_logs))
+    ]

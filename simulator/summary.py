@@ -11,6 +11,7 @@ from simulator.link_windows import link_windows
 from simulator.metrics import latency_summary, throughput_summary
 from simulator.power import HOST_LOAD, Stay, add_up, pool_power
 from simulator.records import TransferLog
+from simulator.server import cores_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +39,7 @@ def summarise(run: Finished) -> dict[str, Any]:
     summary |= latency_summary(run.times, run.gaps)
     chips = sum(pool.chips for pool in run.pools)
     power = _power(run)
+    pools = _pools(run, power)
     whole = add_up(power, run.end_ns())
     per_hour = _cost_per_hour(run, whole)
     summary |= {
@@ -49,7 +51,7 @@ def summarise(run: Finished) -> dict[str, Any]:
         "preemptions": int(ledger.column("preemptions").sum()),
         "prefix_cache_hit_rate": _hit_rate(_prompt_states(run)),
         "host_cache_hit_rate": _host_hit_rate(_prompt_states(run)),
-        "pools": _pools(run, power),
+        "pools": pools,
         "operations": _operations(run),
         "transfers": _transfers(run),
         "links": links,
@@ -57,9 +59,9 @@ def summarise(run: Finished) -> dict[str, Any]:
         "skipped_rows": dict(sorted(run.requests.skipped.items())),
         "requests_with_images": 0 if run.requests.images is None else int((run.requests.images > 0).sum()),
         "events": cluster.events,
-        "steps": int(sum(log.table()["steps"].sum() for log in cluster.logs)),
+        "steps": sum(pool["steps"] for pool in pools.values()),
     }
-    return summary | _shares(_total([pool["time_ms"] for pool in summary["pools"].values()]))
+    return summary | _shares(_total([pool["time_ms"] for pool in pools.values()]))
 
 
 def _cost_per_hour(run: Finished, power: PoolPower) -> float | None:
@@ -125,12 +127,12 @@ def _pools(run: Finished, power: Sequence[PoolPower]) -> dict[str, dict[str, Any
 
 def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, Any]:
     cluster = run.cluster
-    tables = [cluster.logs[i].table() for i in members]
+    tables = [log.table() for i in members for log in cluster.instances[i].step_logs]
+    served_ns = sum(run.served_ns(i) * len(cluster.instances[i].step_logs) for i in members)
     busy_ns = sum(int(table["duration_ns"].sum()) for table in tables)
     steps = sum(int(table["steps"].sum()) for table in tables)
-    cores = [core for i in members for core in cluster.instances[i].cores]
+    cores = cores_of(cluster.instances[i] for i in members)
     decoded = sum(int((table["decodes"] * table["steps"]).sum()) for table in (core.log.table() for core in cores))
-    served_ns = sum(run.served_ns(i) for i in members)
     ledger, states = cluster.ledger, [core.state for core in cores]
     served = np.isin(ledger.column("instance"), members) | np.isin(ledger.column("decode_instance"), members)
     time_ns = _total([time_by_origin(pool.costs, table) for table in tables])
@@ -159,7 +161,7 @@ def _prompt_states(run: Finished) -> list[EngineState]:
     """Return the states of all instances that compute prompts."""
     owner, instances = run.instance_pools().tolist(), run.cluster.instances
     found = [i for i, pool in zip(instances, owner, strict=True) if run.pools[pool].parts.prefills]
-    return [core.state for instance in found for core in instance.cores]
+    return [core.state for core in cores_of(found)]
 
 
 def _hit_rate(states: Sequence[EngineState]) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from simulator.link_windows import LinkWindows, link_windows
+from simulator.server import cores_of
 from simulator.windows import mean_open, percentiles, window_of
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _pool(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]) -
     queued = _open(arrival, admitted, here, edges) + _open(first, ready, decodes_here & handed, edges)
     running = _open(admitted, first, here & handed, edges) + _open(admitted, finish, here & ~handed, edges)
     running += _open(ready, finish, decodes_here & handed, edges)
-    cores = [core for i in members for core in run.cluster.instances[i].cores]
+    cores = cores_of(run.cluster.instances[i] for i in members)
     begun, lasted, decodes = _columns([core.log for core in cores], "start_ns", "duration_ns", "decodes")
     with_decodes = decodes > 0
     decoding = mean_open(begun[with_decodes], (begun + lasted)[with_decodes], edges)
@@ -106,8 +107,9 @@ def _columns(logs: Sequence[StepLog], *names: str) -> list[NDArray[np.int64]]:
 
 def _busy(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return how many instances of a pool were in a step in each window."""
-    begun, lasted = _columns([run.cluster.logs[i] for i in members], "start_ns", "duration_ns")
-    return mean_open(begun, begun + lasted, edges)
+    found = [run.cluster.instances[i].step_logs for i in members]
+    begun, lasted = _columns([log for logs in found for log in logs], "start_ns", "duration_ns")
+    return mean_open(begun, begun + lasted, edges) / max(1, len(found[0]))
 
 
 def _serving(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]) -> NDArray[np.float64]:

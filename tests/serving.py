@@ -19,6 +19,7 @@ from simulator.operations import Operations
 from simulator.records import Ledger, TransferLog
 from simulator.router import RoundRobin
 from simulator.schedulers import SCHEDULERS, Limits
+from simulator.server import cores_of, step_logs_of
 from simulator.token_gaps import TokenGaps, token_gaps
 
 if TYPE_CHECKING:
@@ -190,6 +191,7 @@ class Deployment:
     polls_every: int = 1
     ranks: int = 1
     balancer: str = "round_robin"
+    lockstep: bool = True
     idle_ranks_lag: bool = True
     declared_tokens: int = 0
     blank_first: bool = True
@@ -212,7 +214,8 @@ class Deployment:
         scheduler = SCHEDULERS[self.policy](limits, **own, **self.rules)
         common = {"scheduler": scheduler, "prices": self.prices, "block_tokens": self.block_tokens}
         common |= {"caching": self.caching, "plans_ahead": self.plans_ahead, "polls_every": self.polls_every}
-        common |= {"ranks": self.ranks, "balancer": self.balancer, "idle_ranks_lag": self.idle_ranks_lag}
+        common |= {"ranks": self.ranks, "balancer": self.balancer}
+        common |= {"lockstep": self.lockstep, "idle_ranks_lag": self.idle_ranks_lag}
         common |= {
             "blank_first": self.blank_first,
             "host_blocks": self.host_blocks,
@@ -264,9 +267,9 @@ COLUMNS = (
 
 def gaps_of(cluster: Cluster, **options) -> TokenGaps:
     """Return the pooled gaps between tokens of a run."""
-    cores = cluster.cores()
-    paces = [log for log, instance in zip(cluster.logs, cluster.instances, strict=True) for _ in instance.cores]
-    return token_gaps([core.log for core in cores], [c.prices for c in cores], cluster.ledger, paces=paces, **options)
+    cores = cores_of(cluster.instances)
+    logs, prices, paces = [core.log for core in cores], [core.prices for core in cores], step_logs_of(cluster.instances)
+    return token_gaps(logs, prices, cluster.ledger, paces=paces, **options)
 
 
 def times(cluster: Cluster) -> dict[str, list[int]]:

@@ -16,6 +16,7 @@ from simulator.schedulers import SCHEDULERS
 from simulator.schedulers.capacity import CAPACITY
 from simulator.schedulers.chunking import CHUNKING
 from simulator.schedulers.sglang_order import ORDERS
+from simulator.server import cores_of
 
 #: Ways of handing KV over.
 TERMS = [
@@ -103,6 +104,7 @@ def deployments(draw) -> dict:
         "polls_every": polls_every,
         "ranks": draw(st.sampled_from([1, 2, 3])) if polls_every == 1 else 1,
         "balancer": draw(st.sampled_from(sorted(BALANCERS))),
+        "lockstep": draw(st.booleans()),
         "idle_ranks_lag": draw(st.booleans()),
         "identities": Ranked(),
     }
@@ -150,9 +152,9 @@ def assert_same(macro, single):
     for name in ("gap_ns", "count", "seconds", "per_second"):
         assert getattr(gaps[0], name).tolist() == getattr(gaps[1], name).tolist()
     for column in ("steps", "duration_ns", "tokens", "completed", "pairs"):
-        sums = [[int(core.log.table()[column].sum()) for core in run.cores()] for run in (macro, single)]
+        sums = [[int(core.log.table()[column].sum()) for core in cores_of(run.instances)] for run in (macro, single)]
         assert sums[0] == sums[1], column
-    for one, other in zip(macro.cores(), single.cores(), strict=True):
+    for one, other in zip(cores_of(macro.instances), cores_of(single.instances), strict=True):
         assert one.state.pool.least_free == other.state.pool.least_free
         for count in ("allocated", "blank"):
             assert getattr(one.state.pool, count, 0) == getattr(other.state.pool, count, 0)
