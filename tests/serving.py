@@ -192,6 +192,7 @@ class Deployment:
     ranks: int = 1
     balancer: str = "round_robin"
     lockstep: bool = True
+    make: Callable | None = None
     idle_ranks_lag: bool = True
     declared_tokens: int = 0
     blank_first: bool = True
@@ -215,7 +216,7 @@ class Deployment:
         common = {"scheduler": scheduler, "prices": self.prices, "block_tokens": self.block_tokens}
         common |= {"caching": self.caching, "plans_ahead": self.plans_ahead, "polls_every": self.polls_every}
         common |= {"ranks": self.ranks, "balancer": self.balancer}
-        common |= {"lockstep": self.lockstep, "idle_ranks_lag": self.idle_ranks_lag}
+        common |= {"lockstep": self.lockstep, "idle_ranks_lag": self.idle_ranks_lag, "make": self.make}
         common |= {
             "blank_first": self.blank_first,
             "host_blocks": self.host_blocks,
