@@ -53,7 +53,8 @@ class EngineParts:
     idle_ranks_lag
         Ranks with nothing to do plan ahead like the others.
     make
-        What makes an instance, called as :class:`simulator.instance.Instance` is; None for that class.
+        What makes an instance, called as :class:`simulator.instance.Instance` is; None for what
+        :func:`simulator.lockstep.instance_maker` says.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a pool, all named

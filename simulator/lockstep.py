@@ -57,7 +57,7 @@ class Rank(EngineCore):
     @property
     def unsettled(self) -> bool:
         """Whether a step of all must be followed by another plan: its own may differ, or gaps are more than steps."""
-        if self.plan.preempted or (self.ahead is not None and self.ahead.changes):
+        if self.plan.preempted or (self.ahead is not None and (self.ahead.changes or self.ahead.lags > self.busy)):
             return True
         return bool(self.joined) or self._standstill.since_ns >= 0
 
