@@ -189,7 +189,7 @@ class EngineCore:
         run = self._run
         if run.steps > 1 and (over := run.begun() - 1):
             self._split_run(over)
-        if run.steps and self.plan.steps > 1:
+        if run.steps and self.plan.decodes and self.plan.steps > 1:
             self.state.pool.take_until(self.state.step, self.state.step + 1)
         if self.ahead is not None:
             self.ahead.see_all()
@@ -205,7 +205,7 @@ class EngineCore:
     def take_begun(self) -> int:
         """Take the blocks of those decode steps that have begun, before somebody looks at them; return their number."""
         run, plan, state = self._run, self.plan, self.state
-        if not (run.steps and self.env.now > run.start_ns and plan.steps > 1):
+        if not (plan.decodes and plan.steps > 1 and run.steps and self.env.now > run.start_ns):
             return int(plan.decodes > 0)
         begun = run.begun()
         state.pool.take_until(state.step, state.step + begun)
