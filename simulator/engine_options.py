@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from hardware.strict import Strict
+from simulator.layout_flags import refuse_layout_flags
 from simulator.schedulers import Limits
 
 if TYPE_CHECKING:
@@ -107,6 +108,12 @@ class EngineOptions(Strict):
     gpu_memory_utilization: float | None = Field(default=0.9, gt=0, le=1)
     block_size: int = Field(default=16, gt=0, le=4096)
     max_model_len: int | Literal["auto"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_layout(cls, table: object) -> object:
+        refuse_layout_flags(table if isinstance(table, dict) else ())
+        return table
 
     @model_validator(mode="after")
     def _some_length(self) -> Self:

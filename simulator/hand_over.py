@@ -300,7 +300,9 @@ class HandOver:
         if self._carrier is None or passage.target is None:
             raise LawError(f"request {passage.prompt.index} is handed over, but nothing carries its KV")
         passage.sender = source
-        return self._carrier.open(source.number, passage.target.number, lambda: self._arrived(passage))
+        target, wanted = passage.target, passage.wanted or passage.prompt
+        ranks = source.rank_of(passage.prompt), target.rank_of(wanted)
+        return self._carrier.open(source.number, target.number, lambda: self._arrived(passage), ranks)
 
     def _arrived(self, passage: Passage) -> None:
         """Let the source forget KV that has arrived, and the target go on with it."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from simulator.clock import Clock
     from simulator.engine_parts import EngineParts
     from simulator.records import Ledger, StepLog
+    from simulator.request import Request
     from simulator.schedulers.plan import Plan
     from simulator.watcher import Watcher
 
@@ -62,6 +63,10 @@ class Instance(EngineCore):
     def step_logs(self) -> Sequence[StepLog]:
         """The log that says how long steps were."""
         return (self.log,)
+
+    def rank_of(self, request: Request) -> int:  # noqa: ARG002 - of a server that has several
+        """Return 0: it has one rank."""
+        return 0
 
     def serve(self) -> Generator[Event, None, None]:
         """Run the engine for ever."""

@@ -47,8 +47,8 @@ class Carrier(Protocol):
 
     log: TransferLog
 
-    def open(self, source: int, target: int, on_done: Callable[[], None]) -> Shipment:
-        """Return a transfer that has not begun; ``on_done`` is called once all of it is there."""
+    def open(self, source: int, target: int, on_done: Callable[[], None], ranks: tuple[int, int] = (0, 0)) -> Shipment:
+        """Return a transfer between ranks that has not begun; ``on_done`` is called once all of it is there."""
         ...
 
     def place(self, instance: int, like: int, pool: int) -> None:

@@ -75,6 +75,10 @@ class RankGroup:
         self._loads[rank].add(1, self._prompt_tokens[request.index])
         self.cores[rank].submit(request)
 
+    def rank_of(self, request: Request) -> int:
+        """Return which of the ranks has a request."""
+        return self._places[request.index]
+
     def deliver(self, request: Request) -> None:
         """Take note that the KV a request asked for is here now."""
         self.cores[self._places[request.index]].deliver(request)

@@ -46,6 +46,10 @@ class Server(Protocol):
         """The logs that say how long steps were: one for each core, or one for all if they step together."""
         ...
 
+    def rank_of(self, request: Request) -> int:
+        """Return which of its attention ranks has a request."""
+        ...
+
     def submit(self, request: Request) -> None:
         """Queue a request now."""
         ...

@@ -124,7 +124,8 @@ class PrivateLinks:
     def place(self, instance: int, like: int, kv_bytes_per_token: int) -> None:
         pass
 
-    def open(self, source: int, target: int, on_done) -> PrivateShipment:
+    def open(self, source: int, target: int, on_done, ranks=(0, 0)) -> PrivateShipment:
+        assert min(ranks) >= 0
         assert source != target
         self.opened += 1
         return PrivateShipment(self, on_done)
