@@ -144,6 +144,7 @@ def compile_costs(
         lambda n: _decode_curve(generation_knots, generation.ns.reshape(-1, len(generation_knots))[n]),
         lambda b: _context_curve(context_knots, context(b).ns),
         _launches(operators, host),
+        _whole(_by_origin(operators.shared, source, tokens).sum(axis=1)) if operators.shared else (),
     )
     prices = passes if stages == 1 else RoundPrices(passes, stages)
     return CompiledCosts(

@@ -131,6 +131,8 @@ class StepOperators:
         The attention kernels over prompts, and over the cache of sequences that decode: one of each per kind of layer.
     launches
         Operators of all layers of a decode step that the host of an eager engine launches one by one.
+    shared
+        Those among ``per_token`` that attention ranks run together: priced for a token of each rank.
     """
 
     per_token: tuple[RowOperator, ...]
@@ -138,6 +140,7 @@ class StepOperators:
     context: tuple[Attention, ...]
     generation: tuple[Attention, ...]
     launches: int = 0
+    shared: tuple[RowOperator, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,7 @@ class LayerOperators:
     context: tuple[Attention, ...] = ()
     generation: tuple[Attention, ...] = ()
     launches: int = 0
+    shared: tuple[RowOperator, ...] = ()
 
 
 def step_operators(model: ModelSpec, layout: Layout) -> StepOperators:
@@ -183,6 +187,7 @@ def step_operators(model: ModelSpec, layout: Layout) -> StepOperators:
         context=tuple(kernel for part in parts for kernel in part.context),
         generation=tuple(kernel for part in parts for kernel in part.generation),
         launches=sum(part.launches for part in parts),
+        shared=tuple(row for part in parts for row in part.shared),
     )
 
 

@@ -171,6 +171,8 @@ class StepPrices:
         Curves by number of sequences (prompts); called once for each number.
     launches
         What the host of an eager engine needs while the kernels run.
+    shared_ns
+        The part of ``token_ns`` that attention ranks run together, for a token of each; nothing by default.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - tables, curves and the host of one instance
@@ -181,9 +183,10 @@ class StepPrices:
         decode_curve: Callable[[int], DecodeCurve],
         context_curve: Callable[[int], ContextCurve],
         launches: Launches | None = None,
+        shared_ns: Sequence[int] = (),
     ) -> None:
         self.token_ns, self.sample_ns, self.host_ns = token_ns, sample_ns, host_ns
-        self.launches = launches or Launches()
+        self.launches, self.shared_ns = launches or Launches(), shared_ns
         self._make_generation, self._make_context = decode_curve, context_curve
         self._decode: dict[int, DecodeCurve] = {}
         self._generation: dict[int, DecodeCurve] = {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from simulator.decode_run import DecodeRun
 from simulator.engine_core import EngineCore
 from simulator.instance import Instance
-from simulator.pace import slowest, steps_paced
+from simulator.pace import slowest, step_of_all_ns, steps_paced
 from simulator.ranks import IndependentRanks, RankGroup
 from simulator.records import StepLog
 from simulator.wake_up import WakeUp
@@ -178,21 +178,17 @@ class LockstepRanks(RankGroup):
 
     def _begin_chunks(self, busy: Sequence[Rank]) -> Event:
         """Begin a step in which some ranks compute prompts."""
-        rows: list[list[int]] = []
+        costs, computing = [], [rank for rank in busy if rank.plan.chunks]
         for rank in busy:
             if rank.plan.chunks:
-                rank.price_chunks(rank.plan)
-                rows.append(rank.row)
+                costs.append((rank.price_chunks(rank.plan), rank.row[3] + rank.row[5]))
             else:
-                decodes, context = rank.batch()
-                price = self.prices.decode_ns(decodes, context)
-                rows.append([self.env.now, price, 1, decodes, context, 0, 0, 0, 0, 0, 0])
-        self._row = max(rows, key=lambda row: row[1])
-        duration_ns = self._row[1]
-        for rank, row in zip(busy, rows, strict=True):
-            row[1] = duration_ns
-            if rank.plan.chunks:
-                rank.tell_chunks(rank.plan, duration_ns)
+                costs.append((self.prices.decode_ns(*rank.batch()), rank.state.decodes))
+        duration_ns = step_of_all_ns(self.prices, costs, len(self._ranks))
+        self._row = max((rank.row for rank in computing), key=lambda row: row[1])
+        for rank in computing:
+            rank.row[1] = duration_ns
+            rank.tell_chunks(rank.plan, duration_ns)
         return self.run.begin_one(duration_ns)
 
     def _end_step(self) -> None:

@@ -45,6 +45,17 @@ def test_a_step_lasts_as_long_as_that_of_the_slowest_rank():
     assert serve_ms(Deployment(ranks=2, prices=TOKENS, lockstep=False), rows, "first_token_ns") == [10, 5]
 
 
+def test_experts_compute_the_tokens_there_are_beside_prompts():
+    """Half of the price of a token is of experts that ranks share, of a token of each rank."""
+    prices = linear_prices(step_ns=1_000_000, token_ns=1_000_000, context_ns=0.0, pair_ns=0.0)
+    prices.shared_ns = [500_000 * tokens for tokens in range(4097)]
+    rows = [(0, 9, 3), (0, 4, 3)]
+    # The larger prompt is 10 ms, 4.5 of them for experts with nine tokens of each rank; 13 in all are 7 of each.
+    assert serve_ms(Deployment(ranks=2, prices=prices), rows, "first_token_ns") == [9, 9]
+    # Decode steps are of equal batches.
+    assert serve_ms(Deployment(ranks=2, prices=prices), rows, "finish_ns") == [13, 13]
+
+
 def test_decoding_waits_for_the_prompts_of_other_ranks():
     # The prompt of 20 tokens comes during the step that ends at 12 ms.
     rows = [(0, 9, 3), (11, 20, 1)]
