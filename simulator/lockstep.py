@@ -15,6 +15,7 @@ from simulator.instance import Instance
 from simulator.pace import slowest, step_of_all_ns, steps_paced
 from simulator.ranks import IndependentRanks, RankGroup
 from simulator.records import StepLog
+from simulator.schedulers.trtllm import TrtllmScheduler
 from simulator.wake_up import WakeUp
 
 if TYPE_CHECKING:
@@ -60,6 +61,24 @@ class Rank(EngineCore):
         if self.plan.preempted or (self.ahead is not None and (self.ahead.changes or self.ahead.lags > self.busy)):
             return True
         return bool(self.joined) or self._standstill.since_ns >= 0
+
+    def propose(self) -> int:
+        """Plan the next step but for its prompts; return of how many it would compute some."""
+        if self.ahead is not None:
+            self.ahead.look()
+        policy = self.scheduler
+        assert isinstance(policy, TrtllmScheduler)  # noqa: S101 - no other engine has its ranks wait for prompts
+        self.plan = policy.propose(self.state)
+        return len(self.state.memory.chosen)
+
+    def complete(self, *, holds: bool) -> None:
+        """Complete the plan that was proposed, and begin it."""
+        policy, plan = self.scheduler, self.plan
+        assert isinstance(policy, TrtllmScheduler)  # noqa: S101 - the same
+        policy.complete(self.state, plan, holds=holds)
+        if self.ahead is not None:
+            self.ahead.planned(plan)
+        self.begin(plan)
 
     def batch(self) -> tuple[int, int]:
         """Return the sequences that decode, and the floor of their mean context."""
@@ -117,6 +136,7 @@ class LockstepRanks(RankGroup):
         self.run = DecodeRun(env, parts.prices, self.wake_up)
         self._ranks: list[Rank] = []
         self._row: Sequence[int] = ()
+        self._balance = parts.prompt_balance() if parts.prompt_balance is not None else None
         super().__init__(
             env,
             number,
@@ -146,8 +166,7 @@ class LockstepRanks(RankGroup):
         """Run the engine for ever."""
         ranks = self._ranks
         while True:
-            for rank in ranks:
-                rank.next_plan()
+            self._plan()
             busy = [rank for rank in ranks if rank.busy]
             if busy:
                 yield self._begin_step(busy)
@@ -157,6 +176,20 @@ class LockstepRanks(RankGroup):
                     rank.check_asleep()
                 yield self.wake_up.when_rung()
                 self._lag()
+
+    def _plan(self) -> None:
+        """Let every rank plan the next step; prompts may wait until all ranks have some."""
+        ranks, balance = self._ranks, self._balance
+        if balance is None:
+            for rank in ranks:
+                rank.next_plan()
+            return
+        prompts = [rank.propose() for rank in ranks]
+        # TensorRT-LLM gives a rank that has no request one to decode, which counts.
+        decodes = [rank.state.decodes or int(not load.requests) for rank, load in zip(ranks, self._loads, strict=True)]
+        holds = balance.holds(prompts, decodes)
+        for rank in ranks:
+            rank.complete(holds=holds)
 
     def _lag(self) -> bool:
         """Let every rank's next plan know all there is; tell whether one of the last plans did not."""
@@ -194,6 +227,7 @@ class LockstepRanks(RankGroup):
     def _end_step(self) -> None:
         run = self.run
         steps, run.steps = run.steps, 0
+        self._repeat(steps - 1)
         self.log.add(self._row or self._run_row(steps))
         for rank in self._ranks:
             plan = rank.plan
@@ -204,9 +238,14 @@ class LockstepRanks(RankGroup):
             else:
                 rank.idled(steps)
 
+    def _repeat(self, steps: int) -> None:
+        if steps and self._balance is not None:
+            self._balance.repeat(steps)
+
     def split_run(self, over: int) -> None:
         """Let so many steps of the run under way be over now, for all ranks."""
         run = self.run
+        self._repeat(over)
         start_ns, row = run.start_ns, self._run_row(over)
         end_ns = run.shorten(over)
         self.log.add(row)
