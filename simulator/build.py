@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hardware.catalogue import chip_names, host_w_per_chip, load_chip, load_node
@@ -21,6 +22,7 @@ from simulator.engines import ENGINES
 from simulator.front_end import FrontEnd
 from simulator.host_memory import copy_bytes_per_s, host_blocks
 from simulator.pool_table import own_pools
+from simulator.prompt_balance import PromptBalance
 from simulator.router import ROUTERS
 from workloads.streams import stream
 
@@ -228,11 +230,13 @@ def _ranks(engine: Engine, plan: EnginePlan, model: ModelSpec, layout: Layout) -
     rules = engine.ranks
     if rules is None or layout.data == 1:
         return {}
+    waits = plan.prompt_waits
     return {
         "ranks": layout.data,
         "balancer": plan.balancer or rules.balancer,
         "lockstep": rules.steps_together(model),
         "idle_ranks_lag": rules.idle_lags,
+        "prompt_balance": None if waits is None else partial(PromptBalance, *waits, plan.limits.max_sequences),
     }
 
 

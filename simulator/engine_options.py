@@ -53,6 +53,8 @@ class EnginePlan:
         Steps of decoding from one look at who has come to the next.
     balancer
         How requests are dealt to attention ranks, if not as the engine does by default.
+    prompt_waits
+        Steps for which attention ranks wait until all have prompts, and for more of them; None if they do not.
     host_gib
         Host memory that keeps KV for an instance, or for each of its attention ranks, GiB.
     static
@@ -75,6 +77,7 @@ class EnginePlan:
     plans_ahead: bool = False
     polls_every: int = 1
     balancer: str | None = None
+    prompt_waits: tuple[int, int] | None = None
     host_gib: float = 0.0
     static: bool = False
     of_free: bool = False
@@ -97,7 +100,7 @@ class EngineOptions(Strict):
     length_option, memory_option
         What the engine calls the longest sequence, and the share of memory.
     lone_options
-        Counts that are not simulated above 1 where attention ranks step together.
+        What is not simulated where attention ranks step together, but for its default.
     """
 
     model_config = ConfigDict(strict=True)

@@ -13,6 +13,7 @@ from simulator.engine_options import VllmOptions
 from simulator.engines import ENGINES, mark_options
 from simulator.option_table import AnyOptions
 from simulator.router import ROUTERS
+from simulator.trtllm_options import TrtllmOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -140,6 +141,9 @@ class Pool(Strict):
     @model_validator(mode="after")
     def _ranks(self) -> Self:
         if self.data_parallel == 1:
+            options = self.engine_options
+            if isinstance(options, TrtllmOptions) and options.attention_dp_config.enable_balance:
+                raise ValueError("attention_dp_config.enable_balance needs attention ranks; set data_parallel")
             return self
         if ENGINES[self.engine].ranks is None:
             able = ", ".join(name for name, engine in ENGINES.items() if engine.ranks is not None)

@@ -59,7 +59,8 @@ class RankRules:
                 f"{key} with tensor_parallel {layout.tensor}, but an attention rank of {engine} is one chip; expected "
                 f"data_parallel = {layout.data * layout.tensor} and tensor_parallel = 1"
             )
-        lone = [name for name in options.lone_options if getattr(options, name) > 1]
+        fields = type(options).model_fields
+        lone = [name for name in options.lone_options if getattr(options, name) != fields[name].default]
         if lone and self.steps_together(model):
             raise ScenarioError(f"{key}, with which engine_options.{lone[0]} is not simulated; leave one of them out")
 

@@ -68,6 +68,10 @@ def test_kv_goes_to_the_chips_of_one_rank(tmp_path, ranks):
         ('data_parallel = 2\nengine = "vllm@0.11"', "attention ranks of 'vllm@0.11' are not simulated"),
         ('data_parallel = 2\nengine = "sglang"', "has no experts that attention ranks of sglang could share"),
         ('data_parallel = 2\nengine = "trtllm"', "has no experts that attention ranks of trtllm could share"),
+        (
+            'engine = "trtllm"\nengine_options = { attention_dp_config = { enable_balance = true } }',
+            "needs attention ranks",
+        ),
         ('data_parallel = 2\nstep_profile = "vidur"', "found data_parallel and step_profile"),
     ],
 )
