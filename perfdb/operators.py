@@ -9,7 +9,7 @@ only for the sequences that sample a token.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from perfdb.layout import Layout
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AllReduce",
     "Attention",
+    "Collective",
     "Elementwise",
     "Gemm",
     "LayerOperators",
@@ -63,12 +64,44 @@ class Elementwise:
 
 @dataclass(frozen=True, slots=True)
 class AllReduce:
-    """A sum over ``chips`` chips of ``width`` 16-bit elements per row."""
+    """A sum over ``chips`` chips of ``width`` 16-bit elements per row, by the engine's own kernel."""
+
+    kind: ClassVar[str] = "all_reduce"
+    element_bytes: ClassVar[int] = 2
 
     name: str
     width: int
     chips: int
     count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """A collective of NCCL.
+
+    Attributes
+    ----------
+    name
+        Which one.
+    kind
+        ``all_gather``, ``reduce_scatter``, ``all_to_all`` or ``all_reduce``.
+    width
+        Elements per row of the whole message: what each chip holds after an all-gather, before a reduce-scatter or
+        all-reduce, and sends (its own share included) in an all-to-all.
+    chips
+        Chips that take part.
+    count
+        Times it runs in one step.
+    element_bytes
+        Bytes of an element, 2 or 1.
+    """
+
+    name: str
+    kind: str
+    width: int
+    chips: int
+    count: int = 1
+    element_bytes: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +114,7 @@ class PointToPoint:
 
 
 #: An operator whose cost depends on a number of rows alone.
-RowOperator = Gemm | Elementwise | AllReduce | PointToPoint
+RowOperator = Gemm | Elementwise | AllReduce | Collective | PointToPoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perfdb.collectives import between_nodes_ns, group_of, moved_bytes
 from perfdb.estimate import Estimate, Origin
-from perfdb.operators import AllReduce, Attention, Elementwise, Gemm, RowOperator
+from perfdb.operators import AllReduce, Attention, Collective, Elementwise, Gemm, RowOperator
 from perfdb.speed_of_light import Bound, attention_bound, compute_format, gemm_bound
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ class RooflineSource:
         elif isinstance(operator, Elementwise):
             streamed = count * operator.bytes_per_row
             ns = ELEMENTWISE_FLOOR_NS + 1e9 * streamed / (STREAM_EFFICIENCY * self.chip.memory_bytes_per_s)
-        elif isinstance(operator, AllReduce):
-            ns = self._all_reduce(operator, count)
+        elif isinstance(operator, AllReduce | Collective):
+            ns = self._within_node(operator, count) + between_nodes_ns(self.chip, operator, count)
         else:
             ns = POINT_TO_POINT_NS + 1e9 * count * operator.bytes_per_row / self.chip.link_bytes_per_s
         return Estimate.of(ns, Origin.ROOFLINE)
@@ -78,14 +79,14 @@ class RooflineSource:
         bound = gemm_bound(self.chip, gemm, rows)
         return 1e9 * efficiency.gemm_floor_s + _roofline(bound, compute.median, STREAM_EFFICIENCY)
 
-    def _all_reduce(self, operator: AllReduce, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        measured = self.chip.efficiency.all_reduce_among(operator.chips)
-        # Ring: every byte crosses the bus 2(n-1)/n times.
-        share = 2.0 * (operator.chips - 1) / operator.chips
-        moved: NDArray[np.float64] = share * rows * operator.width * 2.0
+    def _within_node(self, operator: AllReduce | Collective, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the time within the nodes: latency and bus bandwidth are those of an all-reduce."""
+        chips = group_of(self.chip, operator.chips).inside
+        measured = self.chip.efficiency.all_reduce_among(chips)
+        moved = moved_bytes(operator, chips, rows)
         if measured is None:
-            steps = 2 * (operator.chips - 1)
-            return steps * POINT_TO_POINT_NS + 1e9 * moved / self.chip.group_link_bytes_per_s(operator.chips)
+            steps = 2 * (chips - 1)
+            return steps * POINT_TO_POINT_NS + 1e9 * moved / self.chip.group_link_bytes_per_s(chips)
         return 1e9 * (measured.alpha_s + moved / measured.bus_bytes_per_s)
 
 

@@ -17,7 +17,8 @@ __all__ = ["CostSource"]
 class CostSource(Protocol):
     """Prices operators on one chip type.
 
-    A source answers None for what it does not know, so that the next one in the chain is asked.
+    A source answers None for what it does not know, or NaN at the points it does not know, so that the next one in
+    the chain is asked.
     """
 
     def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hardware.catalogue import Chip
     from perfdb.operators import Attention, Gemm
 
-__all__ = ["Bound", "attention_bound", "gemm_bound"]
+__all__ = ["Bound", "attention_bound", "attention_light", "collective_light", "gemm_bound", "gemm_bounds"]
 
 #: Number format the multiply units run for each weight format. Weight-only formats (int4, mxfp4 with
 #: 16-bit activations) compute in 16 bits.
@@ -52,11 +52,18 @@ def compute_format(chip: Chip, weights: str) -> str:
 
 def gemm_bound(chip: Chip, gemm: Gemm, rows: NDArray[np.int64]) -> Bound:
     """Return the bound of a projection: 2*rows*n*k operations; weights, input and output moved once."""
-    precision = compute_format(chip, gemm.weights)
+    return gemm_bounds(chip, gemm.weights, np.int64(gemm.n), np.int64(gemm.k), rows)
+
+
+def gemm_bounds(
+    chip: Chip, weights: str, n: NDArray[np.int64] | np.int64, k: NDArray[np.int64] | np.int64, rows: NDArray[np.int64]
+) -> Bound:
+    """Return the bounds of projections of one weight format, of shape (n, k) or of a shape each."""
+    precision = compute_format(chip, weights)
     count = rows.astype(np.float64)
-    flops = 2.0 * count * gemm.n * gemm.k
-    weight_bytes = gemm.n * gemm.k * WEIGHT_BYTES[gemm.weights]
-    moved = weight_bytes + count * (gemm.k * _ACTIVATION_BYTES.get(precision, 2.0) + gemm.n * 2.0)
+    flops = 2.0 * count * n * k
+    weight_bytes = n * k * WEIGHT_BYTES[weights]
+    moved = weight_bytes + count * (k * _ACTIVATION_BYTES.get(precision, 2.0) + n * 2.0)
     peak = chip.peak_flops(precision) or 1.0
     return Bound(1e9 * flops / peak, 1e9 * moved / chip.memory_bytes_per_s)
 
@@ -79,3 +86,19 @@ def attention_bound(chip: Chip, attention: Attention, batch: NDArray[np.int64], 
     flops = 4.0 * sequences * pairs * width
     peak = chip.peak_flops("bf16") or 1.0
     return Bound(1e9 * flops / peak, 1e9 * moved / chip.memory_bytes_per_s)
+
+
+def attention_light(
+    chip: Chip, attention: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the least time of one layer's attention, ns: kernels over an 8-bit cache may multiply in 8 bits."""
+    bound = attention_bound(chip, attention, batch, tokens)
+    narrow = chip.peak_flops("fp8") if attention.kv_cache == "fp8" else None
+    faster = (narrow or 1.0) / ((narrow and chip.peak_flops("bf16")) or 1.0)
+    return np.maximum(bound.compute_ns / faster, bound.memory_ns)
+
+
+def collective_light(chip: Chip, kind: str, chips: int, message_bytes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the least time of a collective in a node, ns: a switch that sums sends each byte once."""
+    share = 1.0 if kind == "all_reduce" else (chips - 1) / chips
+    return 1e9 * share * message_bytes.astype(np.float64) / chip.group_link_bytes_per_s(chips)

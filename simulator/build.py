@@ -8,14 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hardware.catalogue import chip_names, host_w_per_chip, load_chip, load_node
-from hardware.errors import CapacityError, ScenarioError, suggest
+from hardware.errors import CapacityError, CatalogueError, ScenarioError, suggest
 from perfdb.compile import CompiledCosts, StepLimits, compile_costs
 from perfdb.layout import Layout
 from perfdb.load_model import load_model
 from perfdb.memory import MemoryPlan, plan_memory
 from perfdb.operators import step_operators
 from perfdb.power_cap import capped_chain
-from perfdb.tables import sha256
+from perfdb.tables import sha256, tables_root
 from perfdb.whole_steps import whole_step_costs
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
@@ -28,10 +28,12 @@ from workloads.streams import stream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from hardware.catalogue import Chip
     from perfdb.model import ModelSpec
     from perfdb.operators import StepOperators
+    from perfdb.sources import SourceChain
     from perfdb.step_profile import ProfiledCosts
     from simulator.engine_options import EngineOptions, EnginePlan
     from simulator.engines import Engine
@@ -45,6 +47,7 @@ __all__ = [
     "build_front_end",
     "build_pools",
     "build_router",
+    "cost_chain",
 ]
 
 
@@ -70,6 +73,8 @@ class BuiltPool:
         What its instances are made of.
     tables
         SHA-256 of every table read, by its path inside the database.
+    set_aside
+        Rows screened of the engine's own tables and set aside by reason, by the same paths.
     operators
         What one step runs on one chip.
     power_cap
@@ -87,6 +92,7 @@ class BuiltPool:
     costs: CompiledCosts | ProfiledCosts
     parts: EngineParts
     tables: Mapping[str, str]
+    set_aside: Mapping[str, Mapping[str, int]]
     operators: StepOperators
     power_cap: float
     host_w: float
@@ -176,7 +182,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     most = min(_most_tokens(plan, max_tokens), blocks * plan.block_tokens + plan.limits.max_sequences)
     limits = StepLimits(most, plan.limits.max_sequences, max_tokens)
     operators = step_operators(model, layout)
-    costs, tables = _priced(pool, name, model, chip, operators, limits)
+    costs, tables, set_aside = _priced(pool, name, model, chip, operators, limits)
     parts = EngineParts(
         scheduler=engine.scheduler(plan),
         prices=costs.prices,
@@ -198,7 +204,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     )
     host_w = host_w_per_chip(topology or chip.node)
     return BuiltPool(
-        name, model, chip, layout, options, memory, costs, parts, tables, operators, pool.power_cap, host_w
+        name, model, chip, layout, options, memory, costs, parts, tables, set_aside, operators, pool.power_cap, host_w
     )
 
 
@@ -210,15 +216,36 @@ def _copy_rate(pool: Pool, chip: Chip, topology: str | None) -> float:
 
 def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
     pool: Pool, name: str, model: ModelSpec, chip: Chip, operators: StepOperators, limits: StepLimits
-) -> tuple[CompiledCosts | ProfiledCosts, dict[str, str]]:
-    """Return the costs of a pool's steps, and the SHA-256 of every file they come from."""
+) -> tuple[CompiledCosts | ProfiledCosts, dict[str, str], dict[str, Mapping[str, int]]]:
+    """Return the costs of a pool's steps, the SHA-256 of every file they come from, and what was set aside in them."""
     engine, layout = ENGINES[pool.engine], _layout(pool)
     if pool.step_profile is not None:
         where = f"pool.{name}.step_profile {pool.step_profile!r}"
-        return whole_step_costs(pool.step_profile, model, layout, chip, limits, cap=pool.power_cap, where=where)
-    source = capped_chain(engine.cost_chain(chip, pool.cost_sources), chip, pool.power_cap)
+        return *whole_step_costs(pool.step_profile, model, layout, chip, limits, cap=pool.power_cap, where=where), {}
+    source = cost_chain(pool, name, chip)
     costs = compile_costs(operators, source, limits, engine.host_on(chip, layout.tensor), layout.pipeline)
-    return costs, {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
+    tables = {_in_database(path): sha256(path) for path in source.files}
+    return costs, tables, {_in_database(path): counts for path, counts in source.set_aside.items()}
+
+
+def cost_chain(pool: Pool, name: str, chip: Chip) -> SourceChain:
+    """Return what prices the operators of a pool.
+
+    Raises
+    ------
+    CatalogueError
+        If ``pool.tables`` is no folder of kernel tables.
+    """
+    try:
+        tables = None if pool.tables is None else tables_root(pool.tables)
+    except CatalogueError as problem:
+        raise CatalogueError(f"pool.{name}.tables: {problem}") from None
+    return capped_chain(ENGINES[pool.engine].cost_chain(chip, pool.cost_sources, tables), chip, pool.power_cap)
+
+
+def _in_database(path: Path) -> str:
+    """Return the place of a table below ``data``."""
+    return "/".join(path.parts[-5:])
 
 
 def _layout(pool: Pool) -> Layout:

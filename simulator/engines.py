@@ -13,6 +13,7 @@ from perfdb.compile import HostTime
 from perfdb.eager import DISTSERVE_KERNELS, KERNELS_OF_2023, KERNELS_OF_2024, EagerChain
 from perfdb.memory import MemoryBudget
 from perfdb.sources import source_chain
+from perfdb.tables import TableChoice
 from simulator.engine_options import (
     BatchOptions,
     DistserveOptions,
@@ -36,6 +37,7 @@ from simulator.vllm_eras import ERAS, LATEST, era_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from hardware.catalogue import Chip
     from perfdb.eager import EagerKernels
@@ -93,6 +95,8 @@ class Engine:
         Decisions are made by the scheduler of an installed vLLM.
     ranks
         What it does with attention ranks; None where it has none, or they are not simulated.
+    release
+        Release whose kernel tables are wanted; None for those the database calls current.
     front_end
         How long a request is under way to its scheduler.
     """
@@ -110,6 +114,7 @@ class Engine:
     era: Era | None = None
     live: bool = False
     ranks: RankRules | None = None
+    release: str | None = None
     front_end: FrontEndTime = _UNDELAYED
 
     def instances(self, options: EngineOptions, blocks: int) -> Callable[..., Instance] | None:
@@ -136,9 +141,9 @@ class Engine:
         """Return the policy within its limits."""
         return SCHEDULERS[self.policy](plan.limits, **plan.rules, **(self.era.rules if self.era else {}))
 
-    def cost_chain(self, chip: Chip, names: Sequence[str]) -> SourceChain:
-        """Return what prices its operators on a chip, from the named sources."""
-        chain = source_chain(chip, self.framework, names)
+    def cost_chain(self, chip: Chip, names: Sequence[str], tables: Path | None = None) -> SourceChain:
+        """Return what prices its operators on a chip, from the named sources over tables of any root."""
+        chain = source_chain(chip, self.framework, names, TableChoice(tables, self.release))
         return chain if self.kernels is None else EagerChain(chip, chain, self.kernels)
 
     def host_on(self, chip: Chip, workers: int) -> HostTime:
@@ -199,7 +204,9 @@ _VLLM_RANKS = RankRules("lowest_score", idle_lags=False, dense_apart=True)
 ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
         "vllm": replace(_vllm(LATEST), ranks=_VLLM_RANKS),
-        **{f"vllm@0.{minor}": _vllm(minor) for minor in range(ERAS[0].since, LATEST + 1)},
+        **{
+            f"vllm@0.{minor}": replace(_vllm(minor), release=f"0.{minor}") for minor in range(ERAS[0].since, LATEST + 1)
+        },
         # Host time as vLLM's, which overlaps it with the kernels in the same way (docs/decisions/019-sglang.md).
         "sglang": Engine(
             "sglang",

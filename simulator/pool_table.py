@@ -75,6 +75,7 @@ class Pool(Strict):
     router: _Router = "least_loaded"
     helps_above: Annotated[int, Field(ge=0, strict=True)] = 0
     cost_sources: tuple[_CostSource, ...] = DEFAULT_SOURCES
+    tables: Text | None = None
     step_profile: Text | None = None
     power_cap: PowerCap = 1.0
     engine_options: AnyOptions = VllmOptions()
@@ -136,6 +137,8 @@ class Pool(Strict):
     def _one_price(self) -> Self:
         if self.step_profile is not None and self.cost_sources != DEFAULT_SOURCES:
             raise ValueError("found step_profile and cost_sources, expected one: a profile prices whole steps")
+        if self.step_profile is not None and self.tables is not None:
+            raise ValueError("found step_profile and tables, expected one: a profile prices whole steps")
         return self
 
     @model_validator(mode="after")

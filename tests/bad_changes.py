@@ -133,7 +133,12 @@ IMPOSSIBLE = [
     case("pool.0.stages=['decode']", "s.toml", "a pool serves 'decode' alone", "with stages = ['prefill']"),
     case("pool.0.stages=['decode', 'prefill']", "'pool.0.stages'", "found ['decode', 'prefill']", "in this order"),
     case("pool.0.stages=[]", "'pool.0.stages'", "found []", "expected some of ['prefill', 'decode']"),
-    case("pool.0.cost_sources=[]", "'pool.0.cost_sources'", "an empty list", "at least one of silicon, roofline"),
+    case(
+        "pool.0.cost_sources=[]",
+        "'pool.0.cost_sources'",
+        "an empty list",
+        "at least one of silicon, borrowed, roofline",
+    ),
     case("pool=[]", "'pool'", "an empty list", "at least one [[pool]]"),
     case(
         "pool=[{chip='h200_sxm',stages=['prefill'],helps_above=2},{chip='h200_sxm',stages=['decode'],name='d'}]",

@@ -122,6 +122,19 @@ def test_a_formula_needs_its_numbers():
         options({}, table)
 
 
+def test_a_file_may_add_to_the_rules_shipped(tmp_path):
+    path = tmp_path / "rules.toml"
+    path.write_text(
+        'extends = "shipped"\n[models]\n"Qwen3-32B*" = "mine"\n'
+        '[[rule]]\nwhen = { engine = "vllm" }\nset.client = { shortest = 0.5 }\n'
+    )
+    found, shipped = load_rules(path), load_rules()
+    assert found.rule[:-1] == shipped.rule
+    assert found.settings({"engine": "vllm"}).client == {"requests_per_user": 10, "shortest": 0.5}
+    assert next(name for pattern, name in found.models.items() if pattern == "Qwen3-32B*") == "mine"
+    assert found.chips == shipped.chips
+
+
 def deepseek(**facts):
     usual = {
         "origin": "InferenceX",
