@@ -17,10 +17,11 @@ import numpy as np
 from hardware.catalogue import chip_names, load_chip
 from perfdb.collectives import group_of, moved_bytes
 from perfdb.estimate import Estimate, Origin
-from perfdb.model import WEIGHT_BYTES
-from perfdb.operators import AllReduce, Attention, Collective, Gemm, RowOperator
-from perfdb.silicon import GEMM_FORMATS, SiliconSource
-from perfdb.speed_of_light import attention_bound, compute_format, gemm_bound
+from perfdb.expert_operators import RoutedExperts
+from perfdb.formats import WEIGHT_BYTES
+from perfdb.measured import MeasuredSource
+from perfdb.operators import AllReduce, Collective, Gemm, Kernel, LatentProjections, RowOperator
+from perfdb.speed_of_light import attention_bound, compute_format, row_bound
 from perfdb.tables import FRAMEWORKS
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BorrowedSource"]
 
+Product = Gemm | RoutedExperts | LatentProjections
 #: Chips further apart than this in memory rate or arithmetic are no kin: a B200's projections from an RTX PRO 6000's
 #: are 37 % off in the median, from a B300's 5 %.
 _NEAR: Final = 2.0
@@ -53,18 +55,14 @@ class BorrowedSource:
 
     def __init__(self, chip: Chip, framework: str, choice: TableChoice) -> None:
         self.chip, self.framework, self.choice = chip, framework, choice
-        self._sources: dict[tuple[str, str], SiliconSource] = {}
+        self._sources: dict[tuple[str, str], MeasuredSource] = {}
 
     def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate | None:
-        """Return projections and collectives as kin run them; None for every other operator."""
-        if isinstance(operator, Gemm):
+        """Return projections, experts and collectives as kin run them; None for every other operator."""
+        if isinstance(operator, Product):
             return _first_known(
-                (
-                    source.rows(kin, rows),
-                    gemm_bound(self.chip, operator, rows).ns,
-                    gemm_bound(source.chip, kin, rows).ns,
-                )
-                for source, kin in self._gemm_kin(operator)
+                (source.rows(kin, rows), _bound_ns(self.chip, operator, rows), _bound_ns(source.chip, kin, rows))
+                for source, kin in self._product_kin(operator)
             )
         if isinstance(operator, AllReduce | Collective):
             return _first_known(
@@ -73,7 +71,7 @@ class BorrowedSource:
             )
         return None
 
-    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
+    def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
         """Return one layer's attention as kin run it."""
         here = attention_bound(self.chip, operator, batch, tokens).ns
         return _first_known(
@@ -93,30 +91,30 @@ class BorrowedSource:
         near = [(_distance(self.chip, chip), chip.name, chip) for chip in others]
         return tuple(chip for distance, _, chip in sorted(near, key=lambda one: one[:2]) if distance <= np.log2(_NEAR))
 
-    def _source(self, chip: Chip, framework: str) -> SiliconSource:
+    def _source(self, chip: Chip, framework: str) -> MeasuredSource:
         key = chip.name, framework
         if key not in self._sources:
             release = self.choice.release if framework == self.framework else None
-            self._sources[key] = SiliconSource(chip, framework, self.choice.root, release)
+            self._sources[key] = MeasuredSource(chip, framework, self.choice.root, release)
         return self._sources[key]
 
-    def _elsewhere(self, *, own_chip: bool, own_framework: bool) -> Iterator[SiliconSource]:
+    def _elsewhere(self, *, own_chip: bool, own_framework: bool) -> Iterator[MeasuredSource]:
         """Yield the sources of one step of the order; the framework's own first."""
         frameworks = [self.framework] * own_framework + [name for name in FRAMEWORKS if name != self.framework]
         for chip in (self.chip,) if own_chip else self._chips:
             for framework in frameworks:
                 yield self._source(chip, framework)
 
-    def _gemm_kin(self, gemm: Gemm) -> Iterator[tuple[SiliconSource, Gemm]]:
+    def _product_kin(self, product: Product) -> Iterator[tuple[MeasuredSource, Product]]:
         for source in self._elsewhere(own_chip=True, own_framework=False):
-            yield source, gemm
-        for weights in _alike(self.chip, gemm.weights):
+            yield source, product
+        for weights in _alike(self.chip, product.weights):
             for source in self._elsewhere(own_chip=True, own_framework=True):
-                yield source, replace(gemm, weights=weights)
+                yield source, replace(product, weights=weights)
         for source in self._elsewhere(own_chip=False, own_framework=True):
-            yield source, gemm
+            yield source, product
 
-    def _attention_kin(self, operator: Attention) -> Iterator[tuple[SiliconSource, Attention]]:
+    def _attention_kin(self, operator: Kernel) -> Iterator[tuple[MeasuredSource, Kernel]]:
         for source in self._elsewhere(own_chip=True, own_framework=False):
             yield source, operator
         for source in self._elsewhere(own_chip=False, own_framework=True):
@@ -124,7 +122,7 @@ class BorrowedSource:
 
     def _collective_kin(
         self, operator: AllReduce | Collective
-    ) -> Iterator[tuple[SiliconSource, AllReduce | Collective]]:
+    ) -> Iterator[tuple[MeasuredSource, AllReduce | Collective]]:
         if group_of(self.chip, operator.chips).nodes == 1:
             for chips in _nearest(_GROUPS, operator.chips):
                 yield self._source(self.chip, self.framework), replace(operator, chips=chips)
@@ -152,6 +150,11 @@ def _first_known(
     return found
 
 
+def _bound_ns(chip: Chip, product: Product, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    bound = row_bound(chip, product, rows)
+    return bound.ns if bound else np.zeros(len(rows))
+
+
 def _on_links(chip: Chip, operator: AllReduce | Collective, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     return moved_bytes(operator, operator.chips, rows.astype(np.float64)) / chip.group_link_bytes_per_s(operator.chips)
 
@@ -168,7 +171,7 @@ def _alike(chip: Chip, weights: str) -> list[str]:
     """Return the formats that a chip multiplies in the same numbers and whose weights are about as large."""
     return [
         other
-        for other in GEMM_FORMATS
+        for other in WEIGHT_BYTES
         if other != weights
         and compute_format(chip, other) == compute_format(chip, weights)
         and abs(np.log2(WEIGHT_BYTES[other] / WEIGHT_BYTES[weights])) < 0.25

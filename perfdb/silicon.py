@@ -10,10 +10,13 @@ import numpy as np
 
 from perfdb.collectives import between_nodes_ns, group_of
 from perfdb.estimate import Estimate, Origin
+from perfdb.expert_operators import ExpertExchange, RoutedExperts
 from perfdb.interpolate import Curve, blend
-from perfdb.operators import AllReduce, Attention, Collective, Gemm, RowOperator
+from perfdb.operators import AllReduce, Attention, Collective, Gemm, Kernel, RowOperator, as_collective
 from perfdb.points import Points
 from perfdb.screening import Verdict, possible, screened, slowest_sibling
+from perfdb.silicon_exchange import exchange_curve, exchange_tables
+from perfdb.silicon_experts import ExpertCurves, expert_curves
 from perfdb.sites import Sites
 from perfdb.speed_of_light import attention_bound, attention_light, collective_light, gemm_bounds
 from perfdb.tables import TableSet, installed_root, read_points, read_table, system_of
@@ -70,18 +73,25 @@ class SiliconSource:
         self.set_aside: dict[Path, dict[str, int]] = {}
         self._sites: dict[str, Sites | None] = {}
         self._curves: dict[Attention, tuple[Attention, dict[int, Curve]] | None] = {}
+        self._experts: list[ExpertCurves] = []
         self._messages: dict[tuple[str, str, int, int], Curve | None] = {}
 
     def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate | None:
-        """Return measured projections and collectives; None for every other operator."""
+        """Return measured projections, experts and collectives; None for every other operator."""
         if isinstance(operator, Gemm):
             return self._gemm(operator, rows)
+        if isinstance(operator, RoutedExperts):
+            return self._routed(operator, rows)
+        if isinstance(operator, ExpertExchange):
+            return self._exchange(operator, rows)
         if isinstance(operator, AllReduce | Collective):
             return self._collective(operator, rows)
         return None
 
-    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
+    def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
         """Return measured attention, from the nearest head counts where the exact ones were not measured."""
+        if not isinstance(operator, Attention):
+            return None
         if operator not in self._curves:
             self._curves[operator] = self.attention_curves(operator)
         found = self._curves[operator]
@@ -151,6 +161,26 @@ class SiliconSource:
         self.files.extend(table for table in siblings if table not in self.files)
         self._note(path, sites.verdict)
         return sites
+
+    def _routed(self, experts: RoutedExperts, rows: NDArray[np.int64]) -> Estimate | None:
+        # The current release's, whichever is priced: earlier tables time the kernel their script called, not the one
+        # the engine picks (docs/decisions/024-experts.md).
+        path = self._find("moe", "moe", self.tables.framework)
+        curves = expert_curves(self.chip, path, experts) if path else None
+        if path is None or curves is None:
+            return None
+        if curves not in self._experts:
+            self._experts.append(curves)
+            self._note(path, curves.verdict)
+        return curves.estimate(self.chip, experts, rows)
+
+    def _exchange(self, exchange: ExpertExchange, rows: NDArray[np.int64]) -> Estimate | None:
+        """Return a measured exchange, or NCCL's all-to-all of as many bytes."""
+        curve = exchange_curve(self.tables, exchange)
+        if curve is None:
+            return self._collective(as_collective(exchange), rows)
+        self.files.extend(path for _, path in exchange_tables(self.tables) if path not in self.files)
+        return curve.estimate(exchange, rows)
 
     def _collective(self, operator: AllReduce | Collective, rows: NDArray[np.int64]) -> Estimate | None:
         inside = group_of(self.chip, operator.chips).inside
@@ -222,7 +252,7 @@ def _nearest_heads(operator: Attention, measured: NDArray[np.int64]) -> Attentio
 
 def over_batches(
     chip: Chip,
-    operator: Attention,
+    operator: Kernel,
     curves: Mapping[int, Curve],
     batch: NDArray[np.int64],
     tokens: NDArray[np.int64],
@@ -254,5 +284,5 @@ def over_batches(
     return Estimate(found.ns * beyond, np.where(batch > inside, Origin.EXTRAPOLATED, found.origin).astype(np.uint8))
 
 
-def _row(chip: Chip, operator: Attention, batch: int, curve: Curve, tokens: NDArray[np.int64]) -> Estimate:
+def _row(chip: Chip, operator: Kernel, batch: int, curve: Curve, tokens: NDArray[np.int64]) -> Estimate:
     return curve.estimate(tokens, lambda at: attention_bound(chip, operator, np.full(len(at), batch), at).ns)

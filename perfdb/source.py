@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from perfdb.estimate import Estimate
-    from perfdb.operators import Attention, RowOperator
+    from perfdb.operators import Kernel, RowOperator
 
 __all__ = ["CostSource"]
 
@@ -33,7 +33,7 @@ class CostSource(Protocol):
         """
         ...
 
-    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
+    def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
         """Return the cost of attention in one layer.
 
         Parameters

@@ -5,29 +5,31 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hardware.errors import CostError
 from perfdb.borrowed import BorrowedSource
+from perfdb.estimate import Estimate
+from perfdb.measured import MeasuredSource
+from perfdb.operators import Overlapped
 from perfdb.roofline import RooflineSource
-from perfdb.silicon import SiliconSource
 from perfdb.tables import TableChoice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from hardware.catalogue import Chip
-    from perfdb.estimate import Estimate
-    from perfdb.operators import Attention, RowOperator
+    from perfdb.operators import Kernel, RowOperator
     from perfdb.source import CostSource
 
 __all__ = ["COST_SOURCES", "DEFAULT_SOURCES", "SourceChain", "source_chain"]
 
 
 def _silicon(chip: Chip, framework: str, choice: TableChoice) -> CostSource:
-    return SiliconSource(chip, framework, choice.root, choice.release)
+    return MeasuredSource(chip, framework, choice.root, choice.release)
 
 
 def _roofline(chip: Chip, _framework: str, _choice: TableChoice) -> CostSource:
@@ -68,9 +70,11 @@ class SourceChain:
         CostError
             If no source prices it.
         """
+        if isinstance(operator, Overlapped):
+            return self._overlapped(operator, rows)
         return self._completed(operator.name, (source.rows(operator, rows) for source in self.sources))
 
-    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
+    def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
         """Return the first source's cost of one layer's attention.
 
         Raises
@@ -80,6 +84,19 @@ class SourceChain:
         """
         answers = (source.attention(operator, batch, tokens) for source in self.sources)
         return self._completed(operator.name, answers)
+
+    def launch_ns(self, operator: Kernel) -> float:
+        """Return the time in which the host launches what runs over prompts, ns, where the kernels do not hide it."""
+        return max(
+            (source.launch_ns(operator) for source in self.sources if isinstance(source, MeasuredSource)), default=0.0
+        )
+
+    def _overlapped(self, operator: Overlapped, rows: NDArray[np.int64]) -> Estimate:
+        experts = self.rows(operator.experts, rows)
+        parts = [self.rows(part, rows) for part in operator.beside]
+        beside = np.sum([part.ns for part in parts], axis=0)
+        together = np.where(rows <= operator.most_rows, np.maximum(experts.ns, beside), experts.ns + beside)
+        return Estimate(together, np.max([experts.origin, *(part.origin for part in parts)], axis=0))
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hardware.catalogue import chip_names, host_w_per_chip, load_chip, load_node
 from hardware.errors import CapacityError, CatalogueError, ScenarioError, suggest
+from perfdb.calibrated import calibrated_chain
 from perfdb.compile import CompiledCosts, StepLimits, compile_costs
 from perfdb.layout import Layout
 from perfdb.load_model import load_model
@@ -17,6 +18,7 @@ from perfdb.operators import step_operators
 from perfdb.power_cap import capped_chain
 from perfdb.tables import sha256, tables_root
 from perfdb.whole_steps import whole_step_costs
+from simulator.calibration import Calibration, read_calibration
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
 from simulator.front_end import FrontEnd
@@ -118,7 +120,7 @@ def build_decode_router(scenario: Scenario) -> Router | None:
 def build_front_end(scenario: Scenario) -> FrontEnd | None:
     """Return what requests pass before a scheduler sees them, None where nothing: one server per entry instance."""
     pools = own_pools(scenario.entry_pools)
-    time = ENGINES[pools[0].engine].front_end
+    time = _calibration(pools[0]).front_end_time(ENGINES[pools[0].engine].front_end)
     return FrontEnd(time, sum(pool.replicas for pool in pools)) if time else None
 
 
@@ -223,7 +225,8 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
         where = f"pool.{name}.step_profile {pool.step_profile!r}"
         return *whole_step_costs(pool.step_profile, model, layout, chip, limits, cap=pool.power_cap, where=where), {}
     source = cost_chain(pool, name, chip)
-    costs = compile_costs(operators, source, limits, engine.host_on(chip, layout.tensor), layout.pipeline)
+    host = _calibration(pool).host_time(engine.host_on(chip, layout.tensor))
+    costs = compile_costs(operators, source, limits, host, layout.pipeline)
     tables = {_in_database(path): sha256(path) for path in source.files}
     return costs, tables, {_in_database(path): counts for path, counts in source.set_aside.items()}
 
@@ -240,7 +243,8 @@ def cost_chain(pool: Pool, name: str, chip: Chip) -> SourceChain:
         tables = None if pool.tables is None else tables_root(pool.tables)
     except CatalogueError as problem:
         raise CatalogueError(f"pool.{name}.tables: {problem}") from None
-    return capped_chain(ENGINES[pool.engine].cost_chain(chip, pool.cost_sources, tables), chip, pool.power_cap)
+    chain = ENGINES[pool.engine].cost_chain(chip, pool.cost_sources, tables)
+    return capped_chain(calibrated_chain(chain, _calibration(pool).factors), chip, pool.power_cap)
 
 
 def _in_database(path: Path) -> str:
@@ -248,8 +252,20 @@ def _in_database(path: Path) -> str:
     return "/".join(path.parts[-5:])
 
 
+def _calibration(pool: Pool) -> Calibration:
+    """Return what was fitted to a pool's server; nothing, where it names no calibration."""
+    found = pool.calibration
+    return read_calibration(found) if isinstance(found, str) else found or Calibration()
+
+
 def _layout(pool: Pool) -> Layout:
-    return Layout(pool.tensor_parallel, pool.pipeline_parallel, pool.data_parallel)
+    return Layout(
+        pool.tensor_parallel,
+        pool.pipeline_parallel,
+        pool.data_parallel,
+        pool.expert_parallel,
+        all_to_all=pool.expert_exchange == "all_to_all",
+    )
 
 
 def _ranks(engine: Engine, plan: EnginePlan, model: ModelSpec, layout: Layout) -> dict[str, Any]:
@@ -281,6 +297,28 @@ def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:
         raise ScenarioError(
             f"pool.{name}.tensor_parallel is {tensor}, which does not divide the {found[0]} {found[1]} of "
             f"{model.name}; use one of {fitting}"
+        )
+    _check_experts(name, model, layout)
+
+
+def _check_experts(name: str, model: ModelSpec, layout: Layout) -> None:
+    """Check that experts can be dealt to groups of chips, and each be cut over the chips of a group."""
+    if not model.experts:
+        if layout.expert > 1:
+            raise ScenarioError(
+                f"pool.{name}.expert_parallel is {layout.expert}, but {model.name} has no experts; leave it out"
+            )
+        return
+    key, chips = f"pool.{name}.expert_parallel is {layout.expert}", layout.tensor * layout.data
+    fitting = [n for n in range(1, chips + 1) if chips % n == 0 and model.cuts_experts(chips // n, n)]
+    advice = f"use {' or '.join(str(n) for n in fitting)}" if fitting else "use fewer chips"
+    if chips % layout.expert:
+        raise ScenarioError(f"{key}, which does not divide the {chips} chips that share a layer; {advice}")
+    if not model.cuts_experts(layout.expert_tensor, layout.expert):
+        part = model.experts[0]
+        raise ScenarioError(
+            f"{key} on {chips} chips, which does not divide the {part.experts} experts of {model.name}, or leaves "
+            f"{layout.expert_tensor} chips to share one of {part.intermediate} columns; {advice}"
         )
 
 

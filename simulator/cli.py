@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from simulator.calibrate_cli import calibrate
 from simulator.compare_cli import compare, sweep
 from simulator.conform_cli import conform
 from simulator.ownership import ForeignPackageError, check_ownership
@@ -61,6 +62,7 @@ def main() -> None:
     """Simulate LLM serving, to find the deployment that meets the latency targets at the least cost."""
 
 
+main.add_command(calibrate)
 main.add_command(compare)
 main.add_command(conform)
 main.add_command(perf)

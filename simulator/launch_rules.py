@@ -74,7 +74,7 @@ FORMULAS: Final[Mapping[str, Callable[[Mapping[str, float]], int]]] = MappingPro
         "prompt_and_batch_or_8192": lambda facts: max(_prompt_and_batch(facts), 8192),
         "generated_for_vllm": lambda facts: int(facts["isl"]) + 512 + 1500,
         "generated_for_trtllm": lambda facts: -(-(int(facts["isl"]) + _generated_batch(facts) + 500) // 32) * 32,
-        "generated_batch": lambda facts: _generated_batch(facts),
+        "generated_batch": _generated_batch,
         "generated_prefill": lambda facts: int(facts["isl"]) + 1500,
         "recipe_batch": lambda facts: int(facts["batch"]),
     }

@@ -15,8 +15,10 @@ from hardware.errors import ScenarioError
 from perfdb.collectives import between_nodes_ns, group_of
 from perfdb.compile import CompiledCosts
 from perfdb.estimate import Origin
-from perfdb.operators import AllReduce, Attention, Collective, Elementwise, Gemm, RowOperator
-from perfdb.speed_of_light import attention_bound, collective_light, gemm_bound
+from perfdb.expert_operators import ExpertExchange
+from perfdb.operators import AllReduce, Collective, Elementwise, PointToPoint, RowOperator, as_collective
+from perfdb.speed_of_light import attention_bound, collective_light, row_bound
+from perfdb.step_prices import equal_prompt
 from simulator.build import build_pools, cost_chain
 from simulator.report import plain_table
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from hardware.catalogue import Chip
     from perfdb.estimate import Estimate
+    from perfdb.operators import Kernel
     from perfdb.sources import SourceChain
     from simulator.build import BuiltPool
     from simulator.scenario import Scenario
@@ -178,13 +181,20 @@ def _lines(pool: BuiltPool, step: StepAsked, chain: SourceChain) -> Iterator[Lin
             at = np.array([rows])
             yield _line(operator.name, operator.count, chain.rows(operator, at), _light_ns(pool.chip, operator, rows))
     for kernel in operators.context if step.chunks else ():
-        length = round(math.sqrt(sum(chunk.pairs for chunk in step.chunks) / len(step.chunks)))
-        yield _attention(pool.chip, kernel, chain, len(step.chunks), length)
+        yield _attention(pool.chip, kernel, chain, len(step.chunks), _equal_length(step.chunks, kernel.window))
     for kernel in operators.generation if step.decodes else ():
         yield _attention(pool.chip, kernel, chain, step.decodes, step.context)
 
 
-def _attention(chip: Chip, kernel: Attention, chain: SourceChain, sequences: int, tokens: int) -> Line:
+def _equal_length(chunks: Sequence[Chunk], window: int) -> int:
+    """Return the length of as many equal prompts as the chunks are priced as."""
+    pairs, new = (sum(sizes) / len(chunks) for sizes in zip(*((c.pairs, c.new) for c in chunks), strict=True))
+    if not window:
+        return round(math.sqrt(pairs))
+    return round(equal_prompt(new, max(pairs - new * new, 0.0) / (2 * new), window))
+
+
+def _attention(chip: Chip, kernel: Kernel, chain: SourceChain, sequences: int, tokens: int) -> Line:
     at = np.array([sequences]), np.array([tokens])
     light = attention_bound(chip, kernel, *at).ns
     return _line(kernel.name, kernel.count, chain.attention(kernel, *at), float(light[0]))
@@ -196,15 +206,18 @@ def _line(name: str, count: int, found: Estimate, light_ns: float) -> Line:
 
 def _light_ns(chip: Chip, operator: RowOperator, rows: int) -> float:
     """Return the speed of light of one run over ``rows`` rows, ns."""
-    if isinstance(operator, Gemm):
-        return float(gemm_bound(chip, operator, np.array([rows])).ns[0])
+    if isinstance(operator, ExpertExchange):
+        operator = as_collective(operator)
     if isinstance(operator, AllReduce | Collective):
         inside = group_of(chip, operator.chips).inside
         message = np.array([rows * operator.width * operator.element_bytes])
         within = collective_light(chip, operator.kind, inside, message)[0]
         return float(within + between_nodes_ns(chip, operator, np.array([float(rows)]))[0])
-    rate = chip.memory_bytes_per_s if isinstance(operator, Elementwise) else chip.link_bytes_per_s
-    return 1e9 * rows * operator.bytes_per_row / rate
+    if isinstance(operator, Elementwise | PointToPoint):
+        rate = chip.memory_bytes_per_s if isinstance(operator, Elementwise) else chip.link_bytes_per_s
+        return 1e9 * rows * operator.bytes_per_row / rate
+    bound = row_bound(chip, operator, np.array([rows]))
+    return math.nan if bound is None else float(bound.ns[0])
 
 
 def price_report(priced: PricedStep) -> Group:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from hardware.strict import Strict, one_of
 from perfdb.power_cap import PowerCap
 from perfdb.sources import COST_SOURCES, DEFAULT_SOURCES
+from simulator.calibration import Calibration
 from simulator.engine_options import VllmOptions
 from simulator.engines import ENGINES, mark_options
 from simulator.option_table import AnyOptions
@@ -39,6 +40,7 @@ _Replicas: TypeAlias = Annotated[int, Field(gt=0, le=100_000, strict=True)]
 _Stage: TypeAlias = Annotated[str, one_of(_STAGES)]
 _Engine: TypeAlias = Annotated[str, one_of(ENGINES)]
 _Router: TypeAlias = Annotated[str, one_of(ROUTERS)]
+_Exchange: TypeAlias = Annotated[str, one_of(("gather", "all_to_all"))]
 _CostSource: TypeAlias = Annotated[str, one_of(COST_SOURCES)]
 
 
@@ -71,12 +73,15 @@ class Pool(Strict):
     tensor_parallel: Count = 1
     pipeline_parallel: Count = 1
     data_parallel: Count = 1
+    expert_parallel: Count = 1
+    expert_exchange: _Exchange = "gather"
     engine: _Engine = "vllm"
     router: _Router = "least_loaded"
     helps_above: Annotated[int, Field(ge=0, strict=True)] = 0
     cost_sources: tuple[_CostSource, ...] = DEFAULT_SOURCES
     tables: Text | None = None
     step_profile: Text | None = None
+    calibration: Calibration | Text | None = None
     power_cap: PowerCap = 1.0
     engine_options: AnyOptions = VllmOptions()
     limits: Limits = Limits()
@@ -139,6 +144,8 @@ class Pool(Strict):
             raise ValueError("found step_profile and cost_sources, expected one: a profile prices whole steps")
         if self.step_profile is not None and self.tables is not None:
             raise ValueError("found step_profile and tables, expected one: a profile prices whole steps")
+        if self.step_profile is not None and self.calibration is not None:
+            raise ValueError("found step_profile and calibration, expected one: a profile prices whole steps")
         return self
 
     @model_validator(mode="after")

@@ -89,6 +89,7 @@ NUMBERS_OUT_OF_RANGE = [
 
 IMPOSSIBLE = [
     case("pool.0.tensor_parallel=3", "pool.left.tensor_parallel", "is 3", "use one of 1, 2, 4, 8, 16, 32"),
+    case("pool.0.expert_parallel=2", "pool.left.expert_parallel", "has no experts", "leave it out"),
     case("pool.0.pipeline_parallel=2", "'pool.0'", "pipeline_parallel is 2", "use tensor_parallel"),
     case("model.name='Llama-3.1-70B'", "Llama-3.1-70B", "needs 141", "or narrower weights"),
     case("pool.0.engine_options.max_model_len=99999", "pool.left.engine_options.max_model_len", "is 99999", "at most"),

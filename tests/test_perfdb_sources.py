@@ -8,9 +8,9 @@ import pytest
 from hardware.catalogue import chip_names, load_chip
 from hardware.errors import CostError
 from perfdb.estimate import Estimate, Origin
+from perfdb.formats import WEIGHT_BYTES
 from perfdb.layout import Layout
 from perfdb.load_model import load_model
-from perfdb.model import WEIGHT_BYTES
 from perfdb.operators import AllReduce, Attention, Gemm, step_operators
 from perfdb.silicon import SiliconSource
 from perfdb.sources import COST_SOURCES, DEFAULT_SOURCES, SourceChain, source_chain
