@@ -2,7 +2,7 @@
 
 Attention data parallelism of a model with experts: ranks share these, so that a step of all begins when the last one
 is over, and lasts as long as that of the slowest rank (:mod:`simulator.pace`); a rank with nothing to do takes part in
-it with an empty batch. See ``docs/decisions/022-attention-ranks.md``.
+it with an empty batch. See ``docs/decisions/026-attention-ranks.md``.
 """
 
 from __future__ import annotations
