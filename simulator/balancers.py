@@ -96,6 +96,17 @@ def _score(load: RankLoad) -> float:
     return load.requests + (waiting * 6.0 * max(0.0, load.usage() - 0.5) if waiting else 0.0)
 
 
+class WaitingFirst:
+    """The rank with the fewest requests, each that waits counted four times; the first of equals.
+
+    As vLLM did before 0.33; how far before, and from when on it began with another rank every time, was not looked up.
+    """
+
+    def choose(self, loads: Sequence[RankLoad]) -> int:
+        """Return the rank with the lowest score."""
+        return min(range(len(loads)), key=lambda rank: loads[rank].requests + 3 * loads[rank].waiting())
+
+
 class FewestTokens:
     """The rank whose prompts have the fewest tokens, among those with no more than their share of the requests.
 
@@ -117,6 +128,7 @@ BALANCERS: Mapping[str, Callable[[], Balancer]] = MappingProxyType(
         "round_robin": Turns,
         "total_requests": FewestRequests,
         "lowest_score": LowestScore,
+        "waiting_first": WaitingFirst,
         "fewest_tokens": FewestTokens,
     }
 )

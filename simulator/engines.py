@@ -212,6 +212,10 @@ _COMMUNICATORS_FREE_SINCE, _UNSORTED_SINCE, _GRAPHS_COUNTED_SINCE = 11, 17, 18
 _SORTING_LOGIT_BYTES = 2 + 4 + (4 + 8) + (8 + 4 + 8)
 
 
+#: vLLM scores ranks by their unfinished requests and the fill of their caches at least since this release.
+_SCORES_SINCE = 33
+
+
 def _vllm(minor: int) -> Engine:
     host = HostTime(step_ns=600_000, sequence_ns=20_000)
     return Engine(
@@ -224,12 +228,13 @@ def _vllm(minor: int) -> Engine:
         logit_bytes=14 if minor >= _UNSORTED_SINCE else _SORTING_LOGIT_BYTES,
         communicators=minor < _COMMUNICATORS_FREE_SINCE,
         era=era_of(minor),
+        # A rank that runs dummy steps waits for each before it looks at its queue; those of dense models are engines
+        # of their own (``run_busy_loop`` of ``v1/engine/core.py``).
+        ranks=RankRules(
+            "lowest_score" if minor >= _SCORES_SINCE else "waiting_first", idle_lags=False, dense_apart=True
+        ),
     )
 
-
-#: A rank of vLLM that runs dummy steps waits for each before it looks at its queue; those of dense models are engines
-#: of their own (``run_busy_loop`` of ``v1/engine/core.py``).
-_VLLM_RANKS = RankRules("lowest_score", idle_lags=False, dense_apart=True)
 
 #: Engines by name; one after an ``@`` is a version whose behaviour differs. The host time of today's vLLM, 0.6 ms
 #: per step and 20 us per sequence, is the median of measured minus simulated token times over 120 public runs on
@@ -237,7 +242,7 @@ _VLLM_RANKS = RankRules("lowest_score", idle_lags=False, dense_apart=True)
 #: docs/decisions/010-engines-of-2023.md.
 ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
-        "vllm": replace(_vllm(LATEST), ranks=_VLLM_RANKS),
+        "vllm": _vllm(LATEST),
         **{
             f"vllm@0.{minor}": replace(_vllm(minor), release=f"0.{minor}") for minor in range(ERAS[0].since, LATEST + 1)
         },
@@ -258,7 +263,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             graphs=_trtllm_graphs,
             ranks=RankRules("fewest_tokens", one_chip=True),
         ),
-        "vllm-live": replace(_vllm(LATEST), live=True, both_stages=True),
+        "vllm-live": replace(_vllm(LATEST), live=True, both_stages=True, ranks=None),
         "vllm@0.2": Engine(
             "vllm",
             "vllm_v0",

@@ -66,7 +66,7 @@ def test_kv_goes_to_the_chips_of_one_rank(tmp_path, ranks):
     ("pool", "sentence"),
     [
         ('data_parallel = 2\nengine = "sarathi"', "attention ranks of 'sarathi' are not simulated"),
-        ('data_parallel = 2\nengine = "vllm@0.11"', "attention ranks of 'vllm@0.11' are not simulated"),
+        ('data_parallel = 2\nengine = "vllm@0.2"', "attention ranks of 'vllm@0.2' are not simulated"),
         ('data_parallel = 2\nengine = "sglang"', "has no experts that attention ranks of sglang could share"),
         ('data_parallel = 2\nengine = "trtllm"', "has no experts that attention ranks of trtllm could share"),
         (

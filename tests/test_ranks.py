@@ -154,6 +154,23 @@ def test_among_equals_vllm_looks_at_another_rank_first_every_time():
     assert balancer.choose(loads((2, 0), (0, 0), (3, 0))) == 1
 
 
+def test_older_releases_of_vllm_count_those_who_wait_four_times():
+    waits, runs = loads((3, 0), (5, 0))
+    assert BALANCERS["waiting_first"]().choose([waits, runs]) == 0
+    waits._core.state.running.popitem()
+    assert BALANCERS["waiting_first"]().choose([waits, runs]) == 1
+
+
+@pytest.mark.parametrize("name", BALANCERS)
+def test_every_balancer_chooses_a_rank_and_repeats_itself(name):
+    pairs = [(n * 7 % 5, n * 13 % 11) for n in range(6)]
+    one, other = (
+        [balancer.choose(loads(*pairs)) for _ in range(8)] for balancer in (BALANCERS[name](), BALANCERS[name]())
+    )
+    assert one == other
+    assert set(one) <= set(range(6))
+
+
 @pytest.mark.parametrize(("free", "chosen"), [(60, 0), (10, 1)])
 def test_requests_that_wait_count_more_where_the_cache_is_full(free, chosen):
     waits, runs = loads((3, 0), (4, 0))
