@@ -87,7 +87,10 @@ def _lognormal(rng: np.random.Generator, mean: float, size: int) -> np.ndarray[A
 
 def run_servesim(trace: str, case: Case) -> dict[str, float]:
     """Replay a trace with servesim in this process; KV of (c) goes over the links of eight-chip nodes."""
-    from simulator.run import run_scenario  # noqa: PLC0415 - imports are not part of the replay
+    import pyarrow.parquet  # noqa: F401, PLC0415 - imports are not part of the replay
+    import yaml  # noqa: F401, PLC0415 - same
+
+    from simulator.run import run_scenario  # noqa: PLC0415 - same
     from simulator.scenario import load_scenario  # noqa: PLC0415 - same
 
     changes: dict[str, Any] = {"workload.trace": trace, "pool.0.replicas": case.instances}

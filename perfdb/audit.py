@@ -19,6 +19,7 @@ from perfdb.operators import Attention
 from perfdb.points import Points
 from perfdb.screening import Verdict, possible, screened, slowest_sibling
 from perfdb.silicon import GEMM_FORMATS, KV_FORMATS
+from perfdb.silicon_experts import EXPERT_FORMATS, EXPERT_SHAPE, experts_light
 from perfdb.speed_of_light import attention_light, collective_light, gemm_bounds
 from perfdb.tables import FRAMEWORKS, TableSet, system_of
 
@@ -38,8 +39,8 @@ __all__ = ["AXES", "PROVENANCE", "Audited", "TableFile", "audit_table", "table_f
 AXES: Final = ("m", "message_size", "num_tokens", "num_token", "isl", "s", "seq_len", "step")
 #: Who measured what with: not part of a shape.
 PROVENANCE: Final = ("framework", "version", "device", "op_name", "kernel_source", "backend", "implementation")
-#: Times are milliseconds, but for these tables'.
-_NS: Final[Mapping[str, float]] = MappingProxyType({"moe_a2a": 1e3, "trtllm_alltoall": 1e3})
+#: Times are milliseconds, but for this table's.
+_NS: Final[Mapping[str, float]] = MappingProxyType({"moe_a2a": 1e3})
 _NS_PER_MS: Final = 1e6
 
 
@@ -186,6 +187,12 @@ def _light(file: TableFile, at: Mapping[str, NDArray[Any]]) -> NDArray[np.float6
         for weights, name in GEMM_FORMATS.items():
             rows = at["gemm_dtype"] == name
             found[rows] = gemm_bounds(chip, weights, at["n"][rows], at["k"][rows], at["m"][rows]).ns
+    elif file.table == "moe":
+        shape = np.stack([at[name] for name in EXPERT_SHAPE], axis=1)
+        for weights, names in EXPERT_FORMATS.items():
+            # Whether there is a gate, only the kernel's name says: without one there is less to do.
+            rows = np.isin(at["moe_dtype"], names)
+            found[rows] = experts_light(chip, weights, shape[rows], at["num_tokens"][rows], gated=False)
     elif file.table in ("context_attention", "generation_attention"):
         _attention_light(chip, file.table, at, found)
     elif file.table in ("custom_allreduce", "nccl"):

@@ -75,6 +75,11 @@ class DeltaNet:
         del element_bytes, chips
         return 0
 
+    @property
+    def cached_arrays(self) -> int:
+        """Arrays of blocks in the cache: none."""
+        return 0
+
     def state_bytes(self, chips: int = 1) -> int:
         """Return the bytes of a sequence that do not grow with it, on each of ``chips``: state and last inputs."""
         state = self.value_heads * self.key_dim * self.value_dim * _STATE_BYTES

@@ -137,6 +137,11 @@ class Latent:
         latent = self.kv_rank + 4 * self.kv_rank // 128 + 2 * self.rope if element_bytes == 1 else 2 * self.cached
         return latent + self.indexer.key_bytes
 
+    @property
+    def cached_arrays(self) -> int:
+        """Arrays of blocks in the cache: latents, and keys of an indexer."""
+        return 2 if self.indexer else 1
+
     def state_bytes(self, chips: int = 1) -> int:
         """Return the bytes of a sequence that do not grow with it: none."""
         del chips

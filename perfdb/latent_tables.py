@@ -20,7 +20,7 @@ from perfdb.estimate import Estimate, Origin
 from perfdb.formats import WEIGHT_BYTES
 from perfdb.interpolate import Curve
 from perfdb.latent import IndexScan, LatentAttention
-from perfdb.operators import Gemm, LatentProjections
+from perfdb.operators import Attention, Gemm, LatentProjections
 from perfdb.roofline import RooflineSource
 from perfdb.silicon import GEMM_FORMATS, KV_FORMATS, over_batches
 from perfdb.speed_of_light import attention_bound, attention_light, gemm_bound, row_bound
@@ -111,6 +111,8 @@ class LatentTables:
         Returns columns of a table of the framework by family and name, or None.
     gemm
         Prices a projection from the tables, or returns None.
+    plain
+        Prices attention of the common kind from them, or returns None.
     """
 
     def __init__(
@@ -118,8 +120,9 @@ class LatentTables:
         chip: Chip,
         read: Callable[[str, str, tuple[str, ...]], Mapping[str, NDArray[Any]] | None],
         gemm: Callable[[Gemm, NDArray[np.int64]], Estimate | None],
+        plain: Callable[[Attention, NDArray[np.int64], NDArray[np.int64]], Estimate | None],
     ) -> None:
-        self.chip, self._read, self._gemm = chip, read, gemm
+        self.chip, self._read, self._gemm, self._plain = chip, read, gemm, plain
         self._roofline = RooflineSource(chip)
         self._found: dict[_Shape, _Measured | None] = {}
 
@@ -220,10 +223,13 @@ class LatentTables:
         if found is None:
             return None
         kin, points = found
-        attention = {}
-        for phase, at in points.items():
-            extra = self._absorbing(kin, at.rows) if phase == "generation" else 0.0
-            attention[phase] = self._curves(kin, phase, at, at.ns + extra)
+        context, generation = points["context"], points["generation"]
+        expanded = np.fmin(context.ns, self._expanded_ns(kin, context))
+        absorbed = generation.ns + self._absorbing(kin, generation.rows)
+        attention = {
+            "context": self._curves(kin, "context", context, expanded),
+            "generation": self._curves(kin, "generation", generation, absorbed),
+        }
         return _Measured(kin, None, attention)
 
     def _points(
@@ -237,6 +243,21 @@ class LatentTables:
             return None
         points = {phase: _points(kin, table, phase, (operator or name).format(phase)) for phase, table in known.items()}
         return (kin, points) if all(len(at.ns) for at in points.values()) else None
+
+    def _expanded_ns(self, kin: _Shape, points: _Points) -> NDArray[np.float64]:
+        """Return the time of plain attention over prompts with keys and values of each head, ns; NaN if not known.
+
+        Notes
+        -----
+        That is what SGLang runs over a prompt without a past; on Hopper its table holds the absorbed kernel, which
+        takes 3.4 times the arithmetic.
+        """
+        heads, width = kin.latent.heads, kin.latent.value
+        plain = Attention("context_attention", heads, heads, width, "bf16", 0, 1)
+        found = self._plain(plain, points.sequences, points.tokens)
+        if found is None:
+            return np.full(len(points.ns), np.nan)
+        return found.ns * kin.attention("context").pair_flops / plain.pair_flops
 
     def _absorbing(self, kin: _Shape, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return what the products with queries and results take longer than the expansion they stand for, ns."""

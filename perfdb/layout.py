@@ -37,6 +37,11 @@ class Layout:
         return self.tensor * self.pipeline * self.data
 
     @property
+    def sharing(self) -> int:
+        """Chips that exchange with each other within a layer: those of all ranks, over which experts are spread."""
+        return self.tensor * self.data
+
+    @property
     def expert_tensor(self) -> int:
-        """Chips that share one expert: experts are spread over the chips of all ranks."""
-        return self.tensor * self.data // self.expert
+        """Chips that share one expert."""
+        return self.sharing // self.expert

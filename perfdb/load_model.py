@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hardware.errors import CatalogueError, suggest
 from perfdb.config_fields import ConfigFields
 from perfdb.model import FAMILIES, ModelSpec
-from perfdb.quantisation import Quantisation, checked_format, declared_quantisation
+from perfdb.quantisation import Quantisation, checked_format, declared_cache, declared_quantisation
 from perfdb.read_stack import read_stack
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def load_model(name: str, *, weights: str | None = None, kv_cache: str | None = 
     weights
         Weight format; None takes what the configuration says.
     kv_cache
-        ``bf16`` or ``fp8``; None means bf16.
+        ``bf16`` or ``fp8``; None takes what the configuration says.
 
     Raises
     ------
@@ -121,6 +121,7 @@ def model_from_config(name: str, config: Mapping[str, Any], *, weights: str | No
         stack=read_stack(fields, family, quantisation),
         tied=fields.flag("tie_word_embeddings", default=family.tied),
         weights=quantisation.weights,
+        kv_cache=declared_cache(fields.fields),
     )
 
 

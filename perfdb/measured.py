@@ -47,7 +47,7 @@ class MeasuredSource(SiliconSource):
 
     @cached_property
     def _latent(self) -> LatentTables:
-        return LatentTables(self.chip, self._read, super().rows)
+        return LatentTables(self.chip, self._read, super().rows, super().attention)
 
     @cached_property
     def _delta(self) -> DeltaTables:

@@ -44,6 +44,11 @@ _SWITCHES_REDUCE_SINCE_SM = 90
 GRAPH_BYTES_PER_LAYER = 200_000
 
 
+#: Most of the room beside the weights that states of sequences take: 0.9 for each 1 of KV (``mamba_full_memory_ratio``
+#: of SGLang's ``server_args.py``).
+STATE_SHARE = 0.9 / 1.9
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryBudget:
     """What the engine is told about memory.
@@ -91,12 +96,13 @@ class MemoryPlan:
         Share of the chip the engine may use.
     weights, activations, collectives, context, graphs
         What is taken before the KV cache.
-    states
-        Of it, what sequences keep that does not grow with them: as many as a step may hold.
     block
         Bytes of one KV block on this chip.
     blocks
         KV blocks that fit; each holds its tokens for all layers of the stage.
+    states, sequences
+        What sequences keep that does not grow with them, taken before the blocks, and how many that is for: as many
+        as a step may hold, if they leave enough to KV. 0 where there is no such thing.
     """
 
     budget: int
@@ -108,6 +114,7 @@ class MemoryPlan:
     block: int
     blocks: int
     states: int = 0
+    sequences: int = 0
 
 
 def plan_memory(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) -> MemoryPlan:
@@ -119,10 +126,21 @@ def plan_memory(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudg
         If not a single KV block fits beside the weights; the message names the least tensor parallelism
         that does fit, if there is one.
     """
-    plan = _divide(model, layout, chip, budget)
+    plan = _with_states(_divide(model, layout, chip, budget), model, layout, budget)
     if plan.blocks < 1:
         raise CapacityError(_does_not_fit(model, layout, chip, budget, plan))
     return plan
+
+
+def _with_states(plan: MemoryPlan, model: ModelSpec, layout: Layout, budget: MemoryBudget) -> MemoryPlan:
+    """Return a plan that keeps room for the states of sequences beside their KV."""
+    of_one = model.state_bytes_on_chip(layout.tensor) * -(-model.layers // layout.pipeline) // model.layers
+    if not of_one:
+        return plan
+    room = plan.blocks * plan.block
+    sequences = max(1, min(budget.step_sequences, int(room * STATE_SHARE) // of_one))
+    states = sequences * of_one
+    return replace(plan, blocks=(room - states) // plan.block, states=states, sequences=sequences)
 
 
 def _divide(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) -> MemoryPlan:
@@ -131,10 +149,9 @@ def _divide(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) 
     seen = chip.visible_memory_bytes - DRIVER_RESERVE_BYTES
     weights = _stage_weight_bytes(model, layout, layers)
     block = model.kv_bytes_on_chip(layout.tensor) * layers // model.layers * budget.block_tokens
-    states = model.state_bytes_on_chip(layout.tensor) * layers // model.layers * budget.step_sequences
     if budget.static:
         allowed = int((seen - PROCESS_BYTES - _group_bytes(layout, chip)) * budget.utilization)
-        return MemoryPlan(allowed, weights, 0, 0, 0, 0, block, (allowed - weights - states) // block, states)
+        return MemoryPlan(allowed, weights, 0, 0, 0, 0, block, (allowed - weights) // block)
     activations = _prompt_bytes(model, layout, budget)
     graphs = budget.graphs * layers * GRAPH_BYTES_PER_LAYER
     context = LIBRARY_BYTES
@@ -143,23 +160,22 @@ def _divide(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) 
         graphs += _captured_logit_bytes(model, budget)
     else:
         activations = max(activations, budget.step_sequences * model.vocab * budget.logit_bytes)
-    collectives = _COLLECTIVE_BYTES.get(layout.tensor, _WIDE_COLLECTIVE_BYTES)
-    collectives += _COMMUNICATOR_BYTES if budget.communicators and layout.tensor > 1 else 0
+    collectives = _COLLECTIVE_BYTES.get(layout.sharing, _WIDE_COLLECTIVE_BYTES)
+    collectives += _COMMUNICATOR_BYTES if budget.communicators and layout.sharing > 1 else 0
     taken = weights + activations + collectives + context + graphs
     allowed = int(seen * budget.utilization)
     if budget.of_free:
         allowed = taken + int((seen - taken) * budget.utilization)
-    left = allowed - taken - states
-    return MemoryPlan(allowed, weights, activations, collectives, context, graphs, block, left // block, states)
+    return MemoryPlan(allowed, weights, activations, collectives, context, graphs, block, (allowed - taken) // block)
 
 
 def _group_bytes(layout: Layout, chip: Chip) -> int:
     """Return what the communicators of a group hold on each chip before weights are loaded."""
-    if layout.tensor == 1:
+    if layout.sharing == 1:
         return _LONE_GROUP_BYTES
     pair = 2
     reduces = chip.sm >= _SWITCHES_REDUCE_SINCE_SM and chip.nvlink is not None and chip.nvlink.domain > pair
-    return _SWITCHED_GROUP_BYTES if reduces and layout.tensor > pair else _GROUP_BYTES
+    return _SWITCHED_GROUP_BYTES if reduces and layout.sharing > pair else _GROUP_BYTES
 
 
 def _stage_weight_bytes(model: ModelSpec, layout: Layout, layers: int) -> int:
@@ -171,7 +187,7 @@ def _stage_weight_bytes(model: ModelSpec, layout: Layout, layers: int) -> int:
     held = embeddings if layout.pipeline == 1 or model.tied else embeddings // 2
     cut = (projections * layers // model.layers + held) // layout.tensor
     # Experts are spread over the chips of all ranks; what picks them, and projections into latents, stand on each.
-    return cut + (experts // (layout.tensor * layout.data) + whole) * layers // model.layers
+    return cut + (experts // layout.sharing + whole) * layers // model.layers
 
 
 def _prompt_bytes(model: ModelSpec, layout: Layout, budget: MemoryBudget) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from perfdb.parts import Experts
+from perfdb.parts import Experts, Latent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -227,6 +227,11 @@ class ModelSpec:
         return all(part.experts % expert == 0 and part.intermediate % tensor == 0 for part in self.experts)
 
     @property
+    def sparse_attention(self) -> bool:
+        """Whether an indexer picks the tokens that are looked at."""
+        return any(isinstance(group.mixer, Latent) and group.mixer.indexer is not None for group in self.stack)
+
+    @property
     def kv_element_bytes(self) -> int:
         """Bytes of one element of the KV cache."""
         return 1 if self.kv_cache == "fp8" else 2
@@ -240,6 +245,11 @@ class ModelSpec:
         """Return the KV-cache bytes of one token over all layers, on each of ``chips`` that share every layer."""
         element = self.kv_element_bytes
         return sum(group.count * group.mixer.cached_bytes(element, chips) for group in self.stack)
+
+    @property
+    def kv_arrays(self) -> int:
+        """Arrays of blocks in the KV cache of one chip that holds all layers."""
+        return sum(group.count * group.mixer.cached_arrays for group in self.stack)
 
     def state_bytes_on_chip(self, chips: int) -> int:
         """Return the bytes of one sequence, over all layers, that do not grow with it, on each of ``chips``."""

@@ -324,7 +324,7 @@ def _exchange(routed: RoutedExperts, layout: Layout) -> tuple[RowOperator, ...]:
     ``allgather_reducescatter``, SGLang's attention data parallelism without DeepEP, TensorRT-LLM's where it has no
     all-to-all. An all-to-all sends each token to the chips of its experts alone.
     """
-    chips, width, count = layout.tensor * layout.data, routed.hidden * layout.data, routed.count
+    chips, width, count = layout.sharing, routed.hidden * layout.data, routed.count
     if layout.all_to_all and layout.expert == chips:
         shape = routed.hidden, routed.experts, routed.per_token, chips, routed.weights, count
         return ExpertExchange("dispatch", *shape), ExpertExchange("combine", *shape)

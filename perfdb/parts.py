@@ -82,6 +82,11 @@ class GroupedQuery:
         """Return the bytes one token leaves on each of ``chips``; heads fewer than those are replicated."""
         return 2 * max(1, self.kv_heads // chips) * self.head_dim * element_bytes
 
+    @property
+    def cached_arrays(self) -> int:
+        """Arrays of blocks in the cache: keys and values."""
+        return 2
+
     def state_bytes(self, chips: int = 1) -> int:
         """Return the bytes of a sequence that do not grow with it: none."""
         del chips

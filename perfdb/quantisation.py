@@ -20,7 +20,7 @@ from perfdb.formats import WEIGHT_BYTES, Formats
 if TYPE_CHECKING:
     from perfdb.formats import Role
 
-__all__ = ["Quantisation", "checked_format", "declared_quantisation"]
+__all__ = ["Quantisation", "checked_format", "declared_cache", "declared_quantisation"]
 
 _MODELOPT: Mapping[str, str] = MappingProxyType(
     {"fp8": "fp8", "fp8_pb_wo": "fp8_block", "nvfp4": "nvfp4", "w4a16_awq": "int4"}
@@ -136,6 +136,23 @@ def declared_quantisation(name: str, config: Mapping[str, Any]) -> Quantisation:
         )
     lists = [declared[key] for key in _KEPT_KEYS if isinstance(declared.get(key), list)]
     return Quantisation(found, tuple(str(module) for kept in lists for module in kept) if lists else None)
+
+
+def declared_cache(config: Mapping[str, Any]) -> str:
+    """Return the format of the KV cache that a checkpoint asks for, and engines follow unless told otherwise.
+
+    Parameters
+    ----------
+    config
+        The fields of ``config.json``: ``kv_cache_quant_algo`` is ModelOpt's, ``kv_cache_scheme`` that of
+        compressed-tensors.
+    """
+    declared = config.get("quantization_config")
+    if not isinstance(declared, Mapping):
+        return "bf16"
+    scheme = declared.get("kv_cache_scheme")
+    eight_bits = isinstance(scheme, Mapping) and scheme.get("num_bits") == 8
+    return "fp8" if eight_bits or str(declared.get("kv_cache_quant_algo", "")).lower() == "fp8" else "bf16"
 
 
 def _what(declared: object) -> str:

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
     from hardware.catalogue import Chip
 
-__all__ = ["ExpertCurves", "expert_curves"]
+__all__ = ["EXPERT_FORMATS", "EXPERT_SHAPE", "ExpertCurves", "expert_curves", "experts_light"]
 
 #: Names that the tables give the formats; of several the first that was measured for the layer. On chips with 4-bit
 #: arithmetic engines multiply mxfp4 weights with 8-bit activations, on others with 16-bit ones.
-_FORMATS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+EXPERT_FORMATS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "bf16": ("bfloat16",),
         "fp8": ("fp8",),
@@ -45,8 +45,9 @@ _FORMATS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 #: database takes for DeepSeek, whose router keeps loads even, and for other models. The former wakes about as many
 #: experts as an independent choice would.
 _EVEN, _UNEVEN = "power_law_1.01", "power_law_1.2"
-_SHAPE = ("hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
-_COLUMNS = (*_SHAPE, "num_tokens", "latency", "moe_dtype", "distribution", "kernel_source")
+#: Columns of a table that tell its curves apart.
+EXPERT_SHAPE = ("hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
+_COLUMNS = (*EXPERT_SHAPE, "num_tokens", "latency", "moe_dtype", "distribution", "kernel_source")
 #: Kernels without a gate are told by their names.
 _UNGATED = "nongated"
 #: Shapes so many doublings apart, summed over what one chip holds, are no kin; a different cut counts a quarter.
@@ -99,7 +100,7 @@ def expert_curves(chip: Chip, path: Path, experts: RoutedExperts) -> ExpertCurve
     """Return the curves a table has for such experts, or None."""
     found = [
         curves
-        for name in _FORMATS.get(experts.weights, ())
+        for name in EXPERT_FORMATS.get(experts.weights, ())
         if (curves := _read(chip, path, name, (experts.weights, experts.even, experts.gated)))
     ]
     return next((curves for curves in found if curves.has(experts)), found[0] if found else None)
@@ -115,16 +116,30 @@ def _read(chip: Chip, path: Path, name: str, kind: tuple[str, bool, bool]) -> Ex
         return None
     # An engine can be told which of its kernels to use, so of several for one point the fastest counts.
     points = Points.of(
-        [table[column][keep] for column in _SHAPE], table["num_tokens"][keep], table["latency"][keep] * _NS_PER_MS
+        [table[column][keep] for column in EXPERT_SHAPE], table["num_tokens"][keep], table["latency"][keep] * _NS_PER_MS
     )
-    return ExpertCurves(points, screened(points, _light_ns(chip, weights, points, gated=gated)))
+    return ExpertCurves(points, screened(points, experts_light(chip, weights, points.shape, points.at, gated=gated)))
 
 
-def _light_ns(chip: Chip, weights: str, points: Points, *, gated: bool) -> NDArray[np.float64]:
-    """Return what no kernel can beat, however tokens choose: an even share of the work, the weights of one expert."""
-    hidden, intermediate, per_token, _, tensor, expert = points.shape.T.astype(np.float64)
+def experts_light(
+    chip: Chip, weights: str, shape: NDArray[np.int64], tokens: NDArray[np.int64], *, gated: bool
+) -> NDArray[np.float64]:
+    """Return what no kernel can beat, however tokens choose, ns: an even share of the work, the weights of one expert.
+
+    Parameters
+    ----------
+    weights
+        Format, a key of :data:`perfdb.formats.WEIGHT_BYTES`.
+    shape
+        Columns :data:`EXPERT_SHAPE` of each point, shape (points, 6).
+    tokens
+        Of each point.
+    gated
+        Experts have three matrices, else two.
+    """
+    hidden, intermediate, per_token, _, tensor, expert = shape.T.astype(np.float64)
     of_one = hidden * intermediate * (3 if gated else 2) / tensor
-    visits = points.at * per_token / expert
+    visits = tokens * per_token / expert
     peak = chip.peak_flops(compute_format(chip, weights)) or 1.0
     compute: NDArray[np.float64] = 1e9 * 2.0 * visits * of_one / peak
     memory: NDArray[np.float64] = 1e9 * of_one * WEIGHT_BYTES[weights] / chip.memory_bytes_per_s

@@ -12,12 +12,17 @@ from collections.abc import Callable, Mapping, Sequence  # noqa: TC003 - looked 
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import ceil, sqrt
+from typing import Final
 
 __all__ = ["FRACTION_BITS", "ContextCurve", "DecodeCurve", "Launches", "StepPrices", "cumulated", "equal_prompt"]
 
 #: Generation attention is summed in units of 2**-10 ns, so that slopes keep their fractions and the
 #: cumulative of 131,072 steps of 100 ms still fits 64 bits.
 FRACTION_BITS = 10
+_POLYNOMIAL_BITS: Final = FRACTION_BITS + 1
+
+#: More tokens than any context has.
+_NO_END: Final = 1 << 62
 
 
 def cumulated(knots: Sequence[int], first: Sequence[int], slope: Sequence[int]) -> list[int]:
@@ -59,8 +64,19 @@ class DecodeCurve:
     _pieces: Sequence[tuple[int, int, int, int]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # One look-up in place of four, in the innermost function of every run.
-        object.__setattr__(self, "_pieces", tuple(zip(self.knots, self.base, self.first, self.slope, strict=True)))
+        # Twice the cumulative as polynomials of the context: where each ends, and its coefficients.
+        columns = zip([*self.knots[1:], _NO_END], self.knots, self.base, self.first, self.slope, strict=True)
+        pieces = [
+            (end, 2 * (base - x * first) + growth * x * (x + 1), 2 * first - growth * (2 * x + 1), growth)
+            for end, x, base, first, growth in columns
+        ]
+        object.__setattr__(self, "_pieces", pieces)
+
+    def dearer(self, constant_ns: int) -> DecodeCurve:
+        """Return the curve whose price at every context is so much more."""
+        constant = constant_ns << FRACTION_BITS
+        base = [total + x * constant for total, x in zip(self.base, self.knots, strict=True)]
+        return DecodeCurve(self.knots, base, [price + constant for price in self.first], self.slope)
 
     def never_below(self, floor: int) -> DecodeCurve:
         """Return the curve whose price at every context is this one's or ``floor``, whichever is more.
@@ -83,32 +99,26 @@ class DecodeCurve:
 
     def cumulative(self, context: int) -> int:
         """Return the attention time, ns, of decode steps from context 0 up to ``context``."""
-        knot, base, first, slope = self._pieces[bisect_right(self.knots, context) - 1]
-        d = context - knot
-        return (base + d * first + slope * (d * (d - 1) >> 1)) >> FRACTION_BITS
+        _, offset, linear, square = self._pieces[bisect_right(self.knots, context) - 1]
+        return (offset + context * (linear + context * square)) >> _POLYNOMIAL_BITS
 
     def between(self, start: int, end: int) -> int:
         """Return ``cumulative(end) - cumulative(start)`` for ``end >= start``, the same integer, faster."""
-        place = bisect_right(self.knots, start)
-        knot, base, first, slope = self._pieces[place - 1]
-        d = start - knot
-        before = base + d * first + slope * (d * (d - 1) >> 1)
-        later = bisect_right(self.knots, end, place - 1)
-        if later != place:
-            knot, base, first, slope = self._pieces[later - 1]
-        d = end - knot
-        return ((base + d * first + slope * (d * (d - 1) >> 1)) >> FRACTION_BITS) - (before >> FRACTION_BITS)
+        last, offset, linear, square = self._pieces[bisect_right(self.knots, start) - 1]
+        before = (offset + start * (linear + start * square)) >> _POLYNOMIAL_BITS
+        if end >= last:
+            return self.cumulative(end) - before
+        return ((offset + end * (linear + end * square)) >> _POLYNOMIAL_BITS) - before
 
-    def steps_near(self, context: int, constant_ns: int, elapsed_ns: int) -> float:
-        """Return about how many steps from ``context`` last ``elapsed_ns``, ``constant_ns`` of each included.
+    def steps_near(self, context: int, elapsed_ns: int) -> float:
+        """Return about how many steps from ``context`` last ``elapsed_ns``.
 
         Exact but for rounding as long as no knot lies between; a guess otherwise.
         """
-        knot = bisect_right(self.knots, context) - 1
-        growth = self.slope[knot] / (1 << FRACTION_BITS)
-        price = constant_ns + self.first[knot] / (1 << FRACTION_BITS) + growth * (context - self.knots[knot] - 0.5)
-        root = price * price + 2 * growth * elapsed_ns
-        return 2 * elapsed_ns / (price + sqrt(root)) if root > 0 and price > 0 else 1.0
+        _, _, linear, square = self._pieces[bisect_right(self.knots, context) - 1]
+        price, elapsed = linear + 2 * context * square, elapsed_ns << _POLYNOMIAL_BITS
+        root = price * price + 4 * square * elapsed
+        return 2 * elapsed / (price + sqrt(root)) if root > 0 and price > 0 else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +223,7 @@ class StepPrices:
         self.launches, self.shared_ns = launches or Launches(), shared_ns
         self._make_generation, self._make_context = decode_curve, context_curve
         self._decode: dict[int, DecodeCurve] = {}
+        self._steps: dict[int, DecodeCurve] = {}
         self._generation: dict[int, DecodeCurve] = {}
         self._context: dict[int, ContextCurve] = {}
         self.windowed = windowed or {}
@@ -270,8 +281,13 @@ class StepPrices:
         steps
             Steps in which nothing joins or leaves.
         """
-        attention = self.decode_curve(sequences).between(context, context + steps)
-        return steps * self.constant_ns(sequences) + attention
+        curve = self._steps.get(sequences) or self._step_curve(sequences)
+        return curve.between(context, context + steps)
+
+    def _step_curve(self, sequences: int) -> DecodeCurve:
+        """Make the curve of whole decode steps of a batch size."""
+        curve = self._steps[sequences] = self.decode_curve(sequences).dearer(self.constant_ns(sequences))
+        return curve
 
     def steps_covering(self, sequences: int, context: int, elapsed_ns: int, limit: int) -> tuple[int, int]:
         """Return the fewest steps that last at least ``elapsed_ns``, and their time, ns.
@@ -285,30 +301,26 @@ class StepPrices:
         limit
             Most steps; returned, with their time, where even they do not last that long.
         """
-        curve, constant = self.decode_curve(sequences), self.constant_ns(sequences)
-        start = curve.cumulative(context)
-
-        def lasting(steps: int) -> int:
-            return steps * constant + curve.cumulative(context + steps) - start
-
+        curve = self._steps.get(sequences) or self._step_curve(sequences)
         # Steps grow linearly between knots, so a root of a quadratic is nearly always the answer; it is
         # checked, and where a knot lies between, halving finishes the search.
-        guess = max(1, min(limit, ceil(curve.steps_near(context, constant, elapsed_ns))))
-        found = lasting(guess)
+        guess = max(1, min(limit, ceil(curve.steps_near(context, elapsed_ns))))
+        found = curve.between(context, context + guess)
         low, high = 1, limit
         if found >= elapsed_ns:
-            if guess == 1 or lasting(guess - 1) < elapsed_ns:
+            if guess == 1 or curve.between(context, context + guess - 1) < elapsed_ns:
                 return guess, found
             high = guess - 1
         else:
             low = guess + 1
         while low < high:
             middle = (low + high) >> 1
-            if lasting(middle) >= elapsed_ns:
+            if curve.between(context, context + middle) >= elapsed_ns:
                 high = middle
             else:
                 low = middle + 1
-        return (limit, lasting(limit)) if low > limit else (low, lasting(low))
+        steps = min(low, limit)
+        return steps, curve.between(context, context + steps)
 
     def mixed_ns(  # noqa: PLR0913 - one forward pass is described by these eight sums
         self,

@@ -137,7 +137,8 @@ def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
     model = replace(model, max_tokens=table.max_tokens or model.max_tokens)
     node = scenario.network.topology
     pools = tuple(
-        _build_pool(pool, scenario.pool_name(number), model, node) for number, pool in enumerate(scenario.pool)
+        _build_pool(pool, scenario.pool_name(number), _with_cache(model, pool, table.kv_cache), node)
+        for number, pool in enumerate(scenario.pool)
     )
     _check_prices(scenario, {pool.chip.name for pool in pools})
     _check_switches(scenario, {pool.name: pool for pool in pools})
@@ -164,6 +165,10 @@ def _check_prices(scenario: Scenario, used: set[str]) -> None:
             raise ScenarioError(f"cost.chip_hour.{name}: there is no such chip; {suggest(name, known)}")
 
 
+def _with_cache(model: ModelSpec, pool: Pool, asked: str | None) -> ModelSpec:
+    return model if asked else ENGINES[pool.engine].with_cache(model, load_chip(pool.chip))
+
+
 def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -> BuiltPool:
     chip, engine = load_chip(pool.chip), ENGINES[pool.engine]
     layout = _layout(pool)
@@ -176,7 +181,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     memory = plan_memory(model, layout, chip, engine.memory_budget(plan))
     blocks = (pool.limits.kv_blocks or min(memory.blocks, plan.most_blocks or memory.blocks)) - engine.reserved_blocks
     options = options.fitted(blocks * plan.block_tokens, asked)
-    plan = options.plan(prefills=pool.prefills)
+    plan = _within_states(options.plan(prefills=pool.prefills), memory)
     max_tokens = _max_tokens(name, model, options, plan, blocks)
     if not plan.limits.chunked and pool.prefills:
         _check_budget(name, plan, max_tokens)
@@ -208,6 +213,14 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     return BuiltPool(
         name, model, chip, layout, options, memory, costs, parts, tables, set_aside, operators, pool.power_cap, host_w
     )
+
+
+def _within_states(plan: EnginePlan, memory: MemoryPlan) -> EnginePlan:
+    """Return a plan that runs no more sequences than there is room for states."""
+    if not memory.sequences:
+        return plan
+    most = min(plan.limits.max_sequences, memory.sequences)
+    return replace(plan, limits=replace(plan.limits, max_sequences=most))
 
 
 def _copy_rate(pool: Pool, chip: Chip, topology: str | None) -> float:
@@ -252,12 +265,6 @@ def _in_database(path: Path) -> str:
     return "/".join(path.parts[-5:])
 
 
-def _calibration(pool: Pool) -> Calibration:
-    """Return what was fitted to a pool's server; nothing, where it names no calibration."""
-    found = pool.calibration
-    return read_calibration(found) if isinstance(found, str) else found or Calibration()
-
-
 def _layout(pool: Pool) -> Layout:
     return Layout(
         pool.tensor_parallel,
@@ -281,6 +288,12 @@ def _ranks(engine: Engine, plan: EnginePlan, model: ModelSpec, layout: Layout) -
         "idle_ranks_lag": rules.idle_lags,
         "prompt_balance": None if waits is None else partial(PromptBalance, *waits, plan.limits.max_sequences),
     }
+
+
+def _calibration(pool: Pool) -> Calibration:
+    """Return what was fitted to a pool's server; nothing, where it names no calibration."""
+    found = pool.calibration
+    return read_calibration(found) if isinstance(found, str) else found or Calibration()
 
 
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:
@@ -309,7 +322,7 @@ def _check_experts(name: str, model: ModelSpec, layout: Layout) -> None:
                 f"pool.{name}.expert_parallel is {layout.expert}, but {model.name} has no experts; leave it out"
             )
         return
-    key, chips = f"pool.{name}.expert_parallel is {layout.expert}", layout.tensor * layout.data
+    key, chips = f"pool.{name}.expert_parallel is {layout.expert}", layout.sharing
     fitting = [n for n in range(1, chips + 1) if chips % n == 0 and model.cuts_experts(chips // n, n)]
     advice = f"use {' or '.join(str(n) for n in fitting)}" if fitting else "use fewer chips"
     if chips % layout.expert:

@@ -277,5 +277,7 @@ class Shipment:
             self._send_next()
         elif self._closed:
             carrier, started = self.carrier, self._started
+            # They know this shipment: together they would stay until the collector of cycles comes.
+            self._flows = []
             carrier.log.add((started, carrier.env.now - started, *self.ends, self._size))
             self.on_done()

@@ -2,24 +2,90 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any, Final
 
 from simpy.core import Environment
-from simpy.events import URGENT, Event
+from simpy.events import NORMAL, URGENT, Event, EventPriority
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Clock", "Urgent", "soon"]
+__all__ = ["FIRST", "Call", "Clock", "Urgent", "soon"]
+
+#: Priority of what goes off before all else at its instant.
+FIRST: Final = EventPriority(URGENT - 1)
+
+
+class Call:
+    """What happens at a time that is known before.
+
+    Attributes
+    ----------
+    act
+        What is done then, given this.
+    """
+
+    __slots__ = ("act",)
+
+    def __init__(self, act: Callable[[Any], object]) -> None:
+        self.act = act
 
 
 class Clock(Environment):
-    """The simulation, whose time is integer nanoseconds: float seconds would make ties accidental."""
+    """The simulation, whose time is integer nanoseconds: float seconds would make ties accidental.
 
-    @property
-    def now(self) -> int:
-        """Nanoseconds since the run began."""
-        return self._now  # type: ignore[return-value]
+    Attributes
+    ----------
+    now
+        Nanoseconds since the run began.
+    """
+
+    __slots__ = ("now",)
+    now: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+
+    def call(self, delay_ns: int, act: Callable[[Any], object], priority: EventPriority = NORMAL) -> Call:
+        """Do something so long from now: what SimPy's timeouts do for more than twice the time."""
+        call = Call(act)
+        heappush(self._queue, (self.now + delay_ns, priority, next(self._eid), call))  # type: ignore[misc]
+        return call
+
+    def schedule(self, event: Event, priority: EventPriority = NORMAL, delay: float = 0) -> None:
+        """Put an event of SimPy on the agenda, ``delay`` whole nanoseconds from now; raise what made it fail."""
+        if not event._ok:  # noqa: SLF001 - SimPy keeps it nowhere public
+            raise event._value  # noqa: SLF001 - the same
+        self.call(int(delay), partial(_handle, event), priority)
+
+    def run(self, until: float | Event | None = None) -> None:
+        """Let everything happen up to an event, to the beginning of a nanosecond, or until nothing is left.
+
+        Raises
+        ------
+        RuntimeError
+            Nothing is left to happen before ``until``.
+        """
+        done: list[Event] = []
+        if until is not None:
+            end = until if isinstance(until, Event) else Urgent(self, int(until) - self.now)
+            end.callbacks.append(done.append)
+        queue: list[tuple[int, int, int, Call]] = self._queue  # type: ignore[assignment]
+        while queue and not done:
+            self.now, _, _, call = heappop(queue)
+            call.act(call)
+        if until is not None and not done:
+            raise RuntimeError("nothing is left to happen")
+
+
+def _handle(event: Event, _: Call) -> None:
+    """Let an event of SimPy happen."""
+    callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
+    for callback in callbacks:
+        callback(event)
 
 
 class Urgent(Event):
@@ -38,4 +104,4 @@ def soon(env: Clock, delay_ns: int, action: Callable[[], None]) -> None:
     An effect is never at the instant of its cause, so that no order of events at one instant, which
     macro-steps may change, decides anything (``docs/decisions/002-order-of-events.md``).
     """
-    Urgent(env, delay_ns).callbacks.append(lambda _: action())
+    env.call(delay_ns, lambda _: action(), URGENT)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from simpy.events import URGENT
 
 from simulator.batch import Batch
-from simulator.clock import Clock, Urgent, soon
+from simulator.clock import Clock, soon
 from simulator.group import Group
 from simulator.hand_over import HandOver
 from simulator.lockstep import instance_maker
 from simulator.network import KvTransfer
 from simulator.records import StepLog
 from simulator.request import Request
+from simulator.wake_up import WakeUp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
-
-    from simpy import Event
 
     from simulator.engine_parts import EngineParts
     from simulator.front_end import FrontEnd
@@ -153,6 +154,7 @@ class Cluster:
         self.hand_over = HandOver(
             self.env, ledger, terms=self.terms, decoding=self.decoding, carrier=self.carrier, owner=self
         )
+        self._arrivals = WakeUp(self.env, URGENT)
         self.instances: list[Server] = []
         self.logs: list[StepLog] = []
         self.owners: list[int] = []
@@ -163,19 +165,20 @@ class Cluster:
         self.recomputed = self.lost_prompt_tokens = self.lost_output_tokens = 0
         self._hands_over = any(not parts.decodes for parts in pools)
         self._decode_limit = min((p.max_tokens for p in pools if p.decodes and self._hands_over), default=1 << 62)
-        self._longest: list[int] = []
+        self._longest: list[tuple[int, int]] = []
         self._draining: dict[int, Callable[[], None]] = {}
         self._drained = Batch(self.env)
         self._done = self._sent = self.ended_ns = 0
-        self._stride = max(1, len(ledger) // 100)
+        self._total = len(ledger)
+        self._stride = max(1, self._total // 100)
         for number, parts in enumerate(pools):
             for _ in range(parts.replicas):
                 self.start_instance(number)
 
     def run(self) -> None:
         """Serve every request."""
-        self.env.process(self._arrive())
-        while self._done < len(self.ledger):
+        self._arrivals.drive(self._arrive())
+        while self._done < self._total:
             self._all_done = self.env.event()
             try:
                 self.env.run(until=self._all_done)
@@ -207,7 +210,7 @@ class Cluster:
         self.logs.append(log)
         self.owners.append(pool)
         self.loads.append(0)
-        self._longest.append(min(parts.max_tokens, self._decode_limit))
+        self._longest.append((min(parts.max_tokens, self._decode_limit), parts.max_prompt))
         if self.carrier is not None and like is not None:
             self.carrier.place(number, like, pool)
         self._let_join(instance, parts)
@@ -296,13 +299,12 @@ class Cluster:
         if chosen is None:
             self.park(self.entry, lambda: self.enter(request), lambda: self.fail(request))
             return
-        ledger, index = self.ledger, request.index
-        ledger.instance[index] = ledger.decode_instance[index] = chosen.number
+        ledger, index, number = self.ledger, request.index, chosen.number
+        ledger.instance[index] = ledger.decode_instance[index] = number
         if self._hands_over and chosen.decodes_here:
             self.hand_over.stay(request)
-        prompt = ledger.prompt_tokens[index]
-        too_long = prompt + ledger.output_tokens[index] > self._longest[chosen.number]
-        if too_long or prompt > self.pools[self.owners[chosen.number]].max_prompt:
+        prompt, (longest, longest_prompt) = ledger.prompt_tokens[index], self._longest[number]
+        if prompt > longest_prompt or prompt + ledger.output_tokens[index] > longest:
             self.unload(chosen)
             self.hand_over.finished(index)
             self._refuse(index)
@@ -311,9 +313,8 @@ class Cluster:
 
     def unload(self, instance: Server) -> None:
         """Count a request less on an instance."""
-        number = instance.number
-        self.loads[number] -= 1
-        if self._draining and number in self._draining and not self.loads[number]:
+        self.loads[instance.number] -= 1
+        if self._draining and (number := instance.number) in self._draining and not self.loads[number]:
             self._drained.add(number, self._draining.pop(number))
 
     def park(self, group: Group, action: Callable[[], None], give_up: Callable[[], None]) -> None:
@@ -346,12 +347,15 @@ class Cluster:
         if not self._hands_over or self.hand_over.has_room(request) or not self.hand_over.arrive(request):
             self.enter(request)
 
-    def _arrive(self) -> Generator[Event, None, None]:
+    def _arrive(self) -> Generator[None, Any, None]:
+        """Let requests come, each at its time."""
         env = self.env
         for index, time_ns in self.arrivals.first():
             if time_ns > env.now:
-                yield Urgent(env, time_ns - env.now)
+                self._arrivals.after(time_ns - env.now)
+                yield
             self._send(index)
+        yield
 
     def _send(self, index: int) -> None:
         """Let a request arrive now."""
@@ -390,5 +394,5 @@ class Cluster:
             soon(self.env, max(1, following.think_ns), lambda: self._send(row))
         if self.on_progress is not None and self._done % self._stride == 0:
             self.on_progress(self._done)
-        if self._done == len(ledger):
+        if self._done == self._total:
             self._all_done.succeed()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from simpy.events import Event
-
     from perfdb.step_prices import StepPrices
     from simulator.clock import Clock
     from simulator.wake_up import WakeUp
@@ -32,30 +30,33 @@ class DecodeRun:
         The batch it lasts as long as: sequences, and the floor of their mean context before the first step.
     """
 
-    __slots__ = ("_env", "_prices", "_wake_up", "context", "decodes", "start_ns", "steps")
+    __slots__ = ("_env", "_last_ns", "_prices", "_wake_up", "context", "decodes", "start_ns", "steps")
 
     def __init__(self, env: Clock, prices: StepPrices, wake_up: WakeUp) -> None:
         self._env, self._prices, self._wake_up = env, prices, wake_up
         self.steps = self.start_ns = self.decodes = self.context = 0
+        # When the last step begins, where a cut has told; else -1.
+        self._last_ns = -1
 
-    def begin(self, steps: int, decodes: int, context: int) -> Event:
-        """Begin a run now and return the event of its end."""
+    def begin(self, steps: int, decodes: int, context: int) -> None:
+        """Begin a run now; the engine goes on when it ends."""
         self.steps, self.decodes, self.context = steps, decodes, context
-        self.start_ns = self._env.now
-        return self._wake_up.after(self._prices.decode_ns(decodes, context, steps))
+        self.start_ns, self._last_ns = self._env.now, -1
+        self._wake_up.after(self._prices.decode_ns(decodes, context, steps))
 
-    def begin_one(self, duration_ns: int) -> Event:
-        """Begin a step now whose duration is known, and return the event of its end."""
-        self.steps, self.start_ns = 1, self._env.now
-        return self._wake_up.after(duration_ns)
+    def begin_one(self, duration_ns: int) -> None:
+        """Begin a step now whose duration is known; the engine goes on when it ends."""
+        self.steps, self.start_ns, self._last_ns = 1, self._env.now, -1
+        self._wake_up.after(duration_ns)
 
     def cut(self, more: int = 0) -> None:
         """Let the run end with the step under way, or ``more`` steps after it."""
         elapsed = self._env.now - self.start_ns
         steps, duration = self._prices.steps_covering(self.decodes, self.context, elapsed, self.steps)
         if steps + more < self.steps:
-            self.steps = steps + more
+            self.steps, self._last_ns = steps + more, -1
             if more:
+                self._last_ns = self.start_ns + duration if more == 1 else -1
                 duration = self._prices.decode_ns(self.decodes, self.context, self.steps)
             self._wake_up.move(duration - elapsed)
 
@@ -75,6 +76,6 @@ class DecodeRun:
 
     def last_step_ns(self, steps: int) -> int:
         """Return when the last of the ``steps`` steps begins."""
-        if steps == 1:
-            return self.start_ns
+        if steps == 1 or self._last_ns >= 0:
+            return max(self.start_ns, self._last_ns)
         return self.start_ns + self._prices.decode_ns(self.decodes, self.context, steps - 1)

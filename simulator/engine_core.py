@@ -117,9 +117,11 @@ class EngineCore:
 
     def release(self, request: Request) -> None:
         """Give back the blocks of a request whose KV has left for another instance."""
+        state = self.state
         self.held -= 1
-        self.state.release(request)
-        self._notice(changed=bool(self.state.waiting))
+        state.release(request)
+        if state.waiting or state.running or state.ready or state.fetched:
+            self._notice(changed=bool(state.waiting))
 
     def _note(self, action: Callable[[Request], bool], request: Request, *, changes: bool, soon: bool = False) -> None:
         """Do something that may change the plan; where the next plan is made already, before the one after it."""
@@ -211,8 +213,6 @@ class EngineCore:
         state.pool.take_until(state.step, state.step + begun)
         return begun
 
-    # --- plans ---------------------------------------------------------------------------------------
-
     def next_plan(self) -> Plan:
         """Plan the next step, and begin it."""
         ahead, inbox = self.ahead, self._inbox
@@ -278,10 +278,11 @@ class EngineCore:
     def apply_decodes(self, plan: Plan, steps: int) -> None:
         """Let the decode steps of the run be over."""
         run = self._run
-        if self.ahead is not None and (self.ahead or self._inbox):
+        if self.ahead is not None and (self.ahead.unseen or self._inbox):
             self.ahead.last_step_ns = run.last_step_ns(steps)
         self.advance(steps, run.start_ns, self.env.now, takes_blocks=plan.steps > 1)
-        self._finish_due()
+        if self._finishes.next_step <= self.state.step:
+            self._finish_due()
 
     def advance(self, steps: int, start: int, end_ns: int, *, takes_blocks: bool) -> None:
         """Let decode steps be over; the first block of each sequence was taken by a plan of one step."""
@@ -301,7 +302,7 @@ class EngineCore:
         else:
             self.log.add((start, end_ns - start, steps, decodes, context, 0, 0, 0, 0, 0, 0))
         if takes_blocks:
-            state.pool.take_rest(state.step, steps)
+            state.pool.take_until(state.step, state.step + steps)
         state.step += steps
         state.context_sum += decodes * steps
 
@@ -346,7 +347,7 @@ class EngineCore:
         """Let the step be over that computes prompts."""
         state = self.state
         self.log.add(self.row)
-        if self.ahead is not None and (self.ahead or self._inbox):
+        if self.ahead is not None:
             self.ahead.last_step_ns = self._run.start_ns
         if plan.decodes:
             if self._standstill.since_ns >= 0:
@@ -362,7 +363,8 @@ class EngineCore:
                 self._first_token(request)
             else:
                 state.prefilling[request.index] = request
-        self._finish_due()
+        if self._finishes.next_step <= state.step:
+            self._finish_due()
 
     # --- requests ------------------------------------------------------------------------------------
 
@@ -387,11 +389,12 @@ class EngineCore:
         self._finishes.expect(request, self.state.step, produced)
 
     def _finish_due(self) -> None:
-        state = self.state
+        state, now = self.state, self.env.now
         for request in self._finishes.due(state.step, state.running):
+            index = request.index
             state.leave_decode(request)
-            state.ending[index := request.index] = request
+            state.ending[index] = request
             if self.ahead is None:
                 state.let_go()
-            self.ledger.finish_ns[index] = self.env.now
+            self.ledger.finish_ns[index] = now
             self.watcher.finished(self.number, index)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from hardware.catalogue import Chip
     from perfdb.eager import EagerKernels
     from perfdb.layout import Layout
+    from perfdb.model import ModelSpec
     from perfdb.sources import SourceChain
     from simulator.instance import Instance
     from simulator.schedulers import Scheduler
@@ -111,6 +112,8 @@ class Engine:
         Release whose kernel tables are wanted; None for those the database calls current.
     front_end
         How long a request is under way to its scheduler.
+    narrow_sparse_cache
+        Architectures of chips on which sparse attention has an 8-bit cache where nothing else is said.
     """
 
     framework: str
@@ -130,6 +133,12 @@ class Engine:
     ranks: RankRules | None = None
     release: str | None = None
     front_end: FrontEndTime = _UNDELAYED
+    narrow_sparse_cache: tuple[str, ...] = ()
+
+    def with_cache(self, model: ModelSpec, chip: Chip) -> ModelSpec:
+        """Return a model whose cache has the format that the engine gives it where nothing else is said."""
+        narrow = model.sparse_attention and chip.architecture in self.narrow_sparse_cache
+        return replace(model, kv_cache="fp8") if narrow else model
 
     def instances(self, options: EngineOptions, blocks: int) -> Callable[..., Instance] | None:
         """Return what makes its instances, of so many KV blocks, if not the usual."""
@@ -233,6 +242,8 @@ def _vllm(minor: int) -> Engine:
         ranks=RankRules(
             "lowest_score" if minor >= _SCORES_SINCE else "waiting_first", idle_lags=False, dense_apart=True
         ),
+        # DeepSeek-V3.2 gets ``fp8_ds_mla`` (vllm/model_executor/models/config.py).
+        narrow_sparse_cache=("hopper", "blackwell"),
     )
 
 
@@ -254,6 +265,8 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             HostTime(step_ns=600_000, sequence_ns=20_000),
             both_stages=True,
             ranks=RankRules("round_robin"),
+            # It logs "Setting KV cache dtype to bfloat16 for DeepSeek DSA on SM9 device", and to FP8 on SM10.
+            narrow_sparse_cache=("blackwell",),
         ),
         "trtllm": Engine(
             "trtllm",

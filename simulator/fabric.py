@@ -174,7 +174,7 @@ def _endpoint(pool: BuiltPool, chips: tuple[str, ...]) -> Endpoint:
     """Return an instance's place; all ranks store KV heads, and heads fewer than ranks are stored more than once."""
     model, layout = pool.model, pool.layout
     stored = model.kv_bytes_on_chip(layout.tensor) * layout.tensor
-    # K and V of a layer are two arrays of blocks on each rank.
-    piece = stored / layout.tensor / model.layers / 2
+    # Keys and values of a layer are an array of blocks each on every rank; latents are one.
+    piece = stored / layout.tensor / model.kv_arrays
     layers = (model.layers // layout.pipeline,) * layout.pipeline
     return Endpoint(chips, stored, layers, piece_bytes_per_token=piece, block_tokens=pool.parts.block_tokens)

@@ -129,6 +129,8 @@ class Stream(Bundle):
     ----------
     alone
         Rate of a flow when nothing else moves and every link is as at the beginning, units/ns.
+    lone_rate
+        Rate of a flow that has the links to itself as they are now, units/ns.
     served, since_ns
         Units that a flow there from the beginning would have been served, up to an instant.
     ends_ns
@@ -144,6 +146,7 @@ class Stream(Bundle):
         "booked_ns",
         "ends_ns",
         "key",
+        "lone_rate",
         "served",
         "since_ns",
         "ticket",
@@ -156,25 +159,22 @@ class Stream(Bundle):
         self.alone = min(
             [link.nominal // times for link, times in self.path] + ([] if self.cap is None else [self.cap]), default=0
         )
+        self.find_lone_rate()
         self._ends: list[tuple[int, int, Flow]] = []
         self.ends_ns = self.booked_ns = NEVER
         self.ticket = 0
 
-    def lone_rate(self) -> int:
-        """Return the rate of a flow that has the links to itself, units/ns."""
-        rate = self.cap
-        for link, times in self.path:
-            most = link.capacity // times
-            if rate is None or most < rate:
-                rate = most
-        return rate or 0
+    def find_lone_rate(self) -> None:
+        """Find ``lone_rate`` from the capacities that links have now."""
+        rates = [link.capacity // times for link, times in self.path]
+        self.lone_rate = min(rates if self.cap is None else [*rates, self.cap], default=0)
 
     def lone_ns(self, flow: Flow) -> int:
         """Return how long a flow moves if it has the links to itself; -1 if another is there, or nothing moves."""
         for link, _ in self.path:
             if link.flows or link.lone is not None:
                 return -1
-        rate = self.lone_rate()
+        rate = self.lone_rate
         return -((_NOT_WAITED_FOR - flow.work) // rate) if rate and self.path and flow.work else -1
 
     def take_links(self, flow: Flow | None) -> None:
@@ -263,7 +263,7 @@ class Stream(Bundle):
         moving_ns = time_ns - flow.sent_ns - flow.latency_ns
         if moving_ns <= 0:
             return 0, 0
-        served = min(self.lone_rate() * moving_ns, flow.work)
+        served = min(self.lone_rate * moving_ns, flow.work)
         return served * flow.carried // flow.work, served
 
 

@@ -71,6 +71,6 @@ class Group:
         loads, offered = self._loads, self.members
         if self.helpers and all(loads[number] > self.helps_above for number in offered):
             offered = offered + self.helpers
-        chosen = offered[self.router.choose([loads[number] for number in offered], offered, request)]
+        chosen = offered[self.router.choose(list(map(loads.__getitem__, offered)), offered, request)]
         loads[chosen] += 1
         return self._instances[chosen]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from simulator.clock import Urgent
+from simulator.clock import soon
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,4 +36,4 @@ class HostLink:
         """Copy the blocks of a request once those before it are done, and then say so."""
         start_ns = max(self._env.now, self._free_ns)
         self._free_ns = start_ns + max(1, round(blocks * self._block_ns))
-        Urgent(self._env, self._free_ns - self._env.now).callbacks.append(lambda _: then(request))
+        soon(self._env, self._free_ns - self._env.now, lambda: then(request))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simulator.engine_core import EngineCore
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
-
-    from simpy.events import Event
 
     from simulator.clock import Clock
     from simulator.engine_parts import EngineParts
@@ -52,7 +50,7 @@ class Instance(EngineCore):
             tells_chunks=tells_chunks,
             macro_steps=macro_steps,
         )
-        env.process(self.serve())
+        self._wake_up.drive(self.serve())
 
     @property
     def cores(self) -> Sequence[EngineCore]:
@@ -68,24 +66,27 @@ class Instance(EngineCore):
         """Return 0: it has one rank."""
         return 0
 
-    def serve(self) -> Generator[Event, None, None]:
+    def serve(self) -> Generator[None, Any, None]:
         """Run the engine for ever."""
         while True:
             plan = self.next_plan()
             if plan.chunks:
                 duration_ns = self.price_chunks(plan)
                 self.tell_chunks(plan, duration_ns)
-                yield self._wake_up.after(duration_ns)
+                self._wake_up.after(duration_ns)
+                yield
                 self.apply_chunks(plan)
             elif plan.decodes:
-                yield self._compute_decodes(plan)
+                self._compute_decodes(plan)
+                yield
                 steps, self._run.steps = self._run.steps, 0
                 self.apply_decodes(plan, steps)
             elif not self.lags(plan):
                 self.check_asleep()
-                yield self._wake_up.when_rung()
+                self._wake_up.when_rung()
+                yield
                 self.lags(plan)
 
-    def _compute_decodes(self, plan: Plan) -> Event:
+    def _compute_decodes(self, plan: Plan) -> None:
         state = self.state
-        return self._run.begin(self.steps_unchanged(plan), state.decodes, state.context_sum // state.decodes)
+        self._run.begin(self.steps_unchanged(plan), state.decodes, state.context_sum // state.decodes)

@@ -23,7 +23,6 @@ class BlockPool:
 
     __slots__ = (
         "allocated",
-        "anchored",
         "block_tokens",
         "blocks",
         "free",
@@ -38,7 +37,7 @@ class BlockPool:
         self.blocks = self.free = self.least_free = blocks
         self.block_tokens = block_tokens
         self.growth = [0] * block_tokens
-        self.sequences = self.anchored = 0
+        self.sequences = 0
         self.allocated = self.freed = 0
         self.taken_until = 0
 
@@ -50,7 +49,8 @@ class BlockPool:
         """Take ``blocks`` free blocks; the caller has checked that they are there."""
         self.free -= blocks
         self.allocated += blocks
-        self.least_free = min(self.least_free, self.free)
+        if self.free < self.least_free:  # noqa: PLR1730 - a call of min costs more
+            self.least_free = self.free
 
     def give(self, blocks: int) -> None:
         """Return ``blocks`` blocks to the free ones."""
@@ -60,48 +60,35 @@ class BlockPool:
     def join(self, anchor: int) -> None:
         """Count a sequence that starts to decode; see :attr:`Request.anchor`."""
         self.growth[-anchor % self.block_tokens] += 1
-        self.anchored -= -anchor // self.block_tokens
         self.sequences += 1
 
     def leave(self, anchor: int) -> None:
         """Count a sequence that no longer decodes."""
         self.growth[-anchor % self.block_tokens] -= 1
-        self.anchored += -anchor // self.block_tokens
         self.sequences -= 1
-
-    def decoding(self, step: int) -> int:
-        """Return the blocks the decoding sequences have when step ``step`` begins, shared ones for each of them."""
-        rounds, rest = divmod(step, self.block_tokens)
-        return self.anchored + rounds * self.sequences + sum(self.growth[:rest])
 
     def needed(self, step: int, steps: int) -> int:
         """Return the blocks the decoding sequences take in ``steps`` steps from step counter ``step``."""
-        rounds, rest = divmod(steps, self.block_tokens)
-        start = step % self.block_tokens
-        end = start + rest
-        growth = self.growth
-        part = sum(growth[start:end])
-        if end > self.block_tokens:
-            part += sum(growth[: end - self.block_tokens])
-        return rounds * self.sequences + part
+        size, growth = self.block_tokens, self.growth
+        start = step % size
+        if steps == 1:
+            return growth[start]
+        end = start + steps % size
+        blocks = steps // size * self.sequences + sum(growth[start:end])
+        return blocks + sum(growth[: end - size]) if end > size else blocks
 
     def take_run(self, step: int, steps: int) -> None:
         """Take the blocks of ``steps`` steps from step counter ``step``."""
-        self.take(self.needed(step, steps))
+        if blocks := self.needed(step, steps):
+            self.take(blocks)
 
     def take_until(self, step: int, end: int) -> None:
         """Take the blocks of the steps from step counter ``step`` to ``end``, but for those taken this way before."""
-        start = max(step, self.taken_until)
-        if end > start:
-            self.take_run(start, end - start)
+        if step < self.taken_until:  # noqa: PLR1730 - a call of max costs more
+            step = self.taken_until
+        if step < end:
+            self.take_run(step, end - step)
             self.taken_until = end
-
-    def take_rest(self, step: int, steps: int) -> None:
-        """Take the blocks of a run of steps that is over, but for those that :meth:`take_until` took meanwhile."""
-        if self.taken_until > step:
-            self.take_until(step, step + steps)
-        else:
-            self.take_run(step, steps)
 
     def lasting(self, step: int, spare: int = 0) -> int:
         """Return a number of steps from step counter ``step`` for which the free blocks surely suffice.
@@ -109,12 +96,10 @@ class BlockPool:
         Whole rounds of ``block_tokens`` steps, in which every sequence takes one block; the exact number where
         not even one round fits; 0 where there are no sequences. ``spare`` blocks stay free.
         """
-        if not self.sequences:
-            return 0
-        rounds = (self.free - spare) // self.sequences
-        if rounds > 0:
-            return rounds * self.block_tokens
-        steps, left = 0, self.free - spare
+        sequences, left = self.sequences, self.free - spare
+        if left >= sequences:
+            return left // sequences * self.block_tokens if sequences else 0
+        steps = 0
         while left >= self.growth[(step + steps) % self.block_tokens]:
             left -= self.growth[(step + steps) % self.block_tokens]
             steps += 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simulator.decisions import Decision
 from simulator.installed_vllm import VllmCore
@@ -16,8 +16,6 @@ from simulator.schedulers.state import EngineState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Generator
-
-    from simpy.events import Event
 
     from simulator.clock import Clock
     from simulator.engine_parts import EngineParts
@@ -128,7 +126,7 @@ class LiveInstance(Instance):
         self.state.lose_all()
         return left
 
-    def serve(self) -> Generator[Event, None, None]:
+    def serve(self) -> Generator[None, Any, None]:
         """Run the engine for ever, as vLLM's engine core does."""
         core = self.core
         under_way: deque[tuple[ScheduledStep, tuple[int, ...], set[int]]] = deque()
@@ -140,11 +138,13 @@ class LiveInstance(Instance):
                     # The next step is scheduled while this one runs.
                     continue
             elif not under_way:
-                yield self._wake_up.when_rung()
+                self._wake_up.when_rung()
+                yield
                 continue
             step, row, completes = under_way.popleft()
             if step.tokens:
-                yield self._wake_up.after(row[0] + row[1] - self.env.now)
+                self._wake_up.after(row[0] + row[1] - self.env.now)
+                yield
                 self.log.add(row)
             self._apply_step(step, completes)
 

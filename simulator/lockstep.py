@@ -7,7 +7,7 @@ it with an empty batch. See ``docs/decisions/026-attention-ranks.md``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simulator.decode_run import DecodeRun
 from simulator.engine_core import EngineCore
@@ -20,8 +20,6 @@ from simulator.wake_up import WakeUp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
-
-    from simpy.events import Event
 
     from simulator.clock import Clock
     from simulator.engine_parts import EngineParts
@@ -147,7 +145,7 @@ class LockstepRanks(RankGroup):
             tells_chunks=tells_chunks,
             macro_steps=macro_steps,
         )
-        env.process(self.serve())
+        self.wake_up.drive(self.serve())
 
     @property
     def step_logs(self) -> Sequence[StepLog]:
@@ -162,19 +160,21 @@ class LockstepRanks(RankGroup):
 
     # --- steps ---------------------------------------------------------------------------------------
 
-    def serve(self) -> Generator[Event, None, None]:
+    def serve(self) -> Generator[None, Any, None]:
         """Run the engine for ever."""
         ranks = self._ranks
         while True:
             self._plan()
             busy = [rank for rank in ranks if rank.busy]
             if busy:
-                yield self._begin_step(busy)
+                self._begin_step(busy)
+                yield
                 self._end_step()
             elif not self._lag():
                 for rank in ranks:
                     rank.check_asleep()
-                yield self.wake_up.when_rung()
+                self.wake_up.when_rung()
+                yield
                 self._lag()
 
     def _plan(self) -> None:
@@ -195,10 +195,11 @@ class LockstepRanks(RankGroup):
         """Let every rank's next plan know all there is; tell whether one of the last plans did not."""
         return sum(rank.lags(rank.plan) for rank in self._ranks) > 0
 
-    def _begin_step(self, busy: Sequence[Rank]) -> Event:
+    def _begin_step(self, busy: Sequence[Rank]) -> None:
         """Begin a step of all ranks, or a run of them while none of their plans can change."""
         if any(rank.plan.chunks for rank in busy):
-            return self._begin_chunks(busy)
+            self._begin_chunks(busy)
+            return
         batches = [rank.batch() for rank in busy]
         pace = slowest(self.prices, batches)
         steps = 1
@@ -207,9 +208,9 @@ class LockstepRanks(RankGroup):
             steps = steps_paced(self.prices, batches, pace, steps)
         decodes, context = batches[pace]
         self._row = ()
-        return self.run.begin(steps, decodes, context)
+        self.run.begin(steps, decodes, context)
 
-    def _begin_chunks(self, busy: Sequence[Rank]) -> Event:
+    def _begin_chunks(self, busy: Sequence[Rank]) -> None:
         """Begin a step in which some ranks compute prompts."""
         costs, computing = [], [rank for rank in busy if rank.plan.chunks]
         for rank in busy:
@@ -222,7 +223,7 @@ class LockstepRanks(RankGroup):
         for rank in computing:
             rank.row[1] = duration_ns
             rank.tell_chunks(rank.plan, duration_ns)
-        return self.run.begin_one(duration_ns)
+        self.run.begin_one(duration_ns)
 
     def _end_step(self) -> None:
         run = self.run

@@ -31,29 +31,28 @@ class Lookahead:
 
     Attributes
     ----------
+    unseen
+        What has happened since: when, what to do about it, with which request, and whether that may change the plan.
     last_step_ns
-        When the last step began.
+        When the last step began; known while there is something unseen.
     lags
         Something had happened that the last plan did not know.
     changes
-        It may change the plan: a run must end after its first step.
+        It may change the next plan: a run must end after its first step.
     """
 
-    __slots__ = ("_scheduler", "_state", "_unseen", "changes", "lags", "last_step_ns")
+    __slots__ = ("_scheduler", "_state", "changes", "lags", "last_step_ns", "unseen")
 
     def __init__(self, scheduler: Scheduler, state: EngineState) -> None:
         self._scheduler, self._state = scheduler, state
         state.plans_ahead = True
-        self._unseen: deque[tuple[int, Callable[[Request], object], Request, bool]] = deque()
+        self.unseen: deque[tuple[int, Callable[[Request], object], Request, bool]] = deque()
         self.last_step_ns = 0
         self.changes = self.lags = False
 
-    def __bool__(self) -> bool:
-        return bool(self._unseen)
-
     def note(self, now_ns: int, action: Callable[[Request], object], request: Request, *, changes: bool) -> None:
         """Remember something that happens now, to be done before the first plan that can know of it."""
-        self._unseen.append((now_ns, action, request, changes))
+        self.unseen.append((now_ns, action, request, changes))
         self._state.unseen_tokens += request.tokens
 
     def see_all(self) -> None:
@@ -69,27 +68,23 @@ class Lookahead:
 
     def look(self) -> None:
         """See what had happened when the step that ends now began."""
-        if self._unseen:
+        if self.unseen:
             self._see(self.last_step_ns)
 
     def planned(self, plan: Plan) -> None:
         """Let those go who ended in the step that ends now, of which the plan did not know."""
         state = self._state
-        ended = bool(state.ending)
-        if ended:
-            if plan.decodes and plan.steps > 1:
+        self.lags = self.changes = False
+        if state.ending:
+            if plan.steps > 1 and plan.decodes:
                 # Its first step has its blocks before theirs are free.
                 state.pool.take_until(state.step, state.step + 1)
             state.let_go()
-        self.lags = ended or bool(self._unseen)
-        self.changes = self.lags and self._may_change(ended=ended)
-
-    def _may_change(self, *, ended: bool) -> bool:
-        """Tell whether what the last plan did not know may change the next one."""
-        state = self._state
-        if ended and (state.waiting or state.ready or state.fetched):
-            return True
-        return any(flag or state.waiting.would_lead(request) for _, _, request, flag in self._unseen)
+            self.lags = True
+            self.changes = bool(state.waiting or state.ready or state.fetched)
+        for _, _, request, changes in self.unseen:
+            self.lags = True
+            self.changes = self.changes or changes or state.waiting.would_lead(request)
 
     def catch_up(self, now_ns: int) -> bool:
         """Let the next plan know all that has happened by now; tell whether the last one did not."""
@@ -97,7 +92,7 @@ class Lookahead:
         return self.lags
 
     def _see(self, until_ns: int) -> None:
-        unseen, state = self._unseen, self._state
+        unseen, state = self.unseen, self._state
         while unseen and unseen[0][0] <= until_ns:
             _, action, request, _ = unseen.popleft()
             state.unseen_tokens -= request.tokens

@@ -90,7 +90,8 @@ def audit_report(found: Sequence[Finding]) -> Group:
     """Return the tables with rows that are off, and the worst row of each of the worst."""
     off = [one for one in found if one.off]
     table = plain_table("Rows that are off", "table", "rows", "beyond light", "far slower", "beaten")
-    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.no_wrap = True
     for one in off:
         table.add_row(Text(one.title), f"{one.points:,}", *(f"{one.counts[verdict]:,}" for verdict in _BAD))
     worst = sorted(off, key=lambda one: -one.off)[:_MOST_EXAMPLES]

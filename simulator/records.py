@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from array import array
+from struct import Struct
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 __all__ = ["Ledger", "PauseLog", "StepLog", "TransferLog"]
@@ -92,7 +95,12 @@ class _Log:
 
     def __init__(self) -> None:
         self._rows: array[int] = array("q")
-        self.add = self._rows.extend
+        self._pack = Struct(f"={len(self.NAMES)}q").pack
+
+    def add(self, row: Sequence[int]) -> None:
+        """Append a row."""
+        # Three times as fast as extending the array by the numbers, which it looks at one by one.
+        self._rows.frombytes(self._pack(*row))
 
     def table(self) -> dict[str, NDArray[np.int64]]:
         """Return the columns, each int64 of shape (rows,)."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, SupportsIndex
 import numpy as np
 
 from hardware.errors import LawError, ScenarioError
-from simulator.alarm import Alarm
+from simulator.clock import FIRST
 from simulator.fair_share import BYTE, Filling, Link, capacity_of
 from simulator.flows import Agenda, Flow, Key, Stream
 from simulator.link_history import LinkHistory, LinkSeries, units_served
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
-    from simpy.events import Event
 
     from simulator.clock import Clock
 
@@ -205,6 +204,8 @@ class Network:
         self._counted[link] = units_served(changed, self.env.now)[1]
         self._history.note_capacity(changed, self._counted[link])
         changed.capacity = capacity
+        for stream in self._streams.values():
+            stream.find_lone_rate()
         self._changed |= changed.bundles
         self._arm(self.env.now)
 
@@ -251,9 +252,9 @@ class Network:
         alarms = self._alarms
         if not alarms or time_ns < alarms[0]:
             heappush(alarms, time_ns)
-            Alarm(self.env, time_ns - self.env.now, self._wake)
+            self.env.call(time_ns - self.env.now, self._wake, FIRST)
 
-    def _wake(self, _: Event) -> None:
+    def _wake(self, _: object) -> None:
         """Let flows end and start, share anew, and only then tell who waits for them."""
         heappop(self._alarms)
         now_ns, lone, ends, starts = self.env.now, self._lone, self._ends, self._starts

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from simpy.events import NORMAL, URGENT, EventPriority
 
 if TYPE_CHECKING:
-    from simpy.events import Event
+    from collections.abc import Callable, Generator
 
-    from simulator.clock import Clock
+    from simulator.clock import Call, Clock
 
 __all__ = ["WakeUp"]
 
 
 class WakeUp:
-    """The event that one engine loop waits for.
+    """What one loop waits for: it says until when, yields, and goes on then. It never returns.
+
+    Parameters
+    ----------
+    env
+        The simulation.
+    priority
+        Among what happens at one instant.
 
     Attributes
     ----------
@@ -21,31 +30,40 @@ class WakeUp:
         It waits for something to happen, not for a time.
     """
 
-    def __init__(self, env: Clock) -> None:
-        self._env = env
-        self._event: Event | None = None
+    __slots__ = ("_call", "_go_on", "_next", "_priority", "asleep")
+
+    def __init__(self, env: Clock, priority: EventPriority = NORMAL) -> None:
+        self._call, self._priority = env.call, priority
+        self._next: Call | None = None
+        self._go_on: Callable[[Any], object] = _never
         self.asleep = False
 
-    def after(self, duration_ns: int) -> Event:
-        """Return the event to wait for while a step runs."""
-        self._event = event = self._env.timeout(duration_ns)
-        return event
+    def drive(self, loop: Generator[None, Any, None]) -> None:
+        """Let a loop begin now, before all else of this instant, and go on whenever it is woken."""
+        self._go_on = loop.send
+        self._call(0, lambda _: next(loop), URGENT)
 
-    def when_rung(self) -> Event:
-        """Return the event to wait for while there is nothing to do."""
-        self.asleep = True
-        self._event = event = self._env.event()
-        return event
+    def after(self, duration_ns: int) -> None:
+        """Let the loop go on so long from now."""
+        self._next = self._call(duration_ns, self._go_on, self._priority)
+
+    def when_rung(self) -> None:
+        """Let the loop sleep until somebody moves its wake-up call."""
+        self.asleep, self._next = True, None
 
     def move(self, delay_ns: int) -> None:
         """Let the loop wake up so long from now, and not when it would have."""
-        moved, old = self._env.timeout(delay_ns), self._event
-        if old is not None and old.callbacks is not None:
-            moved.callbacks, old.callbacks = old.callbacks, []
-        self._event = moved
+        if self._next is not None:
+            self._next.act = _never
         self.asleep = False
+        self._next = self._call(delay_ns, self._go_on, self._priority)
 
     def silence(self) -> None:
         """Let the loop never wake up again."""
-        if self._event is not None and self._event.callbacks is not None:
-            self._event.callbacks = []
+        self._go_on = _never
+        if self._next is not None:
+            self._next.act = _never
+
+
+def _never(_: object) -> None:
+    """Wake nobody."""

@@ -8,7 +8,9 @@ import pytest
 
 from benchmarks.phase_times import prices, prompt_ms, token_ms
 from benchmarks.recorded_run import POOLS, read_run, replay
+from hardware.catalogue import load_chip
 from hardware.errors import CapacityError, ScenarioError
+from perfdb.load_model import load_model
 from simulator.build import build_pools
 from simulator.engines import ENGINES
 from simulator.run import run_scenario
@@ -184,3 +186,30 @@ def test_the_longest_sequence_has_tensorrt_llms_name():
 def test_a_sequence_that_does_not_fit_is_reported_in_tensorrt_llms_names():
     with pytest.raises(CapacityError, match=r"max_seq_len = 1500 .* raise kv_cache_config.free_gpu_memory_fraction"):
         trtllm(max_seq_len=1500, kv_cache_config={"max_tokens": 1000})
+
+
+@pytest.mark.parametrize(
+    ("engine", "chip", "found"),
+    [
+        ("vllm", "h200_sxm", "fp8"),
+        ("sglang", "b200_sxm", "fp8"),
+        ("sglang", "h200_sxm", "bf16"),
+        ("trtllm", "b200_sxm", "bf16"),
+    ],
+)
+def test_sparse_attention_has_the_cache_its_engine_gives_it(engine, chip, found):
+    sparse, dense = load_model("GLM-5-FP8"), load_model("DeepSeek-V3")
+    assert ENGINES[engine].with_cache(sparse, load_chip(chip)).kv_cache == found
+    assert ENGINES[engine].with_cache(dense, load_chip(chip)).kv_cache == "bf16"
+
+
+def test_no_more_sequences_run_than_have_room_for_their_states():
+    table = {
+        "model": {"name": "Qwen3.5-397B-A17B", "weights": "fp8"},
+        "workload": WORK,
+        "pool": [{"chip": "b200_sxm", "tensor_parallel": 8, "engine": "sglang"}],
+    }
+    (pool,) = build_pools(resolve_scenario(table, Path("here.toml"), "here.toml"))
+    most = len(pool.costs.prices.host_ns) - 1
+    assert most == pool.memory.sequences < 4096
+    assert pool.memory.states == most * pool.model.state_bytes_on_chip(8)

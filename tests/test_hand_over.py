@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -97,6 +99,26 @@ def carried(pairs, tokens=1000, kv_bytes=100_000):
     env.run()
     assert len(carrier.log.table()["start_ns"]) == len(pairs)
     return [ends[pair] for pair in pairs]
+
+
+def test_transfers_that_are_over_are_forgotten_without_the_collector_of_cycles():
+    def left(transfers):
+        gc.collect()
+        gc.disable()
+        try:
+            carried([(0, number % 7 + 1) for number in range(transfers)])
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    assert left(70) - left(7) < 63
+
+
+def test_an_instance_sleeps_on_when_kv_has_left_it_and_nobody_waits():
+    size = 20
+    arrivals = OpenLoop([number * 10**9 for number in range(size)])
+    cluster = Deployment(blocks=1000, decode_blocks=1000, decode_replicas=1).serve(arrivals, [100] * size, [2] * size)
+    assert cluster.events / size < 8.5
 
 
 def test_two_transfers_over_one_link_take_twice_as_long_and_over_two_links_as_long_as_one():

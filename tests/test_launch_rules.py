@@ -166,9 +166,12 @@ def deepseek(**facts):
         ({"engine": "trtllm"}, {"max_num_tokens": 8192, "kv_cache_config": BLOCKS}),
         ({"engine": "trtllm", "date": "2025-11-10", "isl": 1024.0}, {"max_num_tokens": 1152}),
         ({"engine": "trtllm", "concurrency": 64.0}, {"batch_wait_timeout_iters": 40}),
+        ({"engine": "trtllm", "model": "Llama-3.1-70B", "tensor_parallel": 4.0}, {"batch_wait_timeout_iters": 20}),
+        ({"engine": "trtllm", "model": "Llama-3.1-70B"}, {"batch_wait_timeout_iters": None, "max_num_tokens": 16384}),
+        ({"engine": "vllm", "model": "Kimi-K2.5", "precision": "int4"}, {"gpu_memory_utilization": 0.97}),
     ],
 )
-def test_the_rules_shipped_launch_deepseek_as_its_scripts_do(facts, found):
+def test_the_rules_shipped_launch_runs_as_their_scripts_do(facts, found):
     settings = deepseek(**facts)
     assert {name: settings.engine_options.get(name) for name in found} == found
 
@@ -179,12 +182,13 @@ def test_the_rules_shipped_launch_deepseek_as_its_scripts_do(facts, found):
         ({}, "fp8_block", "fp8"),
         ({"precision": "fp4"}, "nvfp4", "fp8"),
         ({"chip": "h200_sxm"}, "fp8_block", None),
-        ({"engine": "vllm", "model": "gpt-oss-120b", "precision": "fp4"}, "mxfp4_mxfp8", None),
-        ({"engine": "vllm", "model": "gpt-oss-120b", "precision": "fp4", "chip": "h100_sxm"}, "mxfp4", None),
+        ({"engine": "vllm", "model": "gpt-oss-120b", "precision": "fp4"}, "mxfp4_mxfp8", "fp8"),
         ({"engine": "trtllm", "model": "Qwen3-32B"}, "fp8", "fp8"),
         ({"engine": "trtllm", "model": "Qwen3-235B-A22B-FP8"}, "fp8_block", None),
+        ({"engine": "vllm", "model": "gpt-oss-120b", "precision": "fp4", "chip": "h100_sxm"}, "mxfp4", None),
+        ({"engine": "vllm", "model": "Llama-3.1-70B", "chip": "h200_sxm"}, "fp8", "fp8"),
         ({"engine": "vllm", "model": "Kimi-K2.5", "precision": "int4"}, "int4", None),
-        ({"engine": "vllm", "model": "Llama-2-7b-hf", "precision": "fp16/bf16"}, "bf16", None),
+        ({"engine": "vllm", "model": "Llama-2-7b-hf", "precision": "fp16/bf16", "origin": "x"}, "bf16", None),
     ],
 )
 def test_the_rules_shipped_know_number_formats(facts, weights, kv_cache):

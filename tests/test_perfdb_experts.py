@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pricing import needs_tables
 
 from hardware.catalogue import load_chip
+from perfdb.audit import audit_table, table_files
 from perfdb.estimate import Estimate, Origin
 from perfdb.expert_operators import ExpertExchange, RoutedExperts
 from perfdb.layout import Layout
@@ -21,6 +22,7 @@ from perfdb.operators import AllReduce, Collective, Gemm, Overlapped, as_collect
 from perfdb.parts import GroupedQuery
 from perfdb.power_cap import capped_chain
 from perfdb.roofline import EXPERTS_FLOOR_NS, RooflineSource
+from perfdb.screening import Verdict
 from perfdb.silicon import SiliconSource
 from perfdb.sources import SourceChain, source_chain
 from perfdb.speed_of_light import experts_bound, row_bound
@@ -303,6 +305,12 @@ def test_rows_faster_than_light_are_set_aside_and_counted(tmp_path):
     source = table(tmp_path, [(16_384, *SHAPE, 1, 1, ms, *NAMES) for ms in (0.01,)])
     assert source.rows(LAYER, at(16_384)) is None
     assert list(source.set_aside.values()) == [{"rows": 1, "faster_than_light": 1}]
+
+
+def test_the_audit_knows_the_light_of_experts(tmp_path):
+    table(tmp_path, [(16_384, *SHAPE, 1, 1, ms, *NAMES) for ms in (0.01,)])
+    (file,) = table_files(tmp_path)
+    assert audit_table(tmp_path, file).count(Verdict.FASTER_THAN_LIGHT) == 1
 
 
 def test_mxfp4_is_multiplied_with_narrow_activations_where_that_was_measured(tmp_path):

@@ -1,4 +1,4 @@
-"""Latent attention and delta rules: what they hold, compute and move, and how modules are put together."""
+"""Latent attention and delta rules: what they hold, compute and move, and what a chunk inside a window costs."""
 
 from __future__ import annotations
 
@@ -6,27 +6,23 @@ from dataclasses import replace
 from math import sqrt
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pricing import needs_tables, prefill_ns
+from pricing import prefill_ns
 
 from hardware.catalogue import load_chip
 from perfdb.compile import HostTime, StepLimits, compile_costs
 from perfdb.delta_net import DeltaNet, DeltaRule
-from perfdb.estimate import Origin
 from perfdb.latent import Indexer, IndexScan, Latent, LatentAttention
 from perfdb.layout import Layout
-from perfdb.load_model import load_model
-from perfdb.measured import MeasuredSource
-from perfdb.memory import MemoryBudget, plan_memory
+from perfdb.load_model import load_model, model_from_config, presets
+from perfdb.memory import STATE_SHARE, MemoryBudget, plan_memory
 from perfdb.operators import LatentProjections, StepOperators, step_operators
 from perfdb.power_cap import capped_chain
 from perfdb.roofline import RooflineSource
-from perfdb.sources import SourceChain, source_chain
-from perfdb.speed_of_light import attention_bound, attention_light, row_bound
+from perfdb.sources import SourceChain
+from perfdb.speed_of_light import attention_bound, row_bound
 from perfdb.step_prices import equal_prompt
 from perfdb.step_work import step_work, visible_column, visible_tokens
 
@@ -35,8 +31,6 @@ H200 = load_chip("h200_sxm")
 LATENT = Latent(heads=16, q_rank=1536, kv_rank=512, nope=128, rope=64, value=128)
 SPARSE = replace(LATENT, indexer=Indexer(64, 128, 2048))
 NET = DeltaNet(key_heads=2, value_heads=8, key_dim=128, value_dim=128, kernel=4)
-#: Time of one module, ns, by phase: what goes by rows, and what attention adds.
-BY_ROW, START = 100.0, 50_000.0
 
 
 def at(*values):
@@ -77,6 +71,24 @@ def test_a_hybrid_caches_tokens_in_its_attention_alone_and_a_state_per_sequence_
     assert load_model("DeepSeek-V3").state_bytes_on_chip(1) == 0
 
 
+def test_a_checkpoint_that_asks_for_a_cache_of_eight_bits_gets_it():
+    assert load_model("DeepSeek-V3.1-NVFP4").kv_cache == "fp8"
+    assert load_model("DeepSeek-V3.1-NVFP4", kv_cache="bf16").kv_cache == "bf16"
+    shapes = dict(presets()["meta-llama/Llama-3.1-8B"])
+    for scheme, found in (({"num_bits": 8, "type": "float"}, "fp8"), (None, "bf16")):
+        declared = {"quant_method": "fp8", "kv_cache_scheme": scheme}
+        assert model_from_config("m", shapes | {"quantization_config": declared}).kv_cache == found
+
+
+def test_latents_travel_as_one_array_of_each_layer():
+    assert [load_model(name).kv_arrays for name in ("Qwen3-8B", "DeepSeek-V3", "GLM-5", "Qwen3.5-27B")] == [
+        72,
+        61,
+        156,
+        32,
+    ]
+
+
 def test_an_output_gate_widens_the_queries():
     (delta, full) = load_model("Qwen3.5-27B").stack
     assert (delta.count, full.count) == (48, 16)
@@ -103,6 +115,13 @@ def test_sequences_reserve_their_states():
 
 
 # --- what is computed and moved ----------------------------------------------------------------------
+
+
+def test_states_leave_the_larger_part_to_the_cache():
+    model, budget = load_model("Qwen3.5-397B-A17B", weights="fp8"), MemoryBudget(0.9, 8192, 2000, 16, 0)
+    plan = plan_memory(model, Layout(8), H200, budget)
+    assert plan.sequences == plan.states // model.state_bytes_on_chip(8) < 2000
+    assert plan.states / (plan.states + plan.blocks * plan.block) == pytest.approx(STATE_SHARE, rel=0.01)
 
 
 def test_absorbing_the_expansion_takes_as_much_arithmetic_as_expanding():
@@ -220,203 +239,3 @@ def test_a_chunk_over_a_long_past_costs_a_window_little_more_than_one_without():
     prices = compiled((attention("context", SPARSE),))
     first, later = (prefill_ns(prices, (past, 8192)) for past in (0, 20_000))
     assert first < later < 1.2 * first
-
-
-# --- tables ------------------------------------------------------------------------------------------
-
-
-def write(root, family, table, rows, framework="vllm"):
-    folder = root / "data" / "h200_sxm" / family / framework / "1.0.0"
-    folder.mkdir(parents=True, exist_ok=True)
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    pq.write_table(pa.table(columns), folder / f"{table}_perf.parquet")
-
-
-def module_rows(name, points, ns_of, *, heads=16, architecture="DeepseekV3ForCausalLM"):
-    prompts = "context" in name
-    return [
-        {
-            "op_name": name,
-            "architecture": architecture,
-            "gemm_type": "bfloat16",
-            "kv_cache_dtype": "bfloat16",
-            "num_heads": heads,
-            "batch_size": batch,
-            "isl": tokens if prompts else 1,
-            "step": 0 if prompts else tokens,
-            "latency": ns_of(batch, tokens) / 1e6,
-        }
-        for batch, tokens in points
-    ]
-
-
-def light(phase, batch, tokens, latent=LATENT):
-    return float(attention_light(H200, attention(phase, latent), at(batch), at(tokens))[0])
-
-
-def prompt_module(batch, tokens):
-    """Rows at a rate, attention at a quarter of the speed of light but for short prompts."""
-    return START + BY_ROW * batch * tokens + light("context", batch, tokens) * (1 if tokens < 1000 else 4)
-
-
-def cache_module(batch, tokens):
-    return START + BY_ROW * batch + light("generation", batch, tokens) * (1 if tokens < 100 else 2)
-
-
-PROMPTS = [(batch, length) for batch in (1, 16, 256) for length in (16, 256, 4096)]
-CACHED = [(batch, length) for batch in (1, 16, 256) for length in (2, 1024, 16_384)]
-
-
-@pytest.fixture
-def modules(tmp_path):
-    write(tmp_path, "mla", "mla_context_module", module_rows("mla_context_module", PROMPTS, prompt_module))
-    write(tmp_path, "mla", "mla_generation_module", module_rows("mla_generation_module", CACHED, cache_module))
-    return MeasuredSource(H200, "vllm", tmp_path)
-
-
-def test_a_module_is_put_together_again(modules):
-    for batch, length in PROMPTS:
-        rows = modules.rows(projections(), at(batch * length)).ns[0]
-        whole = rows + modules.attention(attention("context"), at(batch), at(length)).ns[0]
-        assert whole == pytest.approx(prompt_module(batch, length), rel=1e-6)
-    for batch, length in CACHED:
-        rows = modules.rows(projections(), at(batch)).ns[0]
-        whole = rows + modules.attention(attention("generation"), at(batch), at(length)).ns[0]
-        assert whole == pytest.approx(cache_module(batch, length), rel=1e-6)
-
-
-def test_what_goes_by_rows_is_told_from_what_attention_adds(modules):
-    found = modules.rows(projections(), at(1, 16, 256, 4096, 65_536))
-    assert found.ns == pytest.approx(START + BY_ROW * at(1, 16, 256, 4096, 65_536), rel=1e-6)
-    assert (found.origin == Origin.MEASURED).all()
-    added = modules.attention(attention("generation"), at(16), at(16_384))
-    assert added.ns == pytest.approx(2 * light("generation", 16, 16_384))
-
-
-def test_heads_that_were_not_measured_scale_with_the_bound(modules):
-    fewer = replace(LATENT, heads=8)
-    own, kin = (modules.rows(projections(latent), at(64)) for latent in (fewer, LATENT))
-    bounds = [row_bound(H200, projections(latent), at(64)).ns[0] for latent in (fewer, LATENT)]
-    assert own.ns[0] / kin.ns[0] == pytest.approx(bounds[0] / bounds[1])
-    assert own.origin[0] == Origin.EXTRAPOLATED
-    added = modules.attention(attention("generation", fewer), at(16), at(1024))
-    assert 0 < added.ns[0] < modules.attention(attention("generation"), at(16), at(1024)).ns[0]
-
-
-def test_a_module_that_the_host_launches_slowly_is_told_from_its_kernels(tmp_path):
-    def launched(batch, tokens):
-        return max(900_000.0, prompt_module(batch, tokens))
-
-    write(tmp_path, "mla", "mla_context_module", module_rows("mla_context_module", PROMPTS, launched))
-    write(tmp_path, "mla", "mla_generation_module", module_rows("mla_generation_module", CACHED, cache_module))
-    source = MeasuredSource(H200, "vllm", tmp_path)
-    assert source.launch_ns(attention("context")) == 900_000
-    assert source.launch_ns(attention("generation")) == 0
-    rows = source.rows(projections(), at(16)).ns[0]
-    assert rows + source.attention(attention("context"), at(1), at(16)).ns[0] < 200_000
-    prices = compiled((replace(attention("context"), count=61),), SourceChain([source], "test"))
-    assert prices.launches.prompt_ns == 61 * 900_000
-    assert prefill_ns(prices, (0, 16)) == 61 * 900_000
-
-
-def test_no_point_of_a_module_costs_more_than_a_longer_one(tmp_path):
-    def odd(batch, tokens):
-        return cache_module(batch, tokens) * (10 if tokens == 1024 else 1)
-
-    write(tmp_path, "mla", "mla_context_module", module_rows("mla_context_module", PROMPTS, prompt_module))
-    write(tmp_path, "mla", "mla_generation_module", module_rows("mla_generation_module", CACHED, odd))
-    found = MeasuredSource(H200, "vllm", tmp_path).attention(attention("generation"), at(1, 1), at(1024, 16_384)).ns
-    assert found[0] <= found[1]
-
-
-def test_a_sparse_module_holds_its_scan(tmp_path):
-    architecture = "DeepseekV32ForCausalLM"
-
-    def ns_of(batch, tokens):
-        return 3 * START + BY_ROW * batch * tokens + 1e3 * batch * max(tokens - 1000, 0)
-
-    for phase, points in (("context", PROMPTS), ("generation", CACHED)):
-        name = f"dsa_{phase}_module"
-        rows = module_rows(name, points, ns_of, architecture=architecture)
-        write(tmp_path, "sparse_attention", name, rows)
-    source = MeasuredSource(H200, "vllm", tmp_path)
-    scan = IndexScan("context_index_scan", SPARSE.indexer, 1)
-    parts = [
-        source.rows(projections(SPARSE), at(4096)),
-        source.attention(attention("context", SPARSE), at(1), at(4096)),
-        source.attention(scan, at(1), at(4096)),
-    ]
-    assert sum(part.ns[0] for part in parts) == pytest.approx(ns_of(1, 4096), rel=1e-6)
-    assert parts[2].ns == pytest.approx(RooflineSource(H200).attention(scan, at(1), at(4096)).ns)
-
-
-def delta_rows(values=8):
-    kernels = {
-        "context": (("causal_conv1d_fn", 1.0), ("chunk_gated_delta_rule", 10.0)),
-        "generation": (("causal_conv1d_update", 2.0), ("fused_recurrent_gated_delta_rule", 5.0)),
-    }
-    return [
-        {
-            "phase": phase,
-            "kernel_source": kernel,
-            "batch_size": batch,
-            "seq_len": length,
-            "num_k_heads": 2,
-            "num_v_heads": values,
-            "head_k_dim": 128,
-            "head_v_dim": 128,
-            "latency": us * batch * length / 1e3,
-        }
-        for phase, of in kernels.items()
-        for kernel, us in of
-        for batch in (1, 16)
-        for length in ((64, 1024, 8192) if phase == "context" else (1,))
-    ]
-
-
-def test_a_delta_rule_costs_its_convolution_and_its_recurrence(tmp_path):
-    write(tmp_path, "linear_attention", "gdn", delta_rows())
-    source = MeasuredSource(H200, "vllm", tmp_path)
-    prompt, token = (DeltaRule(f"{phase}_delta_rule", NET, 4096, 1) for phase in ("context", "generation"))
-    assert source.attention(prompt, at(1, 16), at(1024, 64)).ns == pytest.approx([11e3 * 1024] * 2)
-    found = source.attention(token, at(1, 16), at(50_000, 0))
-    assert found.ns == pytest.approx([7e3, 7e3 * 16])
-    assert (found.origin == Origin.MEASURED).all()
-    wider = replace(token, net=replace(NET, value_heads=16))
-    assert source.attention(wider, at(1), at(0)).origin[0] == Origin.EXTRAPOLATED
-    assert source.attention(wider, at(1), at(0)).ns[0] == pytest.approx(2 * 7e3, rel=0.05)
-    other = replace(token, net=replace(NET, key_dim=64))
-    assert source.attention(other, at(1), at(0)) is None
-
-
-def test_a_framework_without_tables_knows_nothing(tmp_path):
-    source = MeasuredSource(H200, "vllm", tmp_path)
-    assert source.rows(projections(), at(1)) is None
-    assert source.attention(attention("context"), at(1), at(1)) is None
-    assert source.attention(IndexScan("context_index_scan", SPARSE.indexer, 1), at(1), at(1)) is None
-    assert source.attention(DeltaRule("context_delta_rule", NET, 4096, 1), at(1), at(1)) is None
-
-
-# --- the installed tables ----------------------------------------------------------------------------
-
-
-@needs_tables
-@pytest.mark.parametrize("framework", ["vllm", "sglang", "trtllm"])
-@pytest.mark.parametrize("chip", ["h200_sxm", "b200_sxm"])
-@pytest.mark.parametrize("name", ["DeepSeek-V3", "GLM-5-FP8", "Qwen3.5-397B-A17B"])
-def test_the_mixers_of_each_family_are_measured_and_no_faster_than_light(name, chip, framework):
-    operators, chain = step_operators(load_model(name), Layout(8)), source_chain(load_chip(chip), framework)
-    kernels = (*operators.context, *operators.generation)
-    for kernel in kernels:
-        found = chain.attention(kernel, at(1, 8, 32), at(1024, 1024, 4096))
-        assert (found.origin < Origin.ROOFLINE).all(), kernel.name
-        assert (found.ns >= 0.99 * attention_light(chain_chip(chain), kernel, at(1, 8, 32), at(1024, 1024, 4096))).all()
-    for row in operators.per_token:
-        if isinstance(row, LatentProjections):
-            found = chain.rows(row, at(1, 32, 4096))
-            assert (found.origin < Origin.ROOFLINE).all()
-            assert (found.ns > row_bound(chain_chip(chain), row, at(1, 32, 4096)).ns).all()
-
-
-def chain_chip(chain):
-    return chain.sources[0].chip

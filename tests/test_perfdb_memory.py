@@ -33,6 +33,7 @@ CODE_LLAMA_34B = {
 MODELS = {
     "meta-llama/Llama-2-7b-hf": load_model("Llama-2-7B"),
     "meta-llama/Llama-2-70b-hf": load_model("Llama-2-70B"),
+    "mistralai/Mixtral-8x7B-v0.1": load_model("Mixtral-8x7B"),
     "codellama/CodeLlama-34b-Instruct-hf": model_from_config("CodeLlama-34B", CODE_LLAMA_34B),
     "meta-llama/Llama-3.1-8B": load_model("Llama-3.1-8B"),
 }

@@ -36,7 +36,7 @@ def test_ranks_of_a_dense_model_are_replicas_with_one_way_in(tmp_path):
     replicas = run_scenario(scenario(tmp_path, "replicas = 4"))
     one, other = ranks.summary["pools"]["pool0"], replicas.summary["pools"]["pool0"]
     assert (one["chips"], one["replicas"], other["replicas"]) == (4, 1, 4)
-    assert one["kv_blocks"] == other["kv_blocks"]
+    assert one["kv_blocks"] == pytest.approx(other["kv_blocks"], rel=0.02)
     assert ranks.summary["completed"] == replicas.summary["completed"] == 60
     assert one["utilisation"] == pytest.approx(other["utilisation"], rel=0.1)
     assert ranks.summary["mean_power_w"] == pytest.approx(replicas.summary["mean_power_w"], rel=0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,7 +16,7 @@ from workloads.streams import stream
 from workloads.table import Arrivals, BlockHashes
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable
     from pathlib import Path
 
     from workloads.readers.protocol import Layout, Row
@@ -70,6 +71,8 @@ class GrowingTable:
         self._layout = layout
         names = [*_ALWAYS, *(name for name in layout.columns if name != "session")]
         self._columns = {name: array("q") for name in names}
+        self._appends = [column.append for column in self._columns.values()]
+        self._numbers: Callable[[Row], tuple[int, ...]] = attrgetter(*names)
         self._session = array("q") if "session" in layout.columns else None
         self._sessions: dict[Hashable, int] = {None: -1}
         self._offsets = array("q", [0])
@@ -92,8 +95,8 @@ class GrowingTable:
             detail = f"time goes back by {back_s:.9g} s, expected rows in the order of arrival"
             raise BadRowError("time goes backwards", detail)
         self._latest_ns = row.time_ns
-        for name, column in self._columns.items():
-            column.append(getattr(row, name))
+        for append, number in zip(self._appends, self._numbers(row), strict=True):
+            append(number)
         if self._session is not None:
             self._session.append(self._sessions.setdefault(row.session, len(self._sessions) - 1))
         if self._layout.block_tokens:

@@ -296,7 +296,7 @@ def _ending_blocks(state: EngineState) -> int:
 def _promised_blocks(state: EngineState) -> int:
     """Return the blocks that admitted requests may still take, but for those whose prompt is being computed."""
     pool = state.pool
-    promised = state.promised - pool.decoding(state.step)
+    promised = state.promised - pool.needed(0, state.step)
     for request in state.ending.values():
         promised += state.most_blocks(request) - pool.blocks_for(request.computed)
     for request in chain(state.memory.loading.values(), state.ready):

@@ -52,14 +52,15 @@ def share_out(rules: Rationing, state: EngineState, plan: Plan, *, puts_off: boo
     """
     pool = state.pool
     budget = rules.max_tokens - state.decodes
-    wants = _wanted(rules, state, budget) if state.prefilling and not puts_off else []
-    blocks = pool.growth[state.step % pool.block_tokens]
+    wants = _wanted(rules, state, budget) if state.prefilling and not puts_off else ()
+    blocks = growth = pool.growth[state.step % pool.block_tokens]
     for request, new in wants:
         blocks += pool.blocks_for(request.computed + new) - pool.blocks_for(request.computed)
         budget -= new
     if budget < 0 or blocks > pool.free:
         return _Walk(rules, state, plan, puts_off=puts_off).run()
-    pool.take(pool.growth[state.step % pool.block_tokens])
+    if growth:
+        pool.take(growth)
     for request, new in wants:
         _compute(state, plan, request, new)
     return budget

@@ -36,8 +36,8 @@ def blocks_to_admit(state: EngineState, request: Request) -> int:
 
 def steps_alike(state: EngineState, spare: int = 0) -> int:
     """Return the steps for which blocks suffice, ``spare`` left, and nobody finds what another one adds: at least 1."""
-    cache = state.showing
-    if cache is not None and state.waiting and cache.waits_for_answer(state.waiting[0]):
+    cache = state.showing if state.waiting else None
+    if cache is not None and cache.waits_for_answer(state.waiting[0]):
         return 1
     return max(1, state.pool.lasting(state.step, spare))
 

@@ -72,7 +72,8 @@ class EngineState:
     context_sum
         Tokens in the caches of the decoding sequences.
     promised
-        Blocks of the decoding sequences once they are as long as they may get, shared ones for each of them.
+        Blocks that the decoding sequences take from step 0 on, had they decoded since, until they are as long as they
+        may get; counted where ``promises`` says that the policy asks for it.
     recomputed
         Tokens computed, or to be computed, once more because of preemptions.
     preemptions
@@ -118,6 +119,7 @@ class EngineState:
         "preemptions",
         "prefilling",
         "promised",
+        "promises",
         "queried",
         "ready",
         "recomputed",
@@ -155,6 +157,7 @@ class EngineState:
         self.ending: dict[int, Request] = {}
         self.memory: Any = None
         self.decodes = self.promised = 0
+        self.promises = False
         self.context_sum = 0
         self.recomputed = self.preemptions = 0
         self.cache: PrefixCache | RadixCache | None = None
@@ -178,7 +181,8 @@ class EngineState:
         request.anchor = request.computed - self.step
         self.decodes += 1
         self.context_sum += request.computed
-        self.promised += self.most_blocks(request)
+        if self.promises:
+            self.promised += self.most_blocks(request) - self.pool.blocks_for(request.anchor)
         self.pool.join(request.anchor)
         if request.named and (cache := self.showing) is not None:
             cache.growing[request.own_content] = request
@@ -189,7 +193,8 @@ class EngineState:
         request.computed = request.anchor + self.step
         self.decodes -= 1
         self.context_sum -= request.computed
-        self.promised -= self.most_blocks(request)
+        if self.promises:
+            self.promised -= self.most_blocks(request) - self.pool.blocks_for(request.anchor)
         self.pool.leave(request.anchor)
         if request.named and (cache := self.showing) is not None:
             del cache.growing[request.own_content]
@@ -231,12 +236,12 @@ class EngineState:
         """
         if self.host is not None:
             self.host.store(request)
-        if isinstance(self.cache, PrefixCache):
-            self.cache.release(request, known)
-        elif self.cache is not None:
-            self.cache.release(request)
-        else:
+        if self.cache is None:
             self.pool.give(self.pool.blocks_for(request.computed))
+        elif isinstance(self.cache, PrefixCache):
+            self.cache.release(request, known)
+        else:
+            self.cache.release(request)
 
     def give_unused(self, blocks: int) -> None:
         """Give back blocks of a request into which it has computed nothing yet."""

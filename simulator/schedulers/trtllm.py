@@ -89,6 +89,7 @@ class TrtllmScheduler:
     def begin(self, state: EngineState) -> None:
         """Prepare a new instance; see :class:`simulator.schedulers.plan.Scheduler`."""
         state.waiting, state.memory = TurnQueue(), Recall()
+        state.promises = True
         if isinstance(state.cache, PrefixCache):
             state.cache.blank_first = state.cache.shows_growth = False
 

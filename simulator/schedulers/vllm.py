@@ -95,8 +95,11 @@ class VllmScheduler:
 
     def plan(self, state: EngineState) -> Plan:
         """Return the next plan; see :class:`simulator.schedulers.plan.Scheduler`."""
-        if not (state.running or state.waiting or state.ready or state.fetched):
-            return _IDLE
+        if not (state.waiting or state.ready or state.fetched or state.prefilling or state.held):
+            if not state.running:
+                return _IDLE
+            if self.interval == 1 and (steps := state.pool.lasting(state.step)) > 1:
+                return Plan([], state.decodes, steps, [])
         plan = Plan([], 0, 1, [])
         if state.held:
             plan.joined = state.resume_held()
@@ -105,21 +108,18 @@ class VllmScheduler:
             if state.ready and state.pool.growth[state.step % state.pool.block_tokens] <= state.pool.free:
                 plan.joined = [*plan.joined, *self._join(state, self.max_tokens - state.decodes, gives=True)]
             if self._nothing_to_admit(state, rest):
-                steps = self._lasting(state, rest)
-                if steps > 1:
-                    plan.decodes, plan.steps = state.decodes, steps
-                    if self.interval > 1:
-                        self._note(state, plan, rest)
-                    return plan
-        self._compute(state, plan, rest)
+                plan.steps = self._lasting(state, rest)
+        if plan.steps > 1:
+            plan.decodes = state.decodes
+        else:
+            self._compute(state, plan, rest)
         if self.interval > 1:
             self._note(state, plan, rest)
         return plan
 
     def _lasting(self, state: EngineState, rest: int) -> int:
         """Return the steps for which nobody is admitted and blocks suffice."""
-        shares = self.chunk_tokens and self.chunk_share and not (self.chunked and self.reserve_full_prompt)
-        if shares and state.waiting:
+        if self.chunk_share and self.chunk_tokens and not (self.chunked and self.reserve_full_prompt) and state.waiting:
             # The more come, the smaller the share that must fit for the first of them.
             return 1
         steps = steps_alike(state)
@@ -178,9 +178,11 @@ class VllmScheduler:
 
     def _nothing_to_admit(self, state: EngineState, rest: int) -> bool:
         """Tell whether no waiting request can join before one leaves: then only decode steps remain."""
-        budget = self.max_tokens - state.decodes
         queue = state.fetched or state.waiting
-        if not queue or budget <= 0 or len(state.running) >= self.max_sequences:
+        if not queue or len(state.running) >= self.max_sequences:
+            return True
+        budget = self.max_tokens - state.decodes
+        if budget <= 0:
             return True
         request = queue[0]
         if rest and not request.remote and self._missing(state, request) > 1:
@@ -212,7 +214,7 @@ class VllmScheduler:
             here, idle = request.computed // pool.block_tokens, 0
         else:
             here, idle = state.find(request) if state.cache is not None else (0, 0)
-        if not request.remote:
+        if not (request.remote or (self.chunked and self.reserve_full_prompt)):
             past = here * pool.block_tokens
             new = min(tokens - past, self.most_of_one(state)) if self.chunk_tokens else tokens - past
             if not self.chunked and new > budget:
@@ -237,7 +239,8 @@ class VllmScheduler:
             request = queue[0]
             if budget <= 0 or len(state.running) >= self.max_sequences:
                 break
-            state.catch_up(request, 1)
+            if state.cache is not None:
+                state.catch_up(request, 1)
             if puts_off and not request.remote and self._missing(state, request) > 1:
                 break
             if self._blocks_to_admit(state, request, budget, plan.chunks) > pool.free:

@@ -42,11 +42,12 @@ class Mooncake:
         """See Reader."""
         if "hash_ids" in keys:
             return Layout(_row_with_hashes, block_tokens=_BLOCK_TOKENS, coarse_clock=True)
-        return Layout(lambda text: _row(json_object(text)), coarse_clock=True)
+        return Layout(lambda text: Row(*_fields(json_object(text))), coarse_clock=True)
 
 
-def _row(found: dict[str, object]) -> Row:
-    return Row(
+def _fields(found: dict[str, object]) -> tuple[int, int, int]:
+    """Return the first fields of a row."""
+    return (
         time_ns(member(found, "timestamp"), "timestamp", _NS_PER_MS),
         tokens(member(found, "input_length"), "input_length"),
         tokens(member(found, "output_length"), "output_length"),
@@ -55,5 +56,5 @@ def _row(found: dict[str, object]) -> Row:
 
 def _row_with_hashes(text: str) -> Row:
     found = json_object(text)
-    row = _row(found)
-    return row._replace(hashes=block_hashes(member(found, "hash_ids"), row.prompt_tokens, _BLOCK_TOKENS))
+    fields = _fields(found)
+    return Row(*fields, hashes=block_hashes(member(found, "hash_ids"), fields[1], _BLOCK_TOKENS))
