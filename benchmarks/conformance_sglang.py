@@ -1,9 +1,9 @@
 """Compare the SGLang policy with SGLang's own scheduler, decision by decision, over random workloads.
 
-``python -m benchmarks.conformance_sglang --python PYTHON [--cases N] [--seed N] [--write FILE]``; ``PYTHON`` is an
-interpreter that can import ``sglang`` 0.5.23 (no GPU, no model: see :mod:`benchmarks.sglang_peer`). Compared is, for
-every step: what it computes, of whom and in which order, who waits in which order, the pages that are blank, those
-that could be evicted, and the ratio by which answers are reserved.
+``python -m benchmarks.conformance_sglang --python PYTHON [--cases N] [--seed N] [--polling] [--write FILE]``;
+``PYTHON`` is an interpreter that can import ``sglang`` 0.5.23 (no GPU, no model: see :mod:`benchmarks.sglang_peer`).
+Compared is, for every step: what it computes, of whom and in which order, who waits in which order, the pages that are
+blank, those that could be evicted, and the ratio by which answers are reserved.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ POLICIES = ("fcfs", "lpm", "lof", "random", "dfs-weight", "hrrn", "shortest-pref
 _CLOSE = 1e-9
 
 
-def random_case(seed: int, *, small: bool = False) -> Case:
-    """Return a workload and an engine, or one of few steps.
+def random_case(seed: int, *, small: bool = False, polling: bool = False) -> Case:
+    """Return a workload and an engine, or one of few steps, or one that looks for requests only now and then.
 
     Requests are rows of ``index, at`` (the step before which it comes), ``spans`` of what its prompt is part of,
     ``output`` and ``declared`` tokens, and ``priority``.
@@ -35,6 +35,8 @@ def random_case(seed: int, *, small: bool = False) -> Case:
     caching = bool(rng.random() < 0.8)
     starved = bool(rng.random() < 0.3)
     rules = _rules(rng, page, caching=caching)
+    if polling:
+        rules["recv_interval"] = int(np.random.default_rng([seed, 1]).choice([2, 3, 10, 30]))
     size, longest = (int(rng.integers(4, 14)), 40) if small else (int(rng.integers(2, 50)), int(rng.choice([40, 150])))
     requests = _requests(rng, size, longest, most=16 if small else 60)
     room, running = [0, 2, 5, 10, 30] if small else [0, 3, 20, 60, 400], [1, 3, 8, 40]
@@ -157,10 +159,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--also", type=int, nargs="*", default=[], help="seeds of more cases")
     parser.add_argument("--small", action="store_true", help="cases of few steps")
+    parser.add_argument("--polling", action="store_true", help="cases with scheduler_recv_interval")
     parser.add_argument("--write", type=Path, help="write the cases and SGLang's decisions to this file (.json.xz)")
     arguments = parser.parse_args()
     seeds = [*range(arguments.seed, arguments.seed + arguments.cases), *arguments.also]
-    cases = [random_case(seed, small=arguments.small) for seed in seeds]
+    cases = [random_case(seed, small=arguments.small, polling=arguments.polling) for seed in seeds]
     logs = recorded(arguments.python, cases)
     steps = differences = 0
     for seed, case, theirs in zip(seeds, cases, logs, strict=True):

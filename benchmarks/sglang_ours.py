@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from simulator.inbox import Inbox
 from simulator.request import Request
 from simulator.schedulers import SglangScheduler
 from simulator.schedulers.state import EngineState
@@ -46,6 +47,7 @@ class _Steps:
         self.state = EngineState(case["pages"], case["page"], caching=case["caching"])
         self.scheduler = _scheduler(case)
         self.scheduler.begin(self.state)
+        self.inbox = Inbox(self.state, case["rules"].get("recv_interval", 1))
         self.log: list[Row] = []
 
     def run(self) -> list[Row]:
@@ -53,14 +55,17 @@ class _Steps:
         step, last, quiet = 0, False, 0
         while len(self.log) < MOST_STEPS:
             while self.coming and self.coming[0]["at"] <= step:
-                self.state.enqueue(_request(self.coming.pop(0)))
+                self.inbox.add(step, _request(self.coming.pop(0)))
+            self.inbox.look(step)
             plan = self.scheduler.plan(self.state)
+            self.inbox.planned(plan)
             computes = bool(plan.chunks or plan.decodes)
             self._note(step, plan)
             if self.overlap:
                 self.state.let_go()
             if not computes and not (last and self.overlap):
-                if not (self.state.waiting or self.state.running):
+                self.inbox.rest()
+                if not (self.inbox or self.state.waiting or self.state.running):
                     if not self.coming:
                         return self.log
                     step = max(step, self.coming[0]["at"] - 1)

@@ -187,6 +187,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         host_block_ns=memory.block / _copy_rate(pool, chip, topology) * 1e9,
         blank_first=engine.era is None or engine.era.blank_first,
         plans_ahead=plan.plans_ahead,
+        polls_every=plan.polls_every,
         make=engine.instances(options, blocks),
     )
     host_w = host_w_per_chip(topology or chip.node)

@@ -48,6 +48,8 @@ class EnginePlan:
         What the policy is told besides, by name; see :data:`simulator.schedulers.SCHEDULERS`.
     plans_ahead
         Each step is planned when the one before begins.
+    polls_every
+        Steps of decoding from one look at who has come to the next.
     host_gib
         Host memory that keeps KV for an instance, GiB.
     static
@@ -68,6 +70,7 @@ class EnginePlan:
     budget_option: str | None = "max_num_batched_tokens"
     rules: Mapping[str, Any] = field(default_factory=dict)
     plans_ahead: bool = False
+    polls_every: int = 1
     host_gib: float = 0.0
     static: bool = False
     of_free: bool = False

@@ -42,6 +42,8 @@ class EngineParts:
         Blocks that hold nothing to be found are taken before all others.
     plans_ahead
         The next step is planned when one begins, as an engine does that schedules asynchronously.
+    polls_every
+        Steps of decoding from one look at who has come to the next; see :mod:`simulator.inbox`.
     make
         What makes an instance, called as :class:`simulator.instance.Instance` is; None for that class.
     """
@@ -63,9 +65,11 @@ class EngineParts:
         host_block_ns: float = 0.0,
         blank_first: bool = True,
         plans_ahead: bool = False,
+        polls_every: int = 1,
         make: Callable[..., Any] | None = None,
     ) -> None:
         self.scheduler, self.prices, self.plans_ahead = scheduler, prices, plans_ahead
+        self.polls_every = polls_every
         self.blank_first = blank_first
         self.host_blocks, self.host_block_ns = host_blocks, host_block_ns
         self.blocks, self.block_tokens, self.make = blocks, block_tokens, make
@@ -89,6 +93,7 @@ class EngineParts:
             host_block_ns=self.host_block_ns,
             blank_first=self.blank_first,
             plans_ahead=self.plans_ahead,
+            polls_every=self.polls_every,
             make=make,
         )
 

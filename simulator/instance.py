@@ -8,12 +8,12 @@ from hardware.errors import LawError
 from simulator.decode_run import DecodeRun
 from simulator.finishes import Finishes
 from simulator.host_link import HostLink
+from simulator.inbox import Inbox
 from simulator.lookahead import Lookahead
 from simulator.standstill import Standstill
 from simulator.wake_up import WakeUp
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Callable, Generator, Sequence
 
     from simpy.events import Event
@@ -82,12 +82,19 @@ class Instance:
         self._joined: Sequence[Request] = ()
         # Plans the next step when one begins, as an engine does that schedules asynchronously; or nobody does.
         self._ahead = Lookahead(self.scheduler, self.state) if parts.plans_ahead else None
-        self._standstill = Standstill(ledger.pauses)
+        self._inbox = Inbox(self.state, parts.polls_every) if parts.polls_every > 1 else None
+        self._standstill = Standstill(ledger)
         self.held, self.started_ns, self.ended_ns = 0, env.now, -1
         env.process(self.serve())
 
     def submit(self, request: Request) -> None:
         """Queue a request now; a run of decode steps is cut at its next step boundary."""
+        if self._inbox is not None and not self._wake_up.asleep:
+            self._inbox.add(self.env.now, request)
+            if self._run.steps > 1:
+                begun = self._run.begun()
+                self._run.cut(more=self._inbox.steps_to_look(begun + (self._ahead is not None)) - begun)
+            return
         # A plan made ahead lets KV be fetched when it is made, a step before what it computes. Behind the head of the
         # queue, which could not be admitted and still cannot, a request changes nothing.
         changes = self.state.waiting.would_lead(request)
@@ -121,11 +128,7 @@ class Instance:
         """Give up a request that waits for its KV here: for blocks, or for the KV itself."""
         self._settle()
         state = self.state
-        if self._ahead is not None:
-            self._ahead.see_all()
         if request.loading:
-            state.loading -= 1
-            request.loading = False
             state.abandon(request)
             request.computed = request.tokens
         else:
@@ -136,10 +139,7 @@ class Instance:
         """Compute the prompt of a request here whose KV did not come; it goes to the head of the queue."""
         self._settle()
         state = self.state
-        if self._ahead is not None:
-            self._ahead.see_all()
-        state.loading -= 1
-        request.loading = request.remote = False
+        request.remote = False
         request.epoch += 1
         state.abandon(request)
         request.computed = 0
@@ -157,8 +157,6 @@ class Instance:
             one that was decoding), ``stalled_ns`` when the last token appeared.
         """
         state, last_ns = self.state, self._settle()
-        if self._ahead is not None:
-            self._ahead.see_all()
         self._run.steps = 0
         self.ended_ns = self.env.now
         self._wake_up.silence()
@@ -178,7 +176,7 @@ class Instance:
         return state.lose_all()
 
     def _settle(self) -> int:
-        """Apply the decode steps of a run that are over before now; return when the last step ended, ns.
+        """Apply the decode steps of a run that are over before now, and all that came; return when the last step ended.
 
         The step under way has its blocks already, though a run takes them only when it is over.
         """
@@ -189,6 +187,10 @@ class Instance:
             self._advance(over, start_ns, end_ns, takes_blocks=True)
         if run.steps and self._plan is not None and self._plan.steps > 1:
             self.state.pool.take_until(self.state.step, self.state.step + 1)
+        if self._ahead is not None:
+            self._ahead.see_all()
+        if self._inbox is not None:
+            self._inbox.receive_all()
         return run.start_ns
 
     def take_begun(self) -> int:
@@ -197,9 +199,8 @@ class Instance:
 
     def serve(self) -> Generator[Event, None, None]:
         """Run the engine for ever."""
-        state = self.state
         while True:
-            self._plan = plan = self.scheduler.plan(state) if self._ahead is None else self._ahead.plan()
+            self._plan = plan = self._next_plan()
             self._begin(plan)
             if plan.chunks:
                 yield self._compute_mixed(plan)
@@ -209,8 +210,20 @@ class Instance:
                 self._apply_decodes(plan)
             # Where no step runs, the next plan knows all, whether or not this one preempted somebody.
             elif not (self._plan_lagged() or plan.preempted):
-                yield self._sleep()
-                self._plan_lagged()
+                if self._inbox is not None:
+                    self._inbox.rest()
+                if not self._inbox:
+                    yield self._sleep()
+                    self._plan_lagged()
+
+    def _next_plan(self) -> Plan:
+        ahead, inbox = self._ahead, self._inbox
+        if inbox is not None:
+            inbox.look(self.env.now if ahead is None else ahead.last_step_ns)
+        plan = self.scheduler.plan(self.state) if ahead is None else ahead.plan()
+        if inbox is not None:
+            inbox.planned(plan)
+        return plan
 
     def _plan_lagged(self) -> bool:
         """Let the next plan know all there is; tell whether the last one did not, though nothing is running."""
@@ -226,9 +239,9 @@ class Instance:
         """Note and pass on what a plan decided besides what the step computes."""
         state = self.state
         if plan.preempted:
-            self._note_stalled(plan.preempted, self.ledger.preemptions)
+            self._standstill.begin(plan.preempted, self.env.now, self.ledger.preemptions)
         if plan.held:
-            self._note_stalled(plan.held)
+            self._standstill.begin(plan.held, self.env.now)
         for request in plan.loads:
             state.loading += 1
             request.loading = True
@@ -260,12 +273,14 @@ class Instance:
         steps = min(plan.steps, self.longest_run, self._finishes.steps_left(self.state.step))
         if self._ahead is not None and self._ahead.changes:
             steps = 1
+        if self._inbox:
+            steps = min(steps, self._inbox.steps_to_look(1))
         return self._run.begin(steps)
 
     def _apply_decodes(self, plan: Plan) -> None:
         run = self._run
         steps, run.steps = run.steps, 0
-        if self._ahead:
+        if self._ahead is not None and (self._ahead or self._inbox):
             self._ahead.last_step_ns = run.last_step_ns(steps)
         self._advance(steps, run.start_ns, self.env.now, takes_blocks=plan.steps > 1)
         self._finish_due()
@@ -293,11 +308,7 @@ class Instance:
 
     def _end_stalls(self, now_ns: int) -> None:
         """Let the first token appear here of sequences that came from another instance, or one nobody gets."""
-        for request in self._joined:
-            if request.stalled_ns >= 0:
-                self.ledger.note_gap(request.stalled_ns, now_ns)
-            self.state.wasted += request.stalled_ns < 0
-            request.stalled_ns = -1
+        self.state.wasted += self._standstill.end_stalls(self._joined, now_ns)
         self._joined = ()
 
     def _compute_mixed(self, plan: Plan) -> Event:
@@ -331,7 +342,7 @@ class Instance:
     def _apply_chunks(self, plan: Plan) -> None:
         state = self.state
         self.log.add(self._mixed)
-        if self._ahead:
+        if self._ahead is not None and (self._ahead or self._inbox):
             self._ahead.last_step_ns = self._run.start_ns
         if plan.decodes:
             if self._standstill.since_ns >= 0:
@@ -384,14 +395,3 @@ class Instance:
                 state.let_go()
             self.ledger.finish_ns[index] = self.env.now
             self.watcher.finished(self.number, index)
-
-    def _note_stalled(self, requests: Sequence[Request], counts: array[int] | None = None) -> None:
-        """Note when requests produced their last token that will not produce one in this step."""
-        for request in requests:
-            if counts is not None:
-                counts[request.index] += 1
-            produced = request.tokens > self.ledger.prompt_tokens[request.index]
-            if produced and request.stalled_ns < 0:
-                request.stalled_ns = self._standstill.last_token_ns(request.index, self.env.now)
-            elif not produced and self.ledger.finish_ns[request.index] < 0:  # Its first token was lost, if it had one.
-                self.ledger.first_token_ns[request.index] = -1

@@ -72,6 +72,8 @@ class SglangOptions(EngineOptions):
         Keep no KV for requests that begin alike.
     disable_overlap_schedule
         Plan a step when the one before is over.
+    scheduler_recv_interval
+        Steps of decoding from one look at who has come to the next; see :mod:`simulator.inbox`.
     prefill_decode_interval, prefill_decode_interval_min_bs
         Steps of decoding after one that computes prompts, while at least so many requests run.
     enable_priority_scheduling, disable_priority_preemption, priority_scheduling_preemption_threshold
@@ -100,6 +102,7 @@ class SglangOptions(EngineOptions):
     enable_mixed_chunk: bool = False
     disable_radix_cache: bool = False
     disable_overlap_schedule: bool = False
+    scheduler_recv_interval: int = Field(default=1, ge=0)
     prefill_decode_interval: int = Field(default=0, ge=0)
     prefill_decode_interval_min_bs: int = Field(default=0, ge=0)
     enable_priority_scheduling: bool = False
@@ -199,6 +202,7 @@ class SglangOptions(EngineOptions):
             None,
             rules,
             plans_ahead=not self.disable_overlap_schedule,
+            polls_every=self.scheduler_recv_interval,
             static=True,
             most_blocks=None if self.max_total_tokens is None else self.max_total_tokens // self.page_size,
             # SGLang ends a request short of its context, and of what the cache holds beside a page or two.

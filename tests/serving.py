@@ -186,6 +186,7 @@ class Deployment:
     identities: Identities | None = None
     rules: dict = field(default_factory=dict)
     plans_ahead: bool = False
+    polls_every: int = 1
     declared_tokens: int = 0
     blank_first: bool = True
     host_blocks: int = 0
@@ -206,7 +207,7 @@ class Deployment:
         own = {"reserve_full_prompt": self.reserve_full_prompt} if self.policy == "vllm" else {}
         scheduler = SCHEDULERS[self.policy](limits, **own, **self.rules)
         common = {"scheduler": scheduler, "prices": self.prices, "block_tokens": self.block_tokens}
-        common |= {"caching": self.caching, "plans_ahead": self.plans_ahead}
+        common |= {"caching": self.caching, "plans_ahead": self.plans_ahead, "polls_every": self.polls_every}
         common |= {
             "blank_first": self.blank_first,
             "host_blocks": self.host_blocks,

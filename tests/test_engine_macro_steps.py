@@ -99,6 +99,7 @@ def deployments(draw) -> dict:
         "rules": rules,
         "chunked": policy != "trtllm" or draw(st.booleans()),
         "plans_ahead": ahead,
+        "polls_every": draw(st.sampled_from([1, 2, 10])) if policy == "sglang" else 1,
         "identities": Ranked(),
     }
 

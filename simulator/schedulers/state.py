@@ -254,7 +254,9 @@ class EngineState:
         return computed + (scheduled and decoded < 0) - (not scheduled and decoded > 0)
 
     def abandon(self, request: Request) -> None:
-        """Give back the blocks of a request for all its tokens; only what it found here holds anything."""
+        """Give back the blocks of a request whose KV does not come; only what it found here holds anything."""
+        self.loading -= 1
+        request.loading = False
         blocks = self.pool.blocks_for(request.tokens)
         if self.cache is None:
             self.pool.give(blocks)
