@@ -67,9 +67,9 @@ class Lookahead:
             self._see(self.last_step_ns)
         plan = self._scheduler.plan(state)
         ended = bool(state.ending)
-        if ended:
+        if ended or state.settles is not None:
             if plan.decodes and plan.steps > 1:
-                # Its first step has its blocks before theirs are free.
+                # Its first step has its blocks before any are freed.
                 state.pool.take_until(state.step, state.step + 1)
             state.let_go()
         self.lags = ended or bool(self._unseen)

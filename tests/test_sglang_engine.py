@@ -118,6 +118,20 @@ def test_a_step_is_planned_when_the_one_before_begins():
     assert times(late)["first_token_ns"][1] == 5_000_000
 
 
+class Alike:
+    """Prompts whose first 100 tokens are the same."""
+
+    def identify(self, request) -> None:
+        request.prefix, request.prefix_ends, request.named = (1,), (100,), True
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_prompt_is_found_while_its_request_decodes(overlap):
+    deployment = engine(overlap=overlap, caching=True, identities=Alike())
+    cluster = deployment.serve(OpenLoop([0, 20_000_000]), [120, 120], [80, 5])
+    assert times(cluster)["cached_tokens"] == [0, 100]
+
+
 def test_pages_of_one_token_cost_no_more_events():
     rows = OpenLoop([3_000_000 * i for i in range(50)]), [100] * 50, [30] * 50
     one = engine(overlap=True, caching=True, blocks=16_000).serve(*rows)
