@@ -109,11 +109,10 @@ class Instance:
         if self.ended_ns < 0:
             self._note(self.state.deliver_from_host, request, changes=True)
 
-    def release(self, request: Request) -> None:
-        """Give back the blocks of a request whose KV has left for another instance."""
+    def release(self, request: Request, *, sent: bool = False) -> None:
+        """Give back the blocks of a request whose KV was ``sent`` to another instance, or goes nowhere."""
         self.held -= 1
-        self.state.release(request)
-        self._notice(changed=bool(self.state.waiting))
+        self._note(self.state.depart, request, changes=True, soon=not sent or self.state.departs is None)
 
     def _note(self, action: Callable[[Request], bool], request: Request, *, changes: bool, soon: bool = False) -> None:
         """Do something that may change the plan; where the next plan is made already, before the one after it."""
@@ -209,7 +208,7 @@ class Instance:
                 yield self._compute_decodes(plan)
                 self._apply_decodes(plan)
             # Where no step runs, the next plan knows all, whether or not this one preempted somebody.
-            elif not (self._plan_lagged() or plan.preempted):
+            elif not (self._plan_lagged() or plan.preempted or plan.steps == 0):
                 if self._inbox is not None:
                     self._inbox.rest()
                 if not self._inbox:

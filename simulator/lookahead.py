@@ -71,7 +71,7 @@ class Lookahead:
             if plan.decodes and plan.steps > 1:
                 # Its first step has its blocks before any are freed.
                 state.pool.take_until(state.step, state.step + 1)
-            state.let_go()
+            ended = state.let_go()
         self.lags = ended or bool(self._unseen)
         self.changes = self.lags and self._may_change(ended=ended)
         return plan

@@ -122,7 +122,8 @@ def put_back(state: EngineState, memory: Memory, request: Request, plan: Plan, *
     # The token under way is lost.
     request.tokens = request.computed + 1 - lag
     state.wasted += lag
-    state.recomputed += request.tokens
+    if state.prompts:
+        state.recomputed += request.tokens
     request.epoch += 1
     request.computed = 0
     memory.seats[index].found = 0
