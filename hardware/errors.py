@@ -6,6 +6,7 @@
     ├── UserError              the input is wrong: one sentence, exit code 2, no traceback
     │   ├── ScenarioError      a key or value of a scenario, or of ``--set``
     │   ├── TraceError         a row or file of a trace
+    │   ├── CaseError          a row or file of measured cases, or of the rules they were launched by
     │   ├── CatalogueError     a chip, node or model that is not known
     │   ├── CapacityError      a model or request that cannot fit the memory named
     │   ├── CostError          no cost source can price what the scenario asks for
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CapacityError",
+    "CaseError",
     "CatalogueError",
     "CostError",
     "LawError",
@@ -54,6 +56,10 @@ class ScenarioError(UserError):
 
 class TraceError(UserError):
     """A trace file or one of its rows cannot be read."""
+
+
+class CaseError(UserError):
+    """A file of measured cases, one of its rows, or a rule they are replayed by cannot be used."""
 
 
 class CatalogueError(UserError):

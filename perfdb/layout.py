@@ -9,20 +9,23 @@ __all__ = ["Layout"]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Tensor and pipeline parallelism of one engine instance.
+    """Parallelism of one engine instance.
 
     Attributes
     ----------
     tensor
-        Chips that share every layer.
+        Chips that share every layer; of each attention rank, where there are several.
     pipeline
         Stages that hold consecutive layers.
+    data
+        Attention ranks, each with requests and a KV cache of its own.
     """
 
     tensor: int = 1
     pipeline: int = 1
+    data: int = 1
 
     @property
     def chips(self) -> int:
         """Chips of one instance."""
-        return self.tensor * self.pipeline
+        return self.tensor * self.pipeline * self.data

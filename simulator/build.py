@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hardware.catalogue import chip_names, host_w_per_chip, load_chip, load_node
 from hardware.errors import CapacityError, ScenarioError, suggest
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from perfdb.operators import StepOperators
     from perfdb.step_profile import ProfiledCosts
     from simulator.engine_options import EngineOptions, EnginePlan
+    from simulator.engines import Engine
     from simulator.pool_table import Pool
     from simulator.router import Router
     from simulator.scenario import Scenario
@@ -155,8 +156,10 @@ def _check_prices(scenario: Scenario, used: set[str]) -> None:
 
 def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -> BuiltPool:
     chip, engine = load_chip(pool.chip), ENGINES[pool.engine]
-    layout = Layout(pool.tensor_parallel, pool.pipeline_parallel)
+    layout = _layout(pool)
     _check_layout(name, model, layout)
+    if engine.ranks is not None and layout.data > 1:
+        engine.ranks.check(f"pool.{name}", pool.engine, model, layout, pool.engine_options)
     asked = _asked_tokens(model, pool.engine_options)
     options = engine.filled(pool.engine_options, chip, asked, name, layout)
     plan = options.plan(prefills=pool.prefills)
@@ -183,11 +186,12 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         prefills=pool.prefills,
         decodes=pool.decodes,
         caching=options.caches_prefixes,
-        host_blocks=host_blocks(plan.host_gib, memory.block * layout.chips),
+        host_blocks=host_blocks(plan.host_gib, memory.block * layout.chips // layout.data),
         host_block_ns=memory.block / _copy_rate(pool, chip, topology) * 1e9,
         blank_first=engine.era is None or engine.era.blank_first,
         plans_ahead=plan.plans_ahead,
         polls_every=plan.polls_every,
+        **_ranks(engine, plan, model, layout),
         make=engine.instances(options, blocks),
     )
     host_w = host_w_per_chip(topology or chip.node)
@@ -206,13 +210,30 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
     pool: Pool, name: str, model: ModelSpec, chip: Chip, operators: StepOperators, limits: StepLimits
 ) -> tuple[CompiledCosts | ProfiledCosts, dict[str, str]]:
     """Return the costs of a pool's steps, and the SHA-256 of every file they come from."""
-    engine, layout = ENGINES[pool.engine], Layout(pool.tensor_parallel, pool.pipeline_parallel)
+    engine, layout = ENGINES[pool.engine], _layout(pool)
     if pool.step_profile is not None:
         where = f"pool.{name}.step_profile {pool.step_profile!r}"
         return whole_step_costs(pool.step_profile, model, layout, chip, limits, cap=pool.power_cap, where=where)
     source = capped_chain(engine.cost_chain(chip, pool.cost_sources), chip, pool.power_cap)
     costs = compile_costs(operators, source, limits, engine.host_on(chip, layout.tensor), layout.pipeline)
     return costs, {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
+
+
+def _layout(pool: Pool) -> Layout:
+    return Layout(pool.tensor_parallel, pool.pipeline_parallel, pool.data_parallel)
+
+
+def _ranks(engine: Engine, plan: EnginePlan, model: ModelSpec, layout: Layout) -> dict[str, Any]:
+    """Return what the parts of a pool say of its attention ranks."""
+    rules = engine.ranks
+    if rules is None or layout.data == 1:
+        return {}
+    return {
+        "ranks": layout.data,
+        "balancer": plan.balancer or rules.balancer,
+        "lockstep": rules.steps_together(model),
+        "idle_ranks_lag": rules.idle_lags,
+    }
 
 
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:

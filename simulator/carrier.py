@@ -34,7 +34,8 @@ class KvCarrier:
     lanes
         Every endpoint, and the lanes between them.
     places
-        Number of the endpoint of an instance of a pool on the chips of an instance of the beginning.
+        Number of the endpoint of an instance of a pool on the chips of an instance of the beginning; those of its
+        other ranks follow.
     transfer
         How KV is handed over.
     layers
@@ -57,12 +58,20 @@ class KvCarrier:
         self.log = TransferLog()
         self._places = places or {}
         # Of every instance there ever was: its endpoint, and the instance of the beginning whose chips it has.
-        self._at = list(range(len(lanes.endpoints)))
-        self._slots = self._at.copy()
+        self._at = list(self._places.values()) or list(range(len(lanes.endpoints)))
+        self._slots = list(range(len(self._at)))
 
-    def open(self, source: int, target: int, on_done: Callable[[], None]) -> Shipment:
-        """Return a transfer that has not begun; ``on_done`` is called once it is closed and all of it is there."""
-        ends = self._at[source], self._at[target]
+    def open(self, source: int, target: int, on_done: Callable[[], None], ranks: tuple[int, int] = (0, 0)) -> Shipment:
+        """Return a transfer that has not begun; ``on_done`` is called once it is closed and all of it is there.
+
+        Parameters
+        ----------
+        source, target, on_done
+            Numbers of the instances it goes from and to, and what to call.
+        ranks
+            The attention ranks there that have the KV, and get it.
+        """
+        ends = self._at[source] + ranks[0], self._at[target] + ranks[1]
         size = self.lanes.endpoints[ends[1]].kv_bytes_per_token
         return Shipment(self, (source, target), self.lanes.between(*ends), size, on_done)
 

@@ -11,6 +11,7 @@ from simulator.compare_cli import compare, sweep
 from simulator.conform_cli import conform
 from simulator.ownership import ForeignPackageError, check_ownership
 from simulator.trace_cli import trace
+from simulator.validate_cli import validate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,6 +64,7 @@ main.add_command(compare)
 main.add_command(conform)
 main.add_command(sweep)
 main.add_command(trace)
+main.add_command(validate)
 
 
 @main.command()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from simulator.parallel import OnProgress
     from simulator.staging import Staging
 
-__all__ = ["compare", "sweep"]
+__all__ = ["compare", "print_result", "staged_runs", "sweep"]
 
 _SLO_MISSED = 3
 _SET = click.option(
@@ -82,7 +82,7 @@ def compare(  # noqa: PLR0913 - one parameter per option
     with _runs(target, foreign_in_comparison, jobs, quiet=quiet or as_json) as (staging, run):
         found = compare_cases(title, cases, every, run)
         write_comparison(found, cases, staging)
-    _print(found.content, render_comparison(found.content), target, as_json=as_json, quiet=quiet)
+    print_result(found.content, render_comparison(found.content), target, as_json=as_json, quiet=quiet)
     if not found.meets_slo:
         _exit_missed(verdict(found.content))
 
@@ -141,7 +141,7 @@ def sweep(  # noqa: PLR0913 - one parameter per option
         found = sweep_all(swept, grid, range(swept[0].seed, swept[0].seed + seeds), run, refine=refine)
         content = found[0].content() if len(found) == 1 else sweeps_content(title, cases, found)
         write_sweep(content, found, staging)
-    _print(content, render_sweep(content), target, as_json=as_json, quiet=quiet)
+    print_result(content, render_sweep(content), target, as_json=as_json, quiet=quiet)
     if all(one.capacity.load is None for one in found):
         _exit_missed(capacity_sentence(content))
 
@@ -161,11 +161,31 @@ def _runs(
 ) -> Iterator[tuple[Staging, Callable[[Sequence[Point]], list[Summary]]]]:
     """Give the result directory in the making, and what makes runs for it."""
     from simulator.parallel import run_points, usable_cores  # noqa: PLC0415 - --help stays light
-    from simulator.staging import staged  # noqa: PLC0415 - --help stays light
 
     cores = jobs or usable_cores()
-    with staged(target, foreign) as staging, _progress(staging, quiet=quiet) as tell:
+    with staged_runs(target, foreign, quiet=quiet) as (staging, tell):
         yield staging, lambda points: run_points(points, staging.journal, jobs=cores, on_progress=tell)
+
+
+@contextmanager
+def staged_runs(
+    target: Path, foreign: Callable[[Path], str | None], *, quiet: bool
+) -> Iterator[tuple[Staging, OnProgress]]:
+    """Give a result directory in the making, and who is told of runs that are planned and finished.
+
+    Parameters
+    ----------
+    target
+        The directory.
+    foreign
+        Tells what in it is no part of an earlier result of the same kind.
+    quiet
+        Show no progress.
+    """
+    from simulator.staging import staged  # noqa: PLC0415 - --help stays light
+
+    with staged(target, foreign) as staging, _progress(staging, quiet=quiet) as tell:
+        yield staging, tell
 
 
 @contextmanager
@@ -191,7 +211,8 @@ def _progress(staging: Staging, *, quiet: bool) -> Iterator[OnProgress]:
             raise
 
 
-def _print(content: Mapping[str, Any], tables: Group, target: Path, *, as_json: bool, quiet: bool) -> None:
+def print_result(content: Mapping[str, Any], tables: Group, target: Path, *, as_json: bool, quiet: bool) -> None:
+    """Print the content of a result as JSON, or its tables and where it lies, or nothing."""
     import json  # noqa: PLC0415 - --help stays light
 
     from rich.console import Console  # noqa: PLC0415 - --help stays light

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from hardware.strict import Strict
+from simulator.layout_flags import refuse_layout_flags
 from simulator.schedulers import Limits
 
 if TYPE_CHECKING:
@@ -50,8 +51,10 @@ class EnginePlan:
         Each step is planned when the one before begins.
     polls_every
         Steps of decoding from one look at who has come to the next.
+    balancer
+        How requests are dealt to attention ranks, if not as the engine does by default.
     host_gib
-        Host memory that keeps KV for an instance, GiB.
+        Host memory that keeps KV for an instance, or for each of its attention ranks, GiB.
     static
         ``utilization`` is of weights and KV alone.
     of_free
@@ -71,6 +74,7 @@ class EnginePlan:
     rules: Mapping[str, Any] = field(default_factory=dict)
     plans_ahead: bool = False
     polls_every: int = 1
+    balancer: str | None = None
     host_gib: float = 0.0
     static: bool = False
     of_free: bool = False
@@ -92,15 +96,24 @@ class EngineOptions(Strict):
         Longest sequence, prompt and output; ``"auto"`` lowers it to what the KV cache can hold.
     length_option, memory_option
         What the engine calls the longest sequence, and the share of memory.
+    lone_options
+        Counts that are not simulated above 1 where attention ranks step together.
     """
 
     model_config = ConfigDict(strict=True)
     length_option: ClassVar[str] = "max_model_len"
     memory_option: ClassVar[str] = "gpu_memory_utilization"
+    lone_options: ClassVar[tuple[str, ...]] = ()
 
     gpu_memory_utilization: float | None = Field(default=0.9, gt=0, le=1)
     block_size: int = Field(default=16, gt=0, le=4096)
     max_model_len: int | Literal["auto"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_layout(cls, table: object) -> object:
+        refuse_layout_flags(table if isinstance(table, dict) else ())
+        return table
 
     @model_validator(mode="after")
     def _some_length(self) -> Self:
@@ -161,6 +174,8 @@ class VllmOptions(EngineOptions):
     async_scheduling
         Plan each step when the one before begins, so that the chip never waits for the host.
     """
+
+    lone_options: ClassVar[tuple[str, ...]] = ("prefill_schedule_interval",)
 
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
     max_num_batched_tokens: int | None = Field(default=None, gt=0)

@@ -44,8 +44,17 @@ class EngineParts:
         The next step is planned when one begins, as an engine does that schedules asynchronously.
     polls_every
         Steps of decoding from one look at who has come to the next; see :mod:`simulator.inbox`.
+    ranks
+        Attention ranks of an instance.
+    balancer
+        Deals requests to them, a key of :data:`simulator.balancers.BALANCERS`.
+    lockstep
+        Ranks step together; else each steps on its own.
+    idle_ranks_lag
+        Ranks with nothing to do plan ahead like the others.
     make
-        What makes an instance, called as :class:`simulator.instance.Instance` is; None for that class.
+        What makes an instance, called as :class:`simulator.instance.Instance` is; None for what
+        :func:`simulator.lockstep.instance_maker` says.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a pool, all named
@@ -66,10 +75,16 @@ class EngineParts:
         blank_first: bool = True,
         plans_ahead: bool = False,
         polls_every: int = 1,
+        ranks: int = 1,
+        balancer: str = "round_robin",
+        lockstep: bool = True,
+        idle_ranks_lag: bool = True,
         make: Callable[..., Any] | None = None,
     ) -> None:
         self.scheduler, self.prices, self.plans_ahead = scheduler, prices, plans_ahead
         self.polls_every = polls_every
+        self.ranks, self.balancer = ranks, balancer
+        self.lockstep, self.idle_ranks_lag = lockstep, idle_ranks_lag
         self.blank_first = blank_first
         self.host_blocks, self.host_block_ns = host_blocks, host_block_ns
         self.blocks, self.block_tokens, self.make = blocks, block_tokens, make
@@ -94,6 +109,10 @@ class EngineParts:
             blank_first=self.blank_first,
             plans_ahead=self.plans_ahead,
             polls_every=self.polls_every,
+            ranks=self.ranks,
+            balancer=self.balancer,
+            lockstep=self.lockstep,
+            idle_ranks_lag=self.idle_ranks_lag,
             make=make,
         )
 

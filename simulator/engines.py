@@ -25,10 +25,10 @@ from simulator.engine_options import (
     VllmV0Options,
 )
 from simulator.front_end import FrontEndTime
-from simulator.instance import Instance
 from simulator.live import live_instances
 from simulator.live_options import core_options
 from simulator.option_table import OptionTable
+from simulator.rank_rules import RankRules
 from simulator.schedulers import SCHEDULERS
 from simulator.sglang_options import SglangOptions
 from simulator.trtllm_options import TrtllmOptions
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from perfdb.eager import EagerKernels
     from perfdb.layout import Layout
     from perfdb.sources import SourceChain
+    from simulator.instance import Instance
     from simulator.schedulers import Scheduler
     from simulator.vllm_eras import Era
 
@@ -90,6 +91,8 @@ class Engine:
         Which releases of vLLM V1 it stands for; None for another engine.
     live
         Decisions are made by the scheduler of an installed vLLM.
+    ranks
+        What it does with attention ranks; None where it has none, or they are not simulated.
     front_end
         How long a request is under way to its scheduler.
     """
@@ -106,12 +109,13 @@ class Engine:
     kernels: EagerKernels | None = None
     era: Era | None = None
     live: bool = False
+    ranks: RankRules | None = None
     front_end: FrontEndTime = _UNDELAYED
 
-    def instances(self, options: EngineOptions, blocks: int) -> Callable[..., Instance]:
-        """Return what makes its instances, of so many KV blocks."""
+    def instances(self, options: EngineOptions, blocks: int) -> Callable[..., Instance] | None:
+        """Return what makes its instances, of so many KV blocks, if not the usual."""
         if not self.live or not isinstance(options, VllmOptions):
-            return Instance
+            return None
         return live_instances(core_options(options, blocks))
 
     def filled(
@@ -184,19 +188,34 @@ def _vllm(minor: int) -> Engine:
     return Engine("vllm", "vllm", VllmOptions, host, reserved_blocks=1, graphs=True, era=era_of(minor))
 
 
+#: A rank of vLLM that runs dummy steps waits for each before it looks at its queue; those of dense models are engines
+#: of their own (``run_busy_loop`` of ``v1/engine/core.py``).
+_VLLM_RANKS = RankRules("lowest_score", idle_lags=False, dense_apart=True)
+
 #: Engines by name; one after an ``@`` is a version whose behaviour differs. The host time of today's vLLM, 0.6 ms
 #: per step and 20 us per sequence, is the median of measured minus simulated token times over 120 public runs on
 #: H100 to B200 (docs/decisions/005-host-time.md). Where those of the engines of 2023 come from is said in
 #: docs/decisions/010-engines-of-2023.md.
 ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
-        "vllm": _vllm(LATEST),
+        "vllm": replace(_vllm(LATEST), ranks=_VLLM_RANKS),
         **{f"vllm@0.{minor}": _vllm(minor) for minor in range(ERAS[0].since, LATEST + 1)},
         # Host time as vLLM's, which overlaps it with the kernels in the same way (docs/decisions/019-sglang.md).
         "sglang": Engine(
-            "sglang", "sglang", SglangOptions, HostTime(step_ns=600_000, sequence_ns=20_000), both_stages=True
+            "sglang",
+            "sglang",
+            SglangOptions,
+            HostTime(step_ns=600_000, sequence_ns=20_000),
+            both_stages=True,
+            ranks=RankRules("round_robin"),
         ),
-        "trtllm": Engine("trtllm", "trtllm", TrtllmOptions, HostTime(step_ns=400_000, sequence_ns=20_000)),
+        "trtllm": Engine(
+            "trtllm",
+            "trtllm",
+            TrtllmOptions,
+            HostTime(step_ns=400_000, sequence_ns=20_000),
+            ranks=RankRules("fewest_tokens", one_chip=True),
+        ),
         "vllm-live": replace(_vllm(LATEST), live=True, both_stages=True),
         "vllm@0.2": Engine(
             "vllm",

@@ -14,16 +14,24 @@ __all__ = ["Finishes"]
 
 
 class Finishes:
-    """Requests in the order in which they finish, as long as they decode on."""
+    """Requests in the order in which they finish, as long as they decode on.
 
-    __slots__ = ("_heap",)
+    Parameters
+    ----------
+    output_tokens
+        Tokens that each request will have produced.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_heap", "_output_tokens")
+
+    def __init__(self, output_tokens: Sequence[int]) -> None:
         self._heap: list[tuple[int, int, int, Request]] = []
+        self._output_tokens = output_tokens
 
-    def expect(self, request: Request, step: int) -> None:
-        """Note that a request which decodes from now on has all its tokens when the step counter is ``step``."""
-        heappush(self._heap, (step, request.index, request.stint, request))
+    def expect(self, request: Request, step: int, produced: int) -> None:
+        """Note that a request which has ``produced`` tokens decodes from step counter ``step`` on."""
+        last = step + self._output_tokens[request.index] - produced
+        heappush(self._heap, (last, request.index, request.stint, request))
 
     def steps_left(self, step: int) -> int:
         """Return the steps from step counter ``step`` until the first request finishes; very many if none decodes."""

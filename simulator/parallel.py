@@ -10,18 +10,21 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import active_children, get_context, parent_process
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from hardware.errors import ServesimError
 from simulator.journal import Journal, Point, Summary, point_key
 from simulator.run import run_scenario
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from simulator.run import Result
 
-__all__ = ["OnProgress", "run_point", "run_points", "usable_cores"]
+__all__ = ["OnProgress", "run_missing", "run_point", "run_points", "usable_cores"]
+
+_Run = TypeVar("_Run")
+_Work: TypeAlias = "Callable[[str, _Run, Journal], Summary]"
 
 
 class OnProgress(Protocol):
@@ -66,15 +69,38 @@ def run_points(
     ServesimError
         If a process was killed.
     """
-    tell = on_progress or _tell_nobody
     keys = [point_key(point) for point in points]
-    tell(planned=len(dict.fromkeys(keys)))
-    found = {key: summary for key in keys if (summary := journal.load(key)) is not None}
-    tell(finished=len(found))
-    missing = {key: point for key, point in zip(keys, points, strict=True) if key not in found}
-    made = _side_by_side if min(jobs, len(missing)) > 1 else _one_by_one
-    found |= zip(missing, made(missing, journal, min(jobs, len(missing)), tell), strict=True)
+    found = run_missing(dict(zip(keys, points, strict=True)), run_point, journal, jobs=jobs, on_progress=on_progress)
     return [found[key] for key in keys]
+
+
+def run_missing(
+    runs: Mapping[str, _Run],
+    work: _Work[_Run],
+    journal: Journal,
+    *,
+    jobs: int = 1,
+    on_progress: OnProgress | None = None,
+) -> dict[str, Summary]:
+    """Make runs of any kind, those that the journal knows not again; see :func:`run_points`.
+
+    Parameters
+    ----------
+    runs
+        What to run, by key of the journal.
+    work
+        Makes one run and keeps it: a function of a module, as other processes must find it.
+    journal, jobs, on_progress
+        As for :func:`run_points`.
+    """
+    tell = on_progress or _tell_nobody
+    tell(planned=len(runs))
+    found = {key: summary for key in runs if (summary := journal.load(key)) is not None}
+    tell(finished=len(found))
+    missing = {key: run for key, run in runs.items() if key not in found}
+    made = _side_by_side if min(jobs, len(missing)) > 1 else _one_by_one
+    found |= zip(missing, made(missing, work, journal, min(jobs, len(missing)), tell), strict=True)
+    return found
 
 
 def run_point(key: str, point: Point, journal: Journal) -> Summary:
@@ -100,18 +126,22 @@ def _tell_nobody(*, planned: int = 0, finished: int = 0) -> None:
     del planned, finished
 
 
-def _one_by_one(missing: Mapping[str, Point], journal: Journal, _jobs: int, tell: OnProgress) -> Iterator[Summary]:
-    for key, point in missing.items():
-        yield run_point(key, point, journal)
+def _one_by_one(
+    missing: Mapping[str, _Run], work: _Work[_Run], journal: Journal, _jobs: int, tell: OnProgress
+) -> Iterator[Summary]:
+    for key, run in missing.items():
+        yield work(key, run, journal)
         tell(finished=1)
 
 
-def _side_by_side(missing: Mapping[str, Point], journal: Journal, jobs: int, tell: OnProgress) -> list[Summary]:
+def _side_by_side(
+    missing: Mapping[str, _Run], work: _Work[_Run], journal: Journal, jobs: int, tell: OnProgress
+) -> list[Summary]:
     others = active_children()
     executor = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_follow_parent)
     try:
         with _deaf_to_ctrl_c():
-            futures = [executor.submit(run_point, key, point, journal) for key, point in missing.items()]
+            futures = [executor.submit(work, key, run, journal) for key, run in missing.items()]
         for future in futures:
             future.add_done_callback(lambda _: tell(finished=1))
         return [future.result() for future in futures]

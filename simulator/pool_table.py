@@ -69,6 +69,7 @@ class Pool(Strict):
     chip: Text
     tensor_parallel: Count = 1
     pipeline_parallel: Count = 1
+    data_parallel: Count = 1
     engine: _Engine = "vllm"
     router: _Router = "least_loaded"
     helps_above: Annotated[int, Field(ge=0, strict=True)] = 0
@@ -134,6 +135,20 @@ class Pool(Strict):
     def _one_price(self) -> Self:
         if self.step_profile is not None and self.cost_sources != DEFAULT_SOURCES:
             raise ValueError("found step_profile and cost_sources, expected one: a profile prices whole steps")
+        return self
+
+    @model_validator(mode="after")
+    def _ranks(self) -> Self:
+        if self.data_parallel == 1:
+            return self
+        if ENGINES[self.engine].ranks is None:
+            able = ", ".join(name for name, engine in ENGINES.items() if engine.ranks is not None)
+            raise ValueError(
+                f"data_parallel is {self.data_parallel}, but attention ranks of {self.engine!r} are not simulated; "
+                f"expected engine {able}, or replicas"
+            )
+        if self.step_profile is not None:
+            raise ValueError("found data_parallel and step_profile, whose steps are of one rank; leave one out")
         return self
 
     @model_validator(mode="after")

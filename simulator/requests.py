@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from simulator.scenario import Scenario, Workload
     from workloads.table import Arrivals, Prefixes
 
-__all__ = ["Requests", "build_requests", "synthetic_arrivals"]
+__all__ = ["Requests", "build_requests", "synthetic_arrivals", "trace_requests"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,6 @@ def build_requests(scenario: Scenario) -> Requests:
         If every request arrives during the warm-up.
     """
     workload = scenario.workload
-    nothing = np.zeros(0, np.int64)
     if workload.closed_loop is not None:
         plan = plan_closed_loop(workload.closed_loop, scenario.seed)
         size = min(len(plan), workload.limit or len(plan))
@@ -104,6 +103,20 @@ def build_requests(scenario: Scenario) -> Requests:
         return Requests(plan.prompt_tokens[:size], plan.output_tokens[:size], start, later, None, {}, source, known)
     found = _open_loop(scenario)
     _check_warmup(workload, found)
+    return trace_requests(scenario, found)
+
+
+def trace_requests(scenario: Scenario, found: Arrivals) -> Requests:
+    """Return the workload that given arrivals make, with what the pools and routers of a scenario look at.
+
+    Parameters
+    ----------
+    scenario
+        Whose pools serve them.
+    found
+        What arrives.
+    """
+    nothing = np.zeros(0, np.int64)
     return Requests(
         found.prompt_tokens,
         found.output_tokens,

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hardware.errors import UserError
+from simulator.cases import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +18,7 @@ __all__ = [
     "foreign_file",
     "foreign_in_comparison",
     "foreign_in_sweep",
+    "foreign_in_validation",
     "read_result",
     "read_side_by_side",
 ]
@@ -87,14 +89,21 @@ def foreign_in_sweep(directory: Path) -> str | None:
     return _foreign(directory, "sweep", ("sweep.json", "sweep.parquet", "sweep.png"))
 
 
-def _foreign(directory: Path, kind: str, ours: Sequence[str]) -> str | None:
-    """As :func:`foreign_file`, for a folder whose JSON file is called by its kind and says so."""
+def foreign_in_validation(directory: Path) -> str | None:
+    """Return the name of something in a folder that is no part of a validation; None if all of it is."""
+    pictures = tuple(f"{metric}.png" for metric in METRICS)
+    ours = ("predictions.csv", "report.json", "report.md", "skipped.csv", "users.png", *pictures)
+    return _foreign(directory, "validate", ours, "report.json")
+
+
+def _foreign(directory: Path, kind: str, ours: Sequence[str], file: str = "") -> str | None:
+    """As :func:`foreign_file`, for a folder whose JSON file, by default called by its kind, says what it is."""
     names = sorted(entry.name for entry in directory.iterdir())
     strange = next((name for name in names if name not in ours), None)
     if strange is not None or not names:
         return strange
     try:
-        return None if _read_json(directory, f"{kind}.json").get("servesim") == kind else names[0]
+        return None if _read_json(directory, file or f"{kind}.json").get("servesim") == kind else names[0]
     except UserError:
         return names[0]
 

@@ -18,6 +18,7 @@ from simulator.operations import Operations
 from simulator.records import Ledger
 from simulator.request_table import request_table
 from simulator.requests import build_requests
+from simulator.server import cores_of, step_logs_of
 from simulator.summary import summarise
 from simulator.timeline import timeline_table
 from simulator.token_gaps import token_gaps
@@ -201,6 +202,7 @@ def _finish(  # noqa: PLR0913 - the parts of a run
             f"workload.warmup_s is {scenario.workload.warmup_s:g}, but every request arrived before that, so that none "
             "would be measured; lower it, or send more requests"
         )
-    prices = [instance.prices for instance in cluster.instances]
-    gaps = token_gaps(cluster.logs, prices, cluster.ledger, after_ns=warmup_ns)
+    cores = cores_of(cluster.instances)
+    logs, prices = [core.log for core in cores], [core.prices for core in cores]
+    gaps = token_gaps(logs, prices, cluster.ledger, paces=step_logs_of(cluster.instances), after_ns=warmup_ns)
     return Finished(scenario, requests, pools, fabric, cluster, operations, times, gaps, tuple(operations.happened))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from perfdb.layout import Layout
 from simulator.engine_options import EngineOptions, EnginePlan
 from simulator.schedulers import Limits
 
 if TYPE_CHECKING:
     from hardware.catalogue import Chip
-    from perfdb.layout import Layout
 
 __all__ = ["SglangOptions"]
 
@@ -29,6 +29,9 @@ _BY_MEMORY = (
 
 #: Chips with more memory than this keep at least so much of it for what is neither weights nor KV, MiB.
 _LARGE_MIB, _LEAST_RESERVE_MIB = 60 * 1024, 10 * 1024
+
+#: Of ``schedule_conservativeness``, with attention ranks (``arg_groups/parallel_hook.py``).
+_SHARE_OF_RANKS = 0.3
 
 #: Names that other engines have for what SGLang calls otherwise.
 _OTHER_NAMES = {
@@ -64,6 +67,8 @@ class SglangOptions(EngineOptions):
         Tokens of the cache, if it is to have fewer than fit.
     schedule_policy
         How the queue is sorted.
+    load_balance_method
+        How requests are dealt to attention ranks: in turn, or to the one with the fewest.
     schedule_conservativeness
         Factor of the share of answers that is kept free.
     enable_mixed_chunk
@@ -87,6 +92,8 @@ class SglangOptions(EngineOptions):
         Requests are sent with this sampling parameter, as benchmarks do: they are known to produce all they may.
     """
 
+    lone_options: ClassVar[tuple[str, ...]] = ("scheduler_recv_interval",)
+
     gpu_memory_utilization: float = Field(default=0.0, exclude=True)
     block_size: int = Field(default=1, exclude=True)
     mem_fraction_static: float | None = Field(default=None, gt=0, lt=1)
@@ -98,6 +105,7 @@ class SglangOptions(EngineOptions):
     max_running_requests: int | None = Field(default=None, gt=0)
     max_total_tokens: int | None = Field(default=None, gt=0)
     schedule_policy: Literal["fcfs", "lpm", "lof", "random", "dfs-weight", "hrrn", "shortest-prefill-first"] = "fcfs"
+    load_balance_method: Literal["auto", "round_robin", "total_requests"] = "auto"
     schedule_conservativeness: float = Field(default=1.0, ge=0, le=100)
     enable_mixed_chunk: bool = False
     disable_radix_cache: bool = False
@@ -138,12 +146,12 @@ class SglangOptions(EngineOptions):
         return not self.disable_radix_cache
 
     def filled(self, chip: Chip, longest: int, layout: Layout | None = None) -> SglangOptions:
-        """Return the options with the defaults that depend on the chips filled in."""
+        """Return the options of one attention rank with the defaults that depend on the chips filled in."""
         del longest
-        chips = layout.chips if layout is not None else 1
+        layout = layout or Layout()
         memory = chip.visible_memory_bytes / _MIB
         _, chunk, few, many = next(row for row in _BY_MEMORY if memory < row[0])
-        graphs = few if layout is None or layout.tensor < 4 else many
+        graphs = few if layout.tensor * layout.data < 4 else many
         if self.max_running_requests is not None:
             graphs = min(graphs, self.max_running_requests)
         changes = {
@@ -155,15 +163,30 @@ class SglangOptions(EngineOptions):
         }
         found = self.model_copy(update=changes)
         if self.mem_fraction_static is None:
-            reserve = found.reserve_mib(chips, memory)
+            reserve = found.reserve_mib(layout, memory)
             found = found.model_copy(update={"mem_fraction_static": round((memory - reserve) / memory, 3)})
-        return found
+        return found.of_rank(layout.data)
 
-    def reserve_mib(self, chips: int, memory: float) -> float:
+    def of_rank(self, ranks: int) -> SglangOptions:
+        """Return the options of each of several attention ranks, to which SGLang deals its budgets."""
+        if ranks == 1:
+            return self
+        chunk, running = self.chunked_prefill_size, self.max_running_requests
+        changes = {
+            "chunked_prefill_size": chunk if chunk is None or chunk < 0 else max(chunk // ranks, self.page_size),
+            "max_running_requests": None if running is None else max(1, running // ranks),
+            "schedule_conservativeness": self.schedule_conservativeness * _SHARE_OF_RANKS,
+        }
+        return self.model_copy(update=changes)
+
+    def reserve_mib(self, layout: Layout, memory: float) -> float:
         """Return the memory of a chip that SGLang keeps from weights and KV, MiB, of filled options."""
+        graphs = self.cuda_graph_max_bs_decode or 0
         chunk = self.chunked_prefill_size or 0
         tokens = max(chunk if chunk > 0 else self.max_prefill_tokens, 2048)
-        reserve = 512 + 1.5 * tokens + chips / 8 * 1024 + 2 * (self.cuda_graph_max_bs_decode or 0)
+        reserve = 512 + 1.5 * tokens + layout.chips / 8 * 1024 + 2 * graphs
+        if layout.data > 1:
+            reserve += (4.5 if graphs > 300 else 3) * graphs * layout.data
         if chunk > 0:
             reserve += 8 * len(_captured_prompts(chunk))
         return max(reserve, _LEAST_RESERVE_MIB) if memory > _LARGE_MIB else reserve
@@ -203,6 +226,7 @@ class SglangOptions(EngineOptions):
             rules,
             plans_ahead=not self.disable_overlap_schedule,
             polls_every=self.scheduler_recv_interval,
+            balancer=None if self.load_balance_method == "auto" else self.load_balance_method,
             static=True,
             most_blocks=None if self.max_total_tokens is None else self.max_total_tokens // self.page_size,
             # SGLang ends a request short of its context, and of what the cache holds beside a page or two.

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from hardware.errors import TraceError
+from workloads.limits import MAX_TOKENS
 from workloads.readers.fields import csv_fields, time_ns, tokens
 from workloads.readers.protocol import Layout, Row
 
@@ -40,9 +41,12 @@ ALIASES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """The names each column may have, in capitals or not; ``arrived_at`` and ``num_*`` are Vidur's."""
 
+PROMPT_ID: Final = "prompt_id"
+"""An optional column of whole numbers: rows with the same one have the same prompt text."""
+
 
 class PlainCsv:
-    """A time in seconds, prompt tokens and output tokens, in any order, among any other columns."""
+    """A time in seconds, prompt tokens and output tokens, in any order, among others of which ``prompt_id`` counts."""
 
     container: Container = "csv"
     expects = "; ".join(f"a column {' or '.join(names)}" for names in ALIASES.values())
@@ -66,13 +70,20 @@ class PlainCsv:
             if len(names) > 1:
                 raise TraceError(f"columns {' and '.join(names)} mean the same, expected one of them")
         time_column, prompt_column, output_column = (names[0] for names in chosen)
-        fields = csv_fields(keys, (time_column, prompt_column, output_column))
+        same_text = _named(keys, (PROMPT_ID,))
+        fields = csv_fields(keys, (time_column, prompt_column, output_column, *same_text))
 
         def row(text: str) -> Row:
-            time_s, prompt, output = fields(text)
-            return Row(time_ns(time_s, time_column), tokens(prompt, prompt_column), tokens(output, output_column))
+            time_s, prompt, output, *prompt_id = fields(text)
+            return Row(
+                time_ns(time_s, time_column),
+                tokens(prompt, prompt_column),
+                tokens(output, output_column),
+                hashes=[tokens(found, PROMPT_ID, lowest=0) for found in prompt_id],
+            )
 
-        return Layout(row)
+        # The whole prompt is one block, whose name stands for all of its text.
+        return Layout(row, block_tokens=MAX_TOKENS if same_text else 0)
 
 
 def _named(keys: Sequence[str], names: Sequence[str]) -> list[str]:

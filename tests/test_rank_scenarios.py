@@ -1,0 +1,106 @@
+"""Attention ranks as a scenario asks for them."""
+
+from __future__ import annotations
+
+import pytest
+
+from hardware.catalogue import load_chip
+from hardware.errors import ScenarioError
+from perfdb.layout import Layout
+from simulator.build import build_pools
+from simulator.run import run_scenario
+from simulator.scenario import load_scenario
+from simulator.sglang_options import SglangOptions
+
+SCENARIO = """
+name = "ranks"
+[model]
+name = "Qwen/Qwen3-8B"
+[workload.synthetic]
+requests = 60
+arrivals = { kind = "poisson", rate_per_s = 20.0 }
+prompt_tokens = { kind = "fixed", value = 500 }
+output_tokens = { kind = "uniform", low = 20, high = 40 }
+"""
+
+
+def scenario(tmp_path, *pools: str):
+    path = tmp_path / "ranks.toml"
+    path.write_text(SCENARIO + "".join(f'[[pool]]\nchip = "h100_sxm"\n{pool}\n' for pool in pools))
+    return load_scenario(path)
+
+
+def test_ranks_of_a_dense_model_are_replicas_with_one_way_in(tmp_path):
+    ranks = run_scenario(scenario(tmp_path, "data_parallel = 4"))
+    replicas = run_scenario(scenario(tmp_path, "replicas = 4"))
+    one, other = ranks.summary["pools"]["pool0"], replicas.summary["pools"]["pool0"]
+    assert (one["chips"], one["replicas"], other["replicas"]) == (4, 1, 4)
+    assert one["kv_blocks"] == other["kv_blocks"]
+    assert ranks.summary["completed"] == replicas.summary["completed"] == 60
+    assert one["utilisation"] == pytest.approx(other["utilisation"], rel=0.1)
+    assert ranks.summary["mean_power_w"] == pytest.approx(replicas.summary["mean_power_w"], rel=0.02)
+    assert ranks.timeline["utilisation_pool0"].max() <= 1
+    assert ranks.timeline["decode_batch_pool0"].max() < 60
+
+
+@pytest.mark.parametrize("ranks", ["replicas", "data_parallel"])
+def test_kv_goes_to_the_chips_of_one_rank(tmp_path, ranks):
+    """Two ranks of one chip each get as many bytes, as fast, as two instances of a chip each."""
+    split = scenario(
+        tmp_path,
+        'name = "prompts"\nstages = ["prefill"]',
+        f'name = "answers"\nstages = ["decode"]\n{ranks} = 2',
+    )
+    result = run_scenario(split)
+    assert result.summary["completed"] == 60
+    assert result.summary["transfers"]["count"] == 60
+    table = result.run.cluster.carrier.log.table()
+    # Each way is one lane of NVLink: 500 tokens of 144 KiB, at 450 GB/s and the share of it that connectors use.
+    assert table["duration_ns"].min() == table["duration_ns"][0]
+    chips = {link.split(">")[1] for link in result.summary["links"]}
+    assert len([chip for chip in chips if "gpu" in chip or "chip" in chip]) >= 2
+
+
+@pytest.mark.parametrize(
+    ("pool", "sentence"),
+    [
+        ('data_parallel = 2\nengine = "sarathi"', "attention ranks of 'sarathi' are not simulated"),
+        ('data_parallel = 2\nengine = "vllm@0.11"', "attention ranks of 'vllm@0.11' are not simulated"),
+        ('data_parallel = 2\nengine = "sglang"', "has no experts that attention ranks of sglang could share"),
+        ('data_parallel = 2\nengine = "trtllm"', "has no experts that attention ranks of trtllm could share"),
+        ('data_parallel = 2\nstep_profile = "vidur"', "found data_parallel and step_profile"),
+    ],
+)
+def test_ranks_that_are_not_simulated_are_refused(tmp_path, pool, sentence):
+    with pytest.raises(ScenarioError, match=sentence):
+        build_pools(scenario(tmp_path, pool))
+
+
+@pytest.mark.parametrize(
+    ("engine", "option", "sentence"),
+    [
+        ("vllm", "data_parallel_size = 2", "data_parallel of the pool"),
+        ("sglang", "enable_dp_attention = true", "data_parallel of the pool"),
+        ("sglang", "dp_size = 2", "data_parallel of the pool"),
+        ("trtllm", "enable_attention_dp = true", "data_parallel of the pool"),
+    ],
+)
+def test_flags_of_the_layout_are_keys_of_the_pool(tmp_path, engine, option, sentence):
+    with pytest.raises(ScenarioError, match=sentence):
+        scenario(tmp_path, f'engine = "{engine}"\n[pool.engine_options]\n{option}')
+
+
+def test_sglang_deals_its_budgets_to_ranks():
+    h100 = load_chip("h100_sxm")
+    whole = SglangOptions(max_running_requests=512).filled(h100, 40_960, Layout(8))
+    rank = SglangOptions(max_running_requests=512).filled(h100, 40_960, Layout(1, 1, 8))
+    assert (whole.chunked_prefill_size, rank.chunked_prefill_size) == (8192, 1024)
+    assert (whole.max_running_requests, rank.max_running_requests) == (512, 64)
+    assert (whole.schedule_conservativeness, rank.schedule_conservativeness) == (1.0, pytest.approx(0.3))
+    # Decode graphs take 4.5 MiB more for each sequence and rank, where more than 300 sequences are captured.
+    assert rank.cuda_graph_max_bs_decode == 512
+    memory = h100.visible_memory_bytes / 2**20
+    kept = (whole.mem_fraction_static - rank.mem_fraction_static) * memory
+    assert kept == pytest.approx(
+        whole.reserve_mib(Layout(1, 1, 8), memory) - whole.reserve_mib(Layout(8), memory), abs=60
+    )
