@@ -126,6 +126,11 @@ class EngineOptions(Strict):
         """Whether blocks keep what they hold for requests that begin alike."""
         return False
 
+    def of_stages(self, *, prefills: bool, decodes: bool) -> Self:
+        """Return the options of a pool of these stages."""
+        del prefills, decodes
+        return self
+
     def filled(self, chip: Chip, longest: int, layout: Layout | None = None) -> Self:
         """Return the options with the defaults filled in that depend on the chips and on the longest sequence."""
         del chip, longest, layout

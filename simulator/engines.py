@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from perfdb.layout import Layout
     from perfdb.sources import SourceChain
     from simulator.instance import Instance
+    from simulator.network import KvMode
     from simulator.schedulers import Scheduler
     from simulator.vllm_eras import Era
 
@@ -95,6 +96,8 @@ class Engine:
         What it does with attention ranks; None where it has none, or they are not simulated.
     front_end
         How long a request is under way to its scheduler.
+    kv_modes
+        How it hands KV over, to instances of its own kind alone; its own way first. None for any engine's any way.
     """
 
     framework: str
@@ -111,6 +114,7 @@ class Engine:
     live: bool = False
     ranks: RankRules | None = None
     front_end: FrontEndTime = _UNDELAYED
+    kv_modes: tuple[KvMode, ...] = ()
 
     def instances(self, options: EngineOptions, blocks: int) -> Callable[..., Instance] | None:
         """Return what makes its instances, of so many KV blocks, if not the usual."""
@@ -206,8 +210,8 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             "sglang",
             SglangOptions,
             HostTime(step_ns=600_000, sequence_ns=20_000),
-            both_stages=True,
             ranks=RankRules("round_robin"),
+            kv_modes=("chunked", "blocking"),
         ),
         "trtllm": Engine(
             "trtllm",

@@ -69,13 +69,6 @@ def test_impossible_options_are_refused(tmp_path, table, sentence):
         scenario(tmp_path, "[pool.engine_options]\n" + table)
 
 
-def test_pools_of_one_stage_are_refused(tmp_path):
-    path = tmp_path / "split.toml"
-    path.write_text(SCENARIO + 'stages = ["decode"]\n')
-    with pytest.raises(ScenarioError, match="only instances with both stages"):
-        load_scenario(path)
-
-
 def engine(*, overlap, declared=0, **more):
     prices = linear_prices(step_ns=1_000_000, token_ns=0, context_ns=0.0, pair_ns=0.0)
     rules = {"overlap": overlap}
