@@ -169,7 +169,10 @@ class Memory:
 
     def depart(self, request: Request) -> None:
         """Let a request go whose KV is elsewhere; what it computed stays in the tree."""
-        self.pool.retire(request, request.tokens, self.seats.pop(request.index).prompt)
+        self.pool.retire(request, request.tokens, request.tokens)
+        if self.seats[request.index].request is request:
+            # Else it is back already, to be computed once more.
+            del self.seats[request.index]
 
     def rows(self, waiting: int) -> int:
         """Return the running requests, or those that hold KV until it has left, but for a prompt in progress."""
