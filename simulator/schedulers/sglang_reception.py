@@ -185,8 +185,8 @@ class Reception:
         pool, reserved = state.pool, self._rules.reserved_tokens
         loads: list[Request] = []
         active, rows = self._active(state, crowd), self._rows_left(state)
-        # Twice as many transfers as rows have a place for what comes besides KV.
-        rows = min(rows, 2 * self._rules.max_sequences - state.loading)
+        # Twice as many transfers as rows have a place for what comes besides KV, until that is noticed.
+        rows = min(rows, 2 * self._rules.max_sequences - state.loading - (len(state.ready) - self.lined))
         for request in state.waiting:
             if len(loads) >= rows:
                 break
