@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from perfdb.operators import Attention, RowOperator, StepOperators
+    from perfdb.operators import Kernel, RowOperator, StepOperators
     from perfdb.sources import SourceChain
 
 __all__ = ["CompiledCosts", "HostTime", "StepLimits", "compile_costs"]
@@ -133,17 +133,23 @@ def compile_costs(
     generation = _generation(operators, source, limits.sequences, generation_knots)
     sequences = np.arange(limits.sequences + 1)
 
-    @cache
-    def context(prompts: int) -> Estimate:
-        return _context(operators, source, prompts, context_knots)
+    def context_of(kernels: Sequence[Kernel]) -> Callable[[int], Estimate]:
+        return cache(lambda prompts: _context(kernels, source, prompts, context_knots))
 
+    context = context_of(operators.context)
+    windowed = {
+        window: _curves(context_knots, context_of([k for k in operators.context if k.window == window]))
+        for window in sorted({0, *(kernel.window for kernel in operators.context)})
+    }
     passes = StepPrices(
         _whole(token_ns.sum(axis=1)),
         _whole(sample_ns.sum(axis=1)),
         _whole(np.where(sequences > 0, host.step_ns + host.sequence_ns * sequences, 0)),
         lambda n: _decode_curve(generation_knots, generation.ns.reshape(-1, len(generation_knots))[n]),
-        lambda b: _context_curve(context_knots, context(b).ns),
-        _launches(operators, host),
+        windowed.pop(0),
+        _launches(operators, source, host),
+        windowed,
+        _whole(_by_origin(operators.shared, source, tokens).sum(axis=1)) if operators.shared else (),
     )
     prices = passes if stages == 1 else RoundPrices(passes, stages)
     return CompiledCosts(
@@ -151,9 +157,14 @@ def compile_costs(
     )
 
 
-def _launches(operators: StepOperators, host: HostTime) -> Launches:
+def _curves(knots: NDArray[np.int64], context: Callable[[int], Estimate]) -> Callable[[int], ContextCurve]:
+    return lambda prompts: _context_curve(knots, context(prompts).ns)
+
+
+def _launches(operators: StepOperators, source: SourceChain, host: HostTime) -> Launches:
+    measured = round(sum(kernel.count * source.launch_ns(kernel) for kernel in operators.context))
     extra = sum(kernel.count for kernel in operators.context) * (host.prompt_attention_launches - 1)
-    return Launches(host.launch_ns * operators.launches, host.launch_ns * (operators.launches + extra))
+    return Launches(host.launch_ns * operators.launches, host.launch_ns * (operators.launches + extra) + measured)
 
 
 def _by_origin(operators: Sequence[RowOperator], source: SourceChain, most: int) -> NDArray[np.float64]:
@@ -189,15 +200,15 @@ def _generation(operators: StepOperators, source: SourceChain, most: int, knots:
     return Estimate(np.concatenate([nothing, found.ns]), np.concatenate([nothing.astype(np.uint8), found.origin]))
 
 
-def _context(operators: StepOperators, source: SourceChain, prompts: int, knots: NDArray[np.int64]) -> Estimate:
+def _context(kernels: Sequence[Kernel], source: SourceChain, prompts: int, knots: NDArray[np.int64]) -> Estimate:
     positive = np.maximum(knots, 1)
-    found = _together(operators.context, source, np.full(len(knots), prompts), positive)
+    found = _together(kernels, source, np.full(len(knots), prompts), positive)
     # A prompt of more tokens never costs less: the noise of the smallest kernels is smoothed away.
     return Estimate(np.maximum.accumulate(found.ns), found.origin)
 
 
 def _together(
-    kernels: Sequence[Attention], source: SourceChain, sequences: NDArray[np.int64], tokens: NDArray[np.int64]
+    kernels: Sequence[Kernel], source: SourceChain, sequences: NDArray[np.int64], tokens: NDArray[np.int64]
 ) -> Estimate:
     """Return the cost of all layers' attention; its origin is the worst of their origins."""
     ns, origin = np.zeros(len(tokens)), np.zeros(len(tokens), np.uint8)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hardware.catalogue import Chip
-    from perfdb.operators import Attention, RowOperator
+    from perfdb.operators import Kernel, RowOperator
 
 __all__ = ["DISTSERVE_KERNELS", "KERNELS_OF_2023", "KERNELS_OF_2024", "EagerChain", "EagerKernels"]
 
@@ -115,9 +115,9 @@ class EagerChain(SourceChain):
             return found
         return self._gemm(operator, rows, found)
 
-    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
+    def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
         """Return the price of one layer's attention; see :class:`SourceChain`."""
-        if operator.name == "generation_attention":
+        if operator.name.startswith("generation"):
             bound = attention_bound(self.chip, operator, batch, tokens)
             ns = ATTENTION_FLOOR_NS + bound.memory_ns / self.kernels.cache_efficiency
             return Estimate.of(ns, Origin.ROOFLINE)

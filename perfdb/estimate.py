@@ -20,7 +20,8 @@ class Origin(enum.IntEnum):
     MEASURED = 0
     INTERPOLATED = 1
     EXTRAPOLATED = 2
-    ROOFLINE = 3
+    BORROWED = 3
+    ROOFLINE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Estimate:
     Attributes
     ----------
     ns
-        Nanoseconds for one execution of the operator, float64, shape (points,).
+        Nanoseconds for one execution of the operator, float64, shape (points,); NaN where not known.
     origin
         The :class:`Origin` of each latency, uint8, shape (points,).
     """
@@ -42,3 +43,13 @@ class Estimate:
     def of(cls, ns: NDArray[np.float64], origin: Origin) -> Estimate:
         """Return an estimate whose points all have one origin."""
         return cls(ns, np.full(len(ns), int(origin), np.uint8))
+
+    def completed(self, other: Estimate) -> Estimate:
+        """Return this estimate with the points it does not know taken from another."""
+        unknown = np.isnan(self.ns)
+        return Estimate(np.where(unknown, other.ns, self.ns), np.where(unknown, other.origin, self.origin))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every point is known."""
+        return not np.isnan(self.ns).any()

@@ -4,16 +4,19 @@ Inside the grid a latency is interpolated between its neighbours. Outside, raw t
 *utilisation* at the last measured point (speed of light over latency) is held and the bound of the asked
 shape is divided by it. Where a kernel pays its start-up once and then streams, the utilisation of the last
 *interval* is the better guide: the curve keeps growing at that rate.
+
+A row that was set aside (:mod:`perfdb.screening`) leaves a hole: between its neighbours nothing is known (NaN).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from perfdb.estimate import Estimate, Origin
+from perfdb.screening import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,10 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Curve", "blend"]
-
-
-#: Some tables hold one row at 2.5 times the time of two; honest steps between kernels stay below 1.5.
-_FAR = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +41,15 @@ class Curve:
     streams
         Beyond the last point grow as over the last interval, but never faster than light nor slower than at
         the utilisation of the last point.
+    holes
+        Positions whose rows were set aside.
     """
 
     at: NDArray[np.float64]
     ns: NDArray[np.float64]
     quadratic: bool = False
     streams: bool = False
+    holes: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
     def through(
@@ -58,15 +60,26 @@ class Curve:
         positions, first = np.unique(at[order], return_index=True)
         return cls(positions.astype(np.float64), ns[order][first], quadratic, streams)
 
-    def without_slow_starts(self) -> Curve:
-        """Return the curve without the points that a longer one beats by far.
+    @classmethod
+    def sound(
+        cls,
+        at: NDArray[np.int64],
+        ns: NDArray[np.float64],
+        verdict: NDArray[np.uint8],
+        *,
+        quadratic: bool = False,
+        streams: bool = False,
+    ) -> Curve | None:
+        """Return the curve through the sound ones of increasing points; None where there are none.
 
-        A kernel over few rows may run over more, padded, so it need not cost much more than they do. Smaller
-        steps down are real (kernels change with the row count) and stay.
+        A row that a longer one beats leaves no hole: a kernel may run over more rows, padded, so it need not cost
+        much more than they do.
         """
-        best_later = np.minimum.accumulate(self.ns[::-1])[::-1]
-        kept = self.ns <= best_later * _FAR
-        return Curve(self.at[kept], self.ns[kept], self.quadratic, self.streams)
+        kept, at = verdict == Verdict.SOUND, at.astype(np.float64)
+        if not kept.any():
+            return None
+        holes = at[~kept & (verdict != Verdict.BEATEN_BY_LONGER)]
+        return cls(at[kept], ns[kept], quadratic, streams, holes)
 
     def estimate(self, at: NDArray[np.int64], bound_ns: Callable[[NDArray[np.int64]], NDArray[np.float64]]) -> Estimate:
         """Return latencies at any positions.
@@ -77,6 +90,11 @@ class Curve:
             Positions, shape (points,).
         bound_ns
             The speed of light at positions of the same shape, nanoseconds.
+
+        Returns
+        -------
+        Estimate
+            NaN at and around holes.
         """
         inside = np.clip(at, self.at[0], self.at[-1])
         ns = (
@@ -85,7 +103,17 @@ class Curve:
         ns = np.where(at > self.at[-1], self._beyond(bound_ns(at), bound_ns(self.at[-2:].astype(np.int64))), ns)
         origin = np.where(np.isin(at, self.at), Origin.MEASURED, Origin.INTERPOLATED)
         origin = np.where(at > self.at[-1], Origin.EXTRAPOLATED, origin).astype(np.uint8)
-        return Estimate(ns, origin)
+        return Estimate(np.where(self._unknown(at), np.nan, ns) if len(self.holes) else ns, origin)
+
+    def _unknown(self, at: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell which positions are in a hole, or have one as their neighbour."""
+        measured = np.union1d(self.at, self.holes)
+        hole = np.isin(measured, self.holes)
+        last = len(measured) - 1
+        above = hole[np.minimum(np.searchsorted(measured, at), last)]
+        below = hole[np.maximum(np.searchsorted(measured, at, "right") - 1, 0)]
+        unknown: NDArray[np.bool_] = above | below
+        return unknown
 
     def _beyond(self, bound: NDArray[np.float64], known: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return latencies past the end, from the bounds there and those of the last points."""

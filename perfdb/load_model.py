@@ -11,33 +11,25 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hardware.errors import CatalogueError, suggest
-from perfdb.model import FAMILIES, Family, ModelSpec
-from perfdb.parts import GroupedQuery, Layers, Mlp
-from perfdb.quantisation import checked_format, declared_format
+from perfdb.config_fields import ConfigFields
+from perfdb.model import FAMILIES, ModelSpec
+from perfdb.quantisation import Quantisation, checked_format, declared_quantisation
+from perfdb.read_stack import read_stack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["load_model", "model_from_config", "presets"]
 
-_PRESETS = Path(__file__).parent / "presets" / "dense.toml"
-_SHAPES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-#: What older configurations (OPT, BLOOM, Falcon) call a size: ``configuration_*.py`` in huggingface/transformers.
-_OLD_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "hidden_size": ("n_embed", "d_model"),
-        "num_hidden_layers": ("n_layer",),
-        "num_attention_heads": ("n_head",),
-        "num_key_value_heads": ("num_kv_heads", "n_head_kv"),
-        "intermediate_size": ("ffn_dim", "ffn_hidden_size", "n_inner"),
-    }
-)
+_PRESETS = Path(__file__).parent / "presets"
 
 
 @cache
 def presets() -> Mapping[str, Mapping[str, Any]]:
-    """Return the preset tables by Hugging Face name."""
-    return MappingProxyType(tomllib.loads(_PRESETS.read_text(encoding="utf-8")))
+    """Return the preset tables by Hugging Face name, each on top of the one it names in ``like``."""
+    files = sorted(_PRESETS.glob("*.toml"))
+    tables = {name: table for file in files for name, table in tomllib.loads(file.read_text(encoding="utf-8")).items()}
+    return MappingProxyType({name: tables.get(table.get("like"), {}) | table for name, table in tables.items()})
 
 
 def load_model(name: str, *, weights: str | None = None, kv_cache: str | None = None) -> ModelSpec:
@@ -55,8 +47,8 @@ def load_model(name: str, *, weights: str | None = None, kv_cache: str | None = 
     Raises
     ------
     CatalogueError
-        If the name is neither a preset nor a readable configuration, its architecture is not a dense
-        transformer this version prices, or a format is not known.
+        If the name is neither a preset nor a readable configuration, its architecture is not one
+        this version prices, or a format is not known.
     """
     if kv_cache not in (None, "bf16", "fp8"):
         raise CatalogueError(f"model.kv_cache is {kv_cache!r}; expected one of bf16, fp8")
@@ -117,63 +109,29 @@ def model_from_config(name: str, config: Mapping[str, Any], *, weights: str | No
         If the architecture or weight format is unknown, a shape is missing or not a positive integer, or
         the heads do not divide.
     """
-    family = FAMILIES[_architecture(name, config)]
-    sizes = {field: _size(name, config, field) for field in _SHAPES}
-    heads, hidden = sizes["num_attention_heads"], sizes["hidden_size"]
-    kv_heads = _kv_heads(name, config, heads)
-    if heads % kv_heads:
-        raise CatalogueError(f"{name}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
-    mixer = GroupedQuery(
-        heads,
-        kv_heads,
-        head_dim=_size(name, config, "head_dim", hidden // heads),
-        window=_window(name, config, family),
-        qkv_bias=family.linear_bias or family.qkv_bias,
-        out_bias=family.linear_bias,
-        qk_norm=family.qk_norm,
-        rotary=family.rotary,
-    )
-    mlp = Mlp(_size(name, config, "intermediate_size", 4 * hidden), family.gated_mlp, family.linear_bias)
+    fields = ConfigFields.of(name, config)
+    family = FAMILIES[fields.architecture()]
+    quantisation = _quantisation(fields, weights)
     return ModelSpec(
         name=name,
         family=family,
-        hidden=hidden,
-        vocab=sizes["vocab_size"],
-        max_tokens=_size(name, config, "max_position_embeddings", 2048),
-        stack=(Layers(sizes["num_hidden_layers"], mixer, mlp),),
-        tied=bool(config.get("tie_word_embeddings", family.tied)),
-        weights=checked_format(weights) if weights else declared_format(name, config),
+        hidden=fields.size("hidden_size"),
+        vocab=fields.size("vocab_size"),
+        max_tokens=fields.size("max_position_embeddings", 2048),
+        stack=read_stack(fields, family, quantisation),
+        tied=fields.flag("tie_word_embeddings", default=family.tied),
+        weights=quantisation.weights,
     )
 
 
-def _architecture(name: str, config: Mapping[str, Any]) -> str:
-    found = config.get("architectures") or ["(none)"]
-    architecture = str(found[0] if isinstance(found, list) else found)
-    if architecture not in FAMILIES:
-        raise CatalogueError(
-            f"{name}: architecture {architecture!r} is not a dense transformer servesim prices; "
-            f"expected one of {', '.join(sorted(FAMILIES))}"
-        )
-    return architecture
-
-
-def _size(name: str, config: Mapping[str, Any], field: str, default: int | None = None) -> int:
-    given = (config.get(key) for key in (field, *_OLD_NAMES.get(field, ())))
-    value = next((value for value in given if value is not None), default)
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise CatalogueError(f"{name}: {field} is {value!r}, expected a positive integer")
-    return value
-
-
-def _kv_heads(name: str, config: Mapping[str, Any], heads: int) -> int:
-    # The first Falcons share one KV head and still list as many as query heads.
-    if config.get("multi_query") and not config.get("new_decoder_architecture"):
-        return 1
-    return _size(name, config, "num_key_value_heads", heads)
-
-
-def _window(name: str, config: Mapping[str, Any], family: Family) -> int:
-    switched_on = config.get("use_sliding_window", not family.window_switch)
-    if not switched_on or not config.get("sliding_window"):
-        return 0
-    return _size(name, config, "sliding_window")
+def _quantisation(fields: ConfigFields, weights: str | None) -> Quantisation:
+    """Return what the configuration declares; another format than that leaves open which modules are quantised."""
+    if weights is None:
+        return declared_quantisation(fields.name, fields.fields)
+    wanted = checked_format(weights)
+    try:
+        declared = declared_quantisation(fields.name, fields.fields)
+    except CatalogueError:
+        return Quantisation(wanted)
+    same = wanted in (declared.weights, declared.weights.removesuffix("_group32"))
+    return declared if same else Quantisation(wanted)

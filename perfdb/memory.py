@@ -20,18 +20,27 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryBudget", "MemoryPlan", "plan_memory"]
 
-#: Memory the driver reports but a process never sees (nvidia-smi total minus the CUDA runtime's total):
-#: 0.4 to 0.8 GB on A100, H100, H200 and RTX 4090; recalled from both tools' outputs.
+#: Memory the driver reports but a process never sees (nvidia-smi total minus the CUDA runtime's): 0.44 to 0.56 GiB
+#: on H100 (79.10 to 79.22 of 79.65 GiB), 0.60 on H200 (139.81), 0.7 on B200 (178.35), in start-up logs of engines.
 DRIVER_RESERVE_BYTES = 600_000_000
-#: CUDA context and libraries of one process, beyond the reserve; chosen so that the KV blocks vLLM 0.15
-#: reports for three dense models on H100 come out within 1 % (tests/test_perfdb_memory.py).
-CONTEXT_BYTES = 250_000_000
-#: Buffers of collectives: NCCL 342 MB over 2 chips and 392 MB over more (aiconfigurator-core 0.12,
-#: ``misc.nccl_mem``), plus 64 MB for the engine's own all-reduce workspace.
+#: CUDA context of a process, gone before an engine looks at what is free: vLLM logs 78.66 of 79.19 GiB free on an
+#: H100 and 139.21 of 139.81 on an H200. A share of the total leaves it out, a share of what is free does not.
+PROCESS_BYTES = 570_000_000
+#: Code and workspaces of libraries, loaded while the model is profiled ("non-torch memory"): vLLM logs 0.05 to
+#: 0.16 GiB on one chip.
+LIBRARY_BYTES = 130_000_000
+#: Buffers of collectives that come with the first of them: 342 MB over 2 chips and 392 MB over more
+#: (aiconfigurator-core 0.12, ``misc.nccl_mem``), plus 64 MB for the engine's own all-reduce workspace.
 _COLLECTIVE_BYTES = {1: 0, 2: 342 * 2**20 + 64 * 2**20}
 _WIDE_COLLECTIVE_BYTES = 392 * 2**20 + 64 * 2**20
-#: One captured graph costs about this much per layer: chosen so that the KV blocks vLLM 0.19 reports for
-#: Llama-3.1-8B on an RTX 4090 (67 graphs of 32 layers) come out within 1 % (same tests).
+#: Communicators, made before weights are loaded. vLLM: 1.38 GiB of non-torch memory over 2 H200s (0.10.2), of which
+#: the above is not theirs. SGLang logs 0.09 GiB on one chip and 0.39 over 4 without NVLink; where NCCL reduces in the
+#: NVLink switches (Hopper and later, more than 2 chips), 2.0 over 8 H200s and 2.2 over 4 B200s.
+_COMMUNICATOR_BYTES = 800_000_000
+_LONE_GROUP_BYTES, _GROUP_BYTES, _SWITCHED_GROUP_BYTES = 97_000_000, 419_000_000, 2_150_000_000
+_SWITCHES_REDUCE_SINCE_SM = 90
+#: One captured graph, per layer: between what vLLM estimates for a 0.6B model (0.27 GiB) and a 7B model (0.53 GiB),
+#: 86 graphs of 28 layers each.
 GRAPH_BYTES_PER_LAYER = 200_000
 
 
@@ -48,13 +57,17 @@ class MemoryBudget:
     block_tokens
         Tokens of one KV block.
     graphs
-        CUDA graphs captured.
+        CUDA graphs whose memory is taken off.
+    logit_bytes
+        Bytes a sampler holds per logit of a full batch, copies included.
+    communicators
+        The budget pays for the communicators too, and not only for what their first use takes.
     static
         The share is of what is free before the model is loaded, and for weights and KV alone
         (``mem_fraction_static``): activations and graphs have the rest.
     of_free
-        ``utilization`` is the share of what weights and activations leave that KV blocks take; graphs are captured
-        in the rest.
+        ``utilization`` is the share that KV blocks take of what a trial run leaves: full of prompts, after its
+        graphs were captured.
     """
 
     utilization: float
@@ -62,6 +75,8 @@ class MemoryBudget:
     step_sequences: int
     block_tokens: int
     graphs: int
+    logit_bytes: int = 14
+    communicators: bool = False
     static: bool = False
     of_free: bool = False
 
@@ -76,6 +91,8 @@ class MemoryPlan:
         Share of the chip the engine may use.
     weights, activations, collectives, context, graphs
         What is taken before the KV cache.
+    states
+        Of it, what sequences keep that does not grow with them: as many as a step may hold.
     block
         Bytes of one KV block on this chip.
     blocks
@@ -90,6 +107,7 @@ class MemoryPlan:
     graphs: int
     block: int
     blocks: int
+    states: int = 0
 
 
 def plan_memory(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) -> MemoryPlan:
@@ -112,41 +130,62 @@ def _divide(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) 
     layers = -(-model.layers // layout.pipeline)
     seen = chip.visible_memory_bytes - DRIVER_RESERVE_BYTES
     weights = _stage_weight_bytes(model, layout, layers)
-    activations = _activation_bytes(model, layout, budget)
-    collectives = _COLLECTIVE_BYTES.get(layout.tensor, _WIDE_COLLECTIVE_BYTES)
-    graphs = budget.graphs * layers * GRAPH_BYTES_PER_LAYER
     block = model.kv_bytes_on_chip(layout.tensor) * layers // model.layers * budget.block_tokens
+    states = model.state_bytes_on_chip(layout.tensor) * layers // model.layers * budget.step_sequences
     if budget.static:
-        # Measured when the process and its communicators are there already.
-        allowed = int((seen - CONTEXT_BYTES - collectives) * budget.utilization)
-        return MemoryPlan(allowed, weights, 0, 0, 0, 0, block, (allowed - weights) // block)
-    taken = weights + activations + collectives + CONTEXT_BYTES + graphs
+        allowed = int((seen - PROCESS_BYTES - _group_bytes(layout, chip)) * budget.utilization)
+        return MemoryPlan(allowed, weights, 0, 0, 0, 0, block, (allowed - weights - states) // block, states)
+    activations = _prompt_bytes(model, layout, budget)
+    graphs = budget.graphs * layers * GRAPH_BYTES_PER_LAYER
+    context = LIBRARY_BYTES
+    if budget.of_free:
+        context += PROCESS_BYTES
+        graphs += _captured_logit_bytes(model, budget)
+    else:
+        activations = max(activations, budget.step_sequences * model.vocab * budget.logit_bytes)
+    collectives = _COLLECTIVE_BYTES.get(layout.tensor, _WIDE_COLLECTIVE_BYTES)
+    collectives += _COMMUNICATOR_BYTES if budget.communicators and layout.tensor > 1 else 0
+    taken = weights + activations + collectives + context + graphs
     allowed = int(seen * budget.utilization)
     if budget.of_free:
         allowed = taken + int((seen - taken) * budget.utilization)
-    left = allowed - taken
-    return MemoryPlan(allowed, weights, activations, collectives, CONTEXT_BYTES, graphs, block, left // block)
+    left = allowed - taken - states
+    return MemoryPlan(allowed, weights, activations, collectives, context, graphs, block, left // block, states)
+
+
+def _group_bytes(layout: Layout, chip: Chip) -> int:
+    """Return what the communicators of a group hold on each chip before weights are loaded."""
+    if layout.tensor == 1:
+        return _LONE_GROUP_BYTES
+    pair = 2
+    reduces = chip.sm >= _SWITCHES_REDUCE_SINCE_SM and chip.nvlink is not None and chip.nvlink.domain > pair
+    return _SWITCHED_GROUP_BYTES if reduces and layout.tensor > pair else _GROUP_BYTES
 
 
 def _stage_weight_bytes(model: ModelSpec, layout: Layout, layers: int) -> int:
     embeddings = 2 * model.embedding_parameters
-    projections = model.weight_bytes - embeddings
+    experts, whole = round(model.expert_bytes), round(model.whole_bytes)
+    projections = model.weight_bytes - embeddings - experts - whole
     # The first stage holds the input embedding, the last the output one: at least one of them, split over
     # the tensor ranks.
     held = embeddings if layout.pipeline == 1 or model.tied else embeddings // 2
-    return (projections * layers // model.layers + held) // layout.tensor
+    cut = (projections * layers // model.layers + held) // layout.tensor
+    # Experts are spread over the chips of all ranks; what picks them, and projections into latents, stand on each.
+    return cut + (experts // (layout.tensor * layout.data) + whole) * layers // model.layers
 
 
-def _activation_bytes(model: ModelSpec, layout: Layout, budget: MemoryBudget) -> int:
-    """Return the peak of the profiling pass: the MLP of the largest step, or the logits of a full batch.
+def _prompt_bytes(model: ModelSpec, layout: Layout, budget: MemoryBudget) -> int:
+    """Return what a full step of prompts holds at its widest, around the MLP.
 
-    MLP: residual and input rows whole, MLP input and product split over the chips, 16 bits each. Logits: the
-    16-bit result, its 32-bit copy and the sampler's two 32-bit work copies over the whole vocabulary.
+    The residual and the input rows whole, the input of the MLP and its product split over the chips, 16 bits each.
     """
-    widest = max(group.feed_forward.activated for group in model.stack)
-    mlp = 2 * model.hidden + widest // layout.tensor
-    logits = budget.step_sequences * model.vocab * (2 + 3 * 4)
-    return max(2 * mlp * budget.step_tokens, logits)
+    widest = max(group.feed_forward.working(model.hidden, layout) for group in model.stack)
+    return 2 * (2 * model.hidden + widest) * budget.step_tokens
+
+
+def _captured_logit_bytes(model: ModelSpec, budget: MemoryBudget) -> int:
+    """Return the 16-bit logits that the graph of the largest decode step keeps, if there is one."""
+    return 2 * budget.step_sequences * model.vocab if budget.graphs else 0
 
 
 def _does_not_fit(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget, plan: MemoryPlan) -> str:
@@ -168,7 +207,7 @@ def _does_not_fit(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBu
 
 def _wider(model: ModelSpec, layout: Layout) -> Iterator[Layout]:
     """Yield the layouts of two, four, eight, ... times the tensor parallelism that still divide the model."""
-    tensor = 2 * layout.tensor
-    while model.indivisible(tensor) is None:
-        yield replace(layout, tensor=tensor)
-        tensor *= 2
+    wider = replace(layout, tensor=2 * layout.tensor)
+    while model.indivisible(wider.tensor) is None and model.cuts_experts(wider.expert_tensor, wider.expert):
+        yield wider
+        wider = replace(wider, tensor=2 * wider.tensor)

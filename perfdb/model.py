@@ -10,26 +10,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from perfdb.parts import Experts
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from perfdb.parts import Layers
 
-__all__ = ["FAMILIES", "WEIGHT_BYTES", "Family", "ModelSpec"]
-
-#: Bytes of one weight, quantisation scales included (block of 128x128 for fp8_block, 16 for nvfp4,
-#: 32 for mxfp4, 128 for int4: scale bytes divided by the block's elements).
-WEIGHT_BYTES: Mapping[str, float] = MappingProxyType(
-    {
-        "bf16": 2.0,
-        "fp8": 1.0,
-        "fp8_block": 1.0 + 4 / 128**2,
-        "int8": 1.0,
-        "int4": 0.5 + 2 / 128,
-        "nvfp4": 0.5 + 1 / 16,
-        "mxfp4": 0.5 + 1 / 32,
-    }
-)
+__all__ = ["FAMILIES", "Family", "ModelSpec"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +49,21 @@ class Family:
     tied
         Input and output embeddings are one matrix unless ``tie_word_embeddings`` says otherwise.
     window_switch
-        ``sliding_window`` counts only where ``use_sliding_window`` is true.
+        ``sliding_window`` counts only where ``use_sliding_window`` is true, from layer ``max_window_layers`` on.
+    window_every
+        Without ``layer_types``, the first of so many layers has the sliding window; 0 for no such pattern.
+    full_every
+        The last of so many layers sees all tokens, the others those of one chunk (``attention_chunk_size``).
+    sinks
+        Attention has a learned sink per head.
+    sparse
+        Layers may have experts.
+    expert_bias
+        The experts' projections and the router have biases.
+    shared_experts
+        Experts that every token passes, where the configuration does not count them.
+    shared_gate
+        A gate scales what those return.
     """
 
     gated_mlp: bool = True
@@ -76,9 +78,16 @@ class Family:
     head_bias: bool = False
     tied: bool = False
     window_switch: bool = False
+    window_every: int = 0
+    full_every: int = 0
+    sinks: bool = False
+    sparse: bool = False
+    expert_bias: bool = False
+    shared_experts: int = 0
+    shared_gate: bool = False
 
 
-#: Dense families this version prices, by the ``architectures`` entry of ``config.json``. Structure as in
+#: Families this version prices, by the ``architectures`` entry of ``config.json``. Structure as in
 #: the Hugging Face model definitions; each is checked by counting parameters against published sizes.
 #: Defaults of ``tied`` and ``window_switch``: the families' ``configuration_*.py`` in huggingface/transformers.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
@@ -95,6 +104,18 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             gated_mlp=False, linear_bias=True, norm_tensors=2, extra_norms=2, rotary=False, tied=True
         ),
         "FalconForCausalLM": Family(gated_mlp=False, norm_tensors=2, tied=True),
+        "MixtralForCausalLM": Family(sparse=True),
+        "Qwen3MoeForCausalLM": Family(qk_norm=True, window_switch=True, sparse=True),
+        "GptOssForCausalLM": Family(window_every=2, sinks=True, sparse=True, expert_bias=True),
+        "MiniMaxM2ForCausalLM": Family(sparse=True),
+        "Llama4ForConditionalGeneration": Family(full_every=4, sparse=True, shared_experts=1),
+        "DeepseekV2ForCausalLM": Family(sparse=True),
+        "DeepseekV3ForCausalLM": Family(sparse=True),
+        "DeepseekV32ForCausalLM": Family(sparse=True),
+        "GlmMoeDsaForCausalLM": Family(sparse=True),
+        "Qwen3_5ForConditionalGeneration": Family(qk_norm=True),
+        "Qwen3_5MoeForConditionalGeneration": Family(qk_norm=True, sparse=True, shared_gate=True),
+        "Qwen3NextForCausalLM": Family(qk_norm=True, sparse=True, shared_gate=True),
     }
 )
 
@@ -118,7 +139,7 @@ class ModelSpec:
     tied
         Input and output embeddings are one matrix.
     weights
-        Weight format, a key of :data:`WEIGHT_BYTES`.
+        Format of what is quantised, a key of :data:`perfdb.formats.WEIGHT_BYTES`; the layers say what is.
     kv_cache
         ``bf16`` or ``fp8``.
     """
@@ -140,12 +161,8 @@ class ModelSpec:
 
     @property
     def matrix_parameters(self) -> int:
-        """Weights of the projections inside the layers, the part that is quantised."""
-        return sum(
-            group.count * part.matrix_parameters(self.hidden)
-            for group in self.stack
-            for part in (group.mixer, group.feed_forward)
-        )
+        """Weights of the projections inside the layers."""
+        return sum(group.count * weights for group in self.stack for _, weights in group.matrices(self.hidden))
 
     @property
     def embedding_parameters(self) -> int:
@@ -160,11 +177,7 @@ class ModelSpec:
         """Norms and biases."""
         family = self.family
         norms = (family.norms_per_layer * self.layers + family.extra_norms) * self.hidden * family.norm_tensors
-        return norms + sum(
-            group.count * part.vector_parameters(self.hidden)
-            for group in self.stack
-            for part in (group.mixer, group.feed_forward)
-        )
+        return norms + sum(group.count * group.vector_parameters(self.hidden) for group in self.stack)
 
     @property
     def parameters(self) -> int:
@@ -172,10 +185,46 @@ class ModelSpec:
         return self.matrix_parameters + self.embedding_parameters + self.vector_parameters
 
     @property
+    def active_parameters(self) -> int:
+        """Parameters that one token passes: all but the experts its router does not pick."""
+        idle = sum(group.count * group.feed_forward.idle_parameters(self.hidden) for group in self.stack)
+        return self.parameters - idle
+
+    @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights on all chips: quantised projections, the rest in 16 bits."""
-        rest = self.embedding_parameters + self.vector_parameters
-        return round(self.matrix_parameters * WEIGHT_BYTES[self.weights]) + 2 * rest
+        """Bytes of the weights on all chips: matrices in the formats of their layers, the rest in 16 bits."""
+        matrices = sum(group.count * group.formats.bytes_of(group.matrices(self.hidden)) for group in self.stack)
+        return round(matrices) + 2 * (self.embedding_parameters + self.vector_parameters)
+
+    @property
+    def experts(self) -> tuple[Experts, ...]:
+        """The mixtures of experts among its layers, one for each kind of layer."""
+        return tuple(group.feed_forward for group in self.stack if isinstance(group.feed_forward, Experts))
+
+    @property
+    def expert_bytes(self) -> float:
+        """Bytes of the routed experts of all layers."""
+        return sum(
+            group.count * group.formats.bytes_of(((role, weights),))
+            for group in self.stack
+            if isinstance(group.feed_forward, Experts)
+            for role, weights in group.feed_forward.matrices(self.hidden)
+            if role == "feed_forward"
+        )
+
+    @property
+    def whole_bytes(self) -> float:
+        """Bytes of what every chip holds whole: what picks the experts, and the projections into latents."""
+        return sum(
+            group.count * group.formats.bytes_of(((role, weights),))
+            for group in self.stack
+            for role, weights in group.matrices(self.hidden)
+            if role in {"latent", "router"}
+        )
+
+    def cuts_experts(self, tensor: int, expert: int) -> bool:
+        """Return whether experts can be dealt to ``expert`` groups of chips and each be cut over ``tensor`` chips."""
+        return all(part.experts % expert == 0 and part.intermediate % tensor == 0 for part in self.experts)
 
     @property
     def kv_element_bytes(self) -> int:
@@ -189,8 +238,12 @@ class ModelSpec:
 
     def kv_bytes_on_chip(self, chips: int) -> int:
         """Return the KV-cache bytes of one token over all layers, on each of ``chips`` that share every layer."""
-        elements = sum(group.count * group.mixer.cached_elements(chips) for group in self.stack)
-        return elements * self.kv_element_bytes
+        element = self.kv_element_bytes
+        return sum(group.count * group.mixer.cached_bytes(element, chips) for group in self.stack)
+
+    def state_bytes_on_chip(self, chips: int) -> int:
+        """Return the bytes of one sequence, over all layers, that do not grow with it, on each of ``chips``."""
+        return sum(group.count * group.mixer.state_bytes(chips) for group in self.stack)
 
     def indivisible(self, chips: int) -> tuple[int, str] | None:
         """Return what cannot be split over so many chips, its size and its name, or None."""

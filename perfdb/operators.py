@@ -8,10 +8,29 @@ only for the sequences that sample a token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from perfdb.delta_net import DeltaNet, DeltaRule
+from perfdb.expert_operators import ExpertExchange, RoutedExperts
+from perfdb.latent import IndexScan, Latent, LatentAttention
+from perfdb.parts import Experts
+from perfdb.row_operators import (
+    AllReduce,
+    Collective,
+    Elementwise,
+    Gemm,
+    LatentProjections,
+    Overlapped,
+    PointToPoint,
+    RowOperator,
+    as_collective,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from perfdb.layout import Layout
     from perfdb.model import ModelSpec
     from perfdb.parts import GroupedQuery, Layers, Mlp
@@ -19,69 +38,24 @@ if TYPE_CHECKING:
 __all__ = [
     "AllReduce",
     "Attention",
+    "Collective",
     "Elementwise",
     "Gemm",
+    "Kernel",
+    "LatentProjections",
     "LayerOperators",
+    "Overlapped",
     "PointToPoint",
     "RowOperator",
     "StepOperators",
+    "as_collective",
     "step_operators",
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Gemm:
-    """A projection: (rows, k) times (k, n).
-
-    Attributes
-    ----------
-    name
-        Which projection.
-    n, k
-        Columns of the result and of the input, on one chip.
-    weights
-        Format of the weights, a key of :data:`perfdb.model.WEIGHT_BYTES`.
-    count
-        Times it runs in one step.
-    """
-
-    name: str
-    n: int
-    k: int
-    weights: str
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Elementwise:
-    """A memory-bound kernel (norm, activation, embedding): ``bytes_per_row`` read and written per row."""
-
-    name: str
-    bytes_per_row: int
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class AllReduce:
-    """A sum over ``chips`` chips of ``width`` 16-bit elements per row."""
-
-    name: str
-    width: int
-    chips: int
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class PointToPoint:
-    """Activations handed to the next pipeline stage: ``bytes_per_row`` per row."""
-
-    name: str
-    bytes_per_row: int
-    count: int = 1
-
-
-#: An operator whose cost depends on a number of rows alone.
-RowOperator = Gemm | Elementwise | AllReduce | PointToPoint
+#: Up to so many tokens, engines run the shared experts on a second stream beside the routed ones: the least of what
+#: they say (vLLM's ``VLLM_SHARED_EXPERTS_STREAM_TOKEN_THRESHOLD``; SGLang 1024; TensorRT-LLM in every graph).
+SHARED_EXPERT_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +85,29 @@ class Attention:
     window: int
     count: int
 
+    precision: ClassVar[str] = "bf16"
+    token_flops: ClassVar[int] = 0
+    sequence_bytes: ClassVar[int] = 0
+
+    @property
+    def pair_flops(self) -> int:
+        """Operations per pair of query and key, over all heads: two products of ``head_dim`` elements."""
+        return 4 * self.heads * self.head_dim
+
     @property
     def kv_bytes_per_token(self) -> int:
         """KV bytes one layer reads per cached token."""
         return 2 * self.kv_heads * self.head_dim * (1 if self.kv_cache == "fp8" else 2)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of queries and results per new token."""
+        return 4 * self.heads * self.head_dim
+
+
+#: What mixes tokens, by sequences and their tokens. Each knows its operations per pair of tokens and per token, the
+#: bytes it moves per cached token, per new token and per sequence, and its ``window``.
+Kernel = Attention | LatentAttention | IndexScan | DeltaRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +124,16 @@ class StepOperators:
         The attention kernels over prompts, and over the cache of sequences that decode: one of each per kind of layer.
     launches
         Operators of all layers of a decode step that the host of an eager engine launches one by one.
+    shared
+        Those among ``per_token`` that attention ranks run together: priced for a token of each rank.
     """
 
     per_token: tuple[RowOperator, ...]
     per_sample: tuple[RowOperator, ...]
-    context: tuple[Attention, ...]
-    generation: tuple[Attention, ...]
+    context: tuple[Kernel, ...]
+    generation: tuple[Kernel, ...]
     launches: int = 0
+    shared: tuple[RowOperator, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +147,10 @@ class LayerOperators:
     """
 
     rows: tuple[RowOperator, ...]
-    context: tuple[Attention, ...] = ()
-    generation: tuple[Attention, ...] = ()
+    context: tuple[Kernel, ...] = ()
+    generation: tuple[Kernel, ...] = ()
     launches: int = 0
+    shared: tuple[RowOperator, ...] = ()
 
 
 def step_operators(model: ModelSpec, layout: Layout) -> StepOperators:
@@ -175,7 +172,7 @@ def step_operators(model: ModelSpec, layout: Layout) -> StepOperators:
     return StepOperators(
         per_token=(
             Elementwise("embedding", 4 * model.hidden),
-            *(row for part in parts for row in part.rows),
+            *_joined(row for part in parts for row in part.rows),
             *_outside_layers(model, layout),
             Elementwise("final_norm", 4 * model.hidden),
         ),
@@ -183,7 +180,16 @@ def step_operators(model: ModelSpec, layout: Layout) -> StepOperators:
         context=tuple(kernel for part in parts for kernel in part.context),
         generation=tuple(kernel for part in parts for kernel in part.generation),
         launches=sum(part.launches for part in parts),
+        shared=tuple(row for part in parts for row in part.shared),
     )
+
+
+def _joined(rows: Iterable[RowOperator]) -> list[RowOperator]:
+    """Return the operators with those that differ in their counts alone as one."""
+    counts: Counter[RowOperator] = Counter()
+    for row in rows:
+        counts[replace(row, count=1)] += row.count
+    return [replace(row, count=count) for row, count in counts.items()]
 
 
 def _layer(model: ModelSpec, group: Layers, layout: Layout) -> tuple[LayerOperators, ...]:
@@ -197,33 +203,142 @@ def _layer(model: ModelSpec, group: Layers, layout: Layout) -> tuple[LayerOperat
     # over several chips two all-reduces.
     launched = group.count * (family.norms_per_layer + 2 + 2 * (chips > 1))
     return (
-        _grouped_query(group.mixer, group.count, model, chips),
-        _mlp(group.feed_forward, group.count, model, chips),
+        _mixer(group, model, chips),
+        _feed_forward(group, model, layout),
         LayerOperators(tuple(between), launches=launched),
     )
 
 
-def _grouped_query(mixer: GroupedQuery, count: int, model: ModelSpec, chips: int) -> LayerOperators:
+def _mixer(group: Layers, model: ModelSpec, chips: int) -> LayerOperators:
+    mixer = group.mixer
+    if isinstance(mixer, Latent):
+        return _latent(group, mixer, model, chips)
+    if isinstance(mixer, DeltaNet):
+        return _delta_net(group, mixer, model, chips)
+    return _grouped_query(group, mixer, model, chips)
+
+
+def _latent(group: Layers, mixer: Latent, model: ModelSpec, chips: int) -> LayerOperators:
+    own, count = replace(mixer, heads=mixer.heads // chips), group.count
+    formats = (group.formats.mixer, group.formats.mixer_out, model.kv_cache)
+    shape = (own, model.hidden, group.formats.mixer, model.kv_cache, count)
+    context: list[Kernel] = [LatentAttention("context_latent_attention", *shape)]
+    generation: list[Kernel] = [LatentAttention("generation_latent_attention", *shape)]
+    if mixer.indexer:
+        context.append(IndexScan("context_index_scan", mixer.indexer, count))
+        generation.append(IndexScan("generation_index_scan", mixer.indexer, count))
+    rows = (LatentProjections("latent_projections", own, model.hidden, *formats, count),)
+    # Projections, two norms, rotation, cache write and attention.
+    launched = count * (len(mixer.shapes(model.hidden)) + 5)
+    return LayerOperators(rows, tuple(context), tuple(generation), launched)
+
+
+def _delta_net(group: Layers, net: DeltaNet, model: ModelSpec, chips: int) -> LayerOperators:
+    own = replace(net, key_heads=net.key_heads // chips, value_heads=net.value_heads // chips)
+    count, formats = group.count, group.formats
+    rows = (
+        Gemm("delta_in", own.convolved + own.values, model.hidden, formats.mixer, count),
+        Gemm("delta_gates", 2 * own.value_heads, model.hidden, "bf16", count),
+        Gemm("delta_out", model.hidden, own.values, formats.mixer_out, count),
+        # The norm of the result, gated: two rows read and one written.
+        Elementwise("delta_norm", 6 * own.values, count),
+    )
+    rules = (DeltaRule(f"{phase}_delta_rule", own, model.hidden, count) for phase in ("context", "generation"))
+    # Three projections, convolution, rule and norm.
+    context, generation = ((rule,) for rule in rules)
+    return LayerOperators(rows, context, generation, 6 * count)
+
+
+def _grouped_query(group: Layers, mixer: GroupedQuery, model: ModelSpec, chips: int) -> LayerOperators:
+    count, formats = group.count, group.formats
     heads, kv_heads, dim = mixer.heads // chips, max(1, mixer.kv_heads // chips), mixer.head_dim
     width = (heads + 2 * kv_heads) * dim
+    gate = heads * dim * mixer.output_gate
     shape = (heads, kv_heads, dim, model.kv_cache, mixer.window, count)
-    rows = (
-        Gemm("qkv", width, model.hidden, model.weights, count),
-        Gemm("attention_out", model.hidden, heads * dim, model.weights, count),
+    rows: list[RowOperator] = [
+        Gemm("qkv", width + gate, model.hidden, formats.mixer, count),
+        Gemm("attention_out", model.hidden, heads * dim, formats.mixer_out, count),
         # Rotary embedding and KV write: queries and keys read and written, values copied to the cache.
         Elementwise("rotary", 4 * width, count),
-    )
+    ]
+    if gate:
+        rows.append(Elementwise("output_gate", 6 * gate, count))
+    if mixer.qk_norm_whole and chips > 1:
+        # Two sums of squares per token, in 32 bits, before queries and keys can be normalised over all heads.
+        rows.append(AllReduce("qk_norm_all_reduce", 4, chips, count))
     # Two projections, the rotation, the KV write, attention, and a bias that is added on its own.
-    launched = count * (4 + mixer.rotary + mixer.out_bias)
+    launched = count * (4 + mixer.rotary + mixer.out_bias + mixer.output_gate)
     return LayerOperators(
-        rows, (Attention("context_attention", *shape),), (Attention("generation_attention", *shape),), launched
+        tuple(rows), (Attention("context_attention", *shape),), (Attention("generation_attention", *shape),), launched
     )
 
 
-def _mlp(mlp: Mlp, count: int, model: ModelSpec, chips: int) -> LayerOperators:
+def _feed_forward(group: Layers, model: ModelSpec, layout: Layout) -> LayerOperators:
+    if isinstance(group.feed_forward, Experts):
+        return _experts(group, group.feed_forward, model, layout)
+    return _mlp(group, group.feed_forward, model, layout.tensor)
+
+
+def _experts(group: Layers, part: Experts, model: ModelSpec, layout: Layout) -> LayerOperators:
+    """Return what a layer of experts runs."""
+    count, hidden = group.count, model.hidden
+    router = Gemm("router", part.experts, hidden, group.formats.router, count)
+    routed = RoutedExperts(
+        "experts",
+        hidden,
+        part.intermediate,
+        part.experts,
+        part.per_token,
+        group.formats.feed_forward,
+        gated=part.gated,
+        even=part.balancing_bias,
+        tensor_parallel=layout.expert_tensor,
+        expert_parallel=layout.expert,
+        ranks=layout.data,
+        count=count,
+    )
+    exchange = _exchange(routed, layout) if layout.data > 1 else ()
+    # Router, choice of experts, sorting by expert, two grouped projections with an activation between, weighted sum.
+    launches = count * (7 + len(exchange))
+    shared = part.shared_expert
+    if shared is None:
+        return LayerOperators((router, routed, *exchange), launches=launches, shared=exchange and (routed, *exchange))
+    beside: list[RowOperator] = [
+        Gemm("shared_in", shared.inputs // layout.tensor, hidden, group.formats.shared),
+        Elementwise("shared_activation", 2 * shared.activated // layout.tensor),
+        Gemm("shared_out", hidden, shared.intermediate // layout.tensor, group.formats.shared),
+    ]
+    if part.shared_gate:
+        beside.append(Elementwise("shared_gate", 2 * hidden))
+    both = Overlapped("experts", replace(routed, count=1), tuple(beside), SHARED_EXPERT_ROWS, count)
+    launches += count * len(beside)
+    return LayerOperators((router, both, *exchange), launches=launches, shared=exchange and (both, *exchange))
+
+
+def _exchange(routed: RoutedExperts, layout: Layout) -> tuple[RowOperator, ...]:
+    """Return how tokens of all ranks come to the experts, and their results back. A row is a token of each rank.
+
+    Notes
+    -----
+    Gathered, all tokens go to every chip, and sums of what chips made of them to their own, in 16 bits: vLLM's
+    ``allgather_reducescatter``, SGLang's attention data parallelism without DeepEP, TensorRT-LLM's where it has no
+    all-to-all. An all-to-all sends each token to the chips of its experts alone.
+    """
+    chips, width, count = layout.tensor * layout.data, routed.hidden * layout.data, routed.count
+    if layout.all_to_all and layout.expert == chips:
+        shape = routed.hidden, routed.experts, routed.per_token, chips, routed.weights, count
+        return ExpertExchange("dispatch", *shape), ExpertExchange("combine", *shape)
+    return (
+        Collective("experts_gather", "all_gather", width, chips, count),
+        Collective("experts_scatter", "reduce_scatter", width, chips, count),
+    )
+
+
+def _mlp(group: Layers, mlp: Mlp, model: ModelSpec, chips: int) -> LayerOperators:
+    count, weights = group.count, group.formats.feed_forward
     rows = (
-        Gemm("mlp_in", mlp.inputs // chips, model.hidden, model.weights, count),
-        Gemm("mlp_out", model.hidden, mlp.intermediate // chips, model.weights, count),
+        Gemm("mlp_in", mlp.inputs // chips, model.hidden, weights, count),
+        Gemm("mlp_out", model.hidden, mlp.intermediate // chips, weights, count),
         Elementwise("activation", 2 * mlp.activated // chips, count),
     )
     return LayerOperators(rows, launches=count * (3 + mlp.bias))

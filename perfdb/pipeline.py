@@ -49,7 +49,8 @@ class RoundPrices(StepPrices):
 
     def __init__(self, passes: StepPrices, stages: int) -> None:
         tables = (passes.token_ns, passes.sample_ns, passes.host_ns)
-        super().__init__(*tables, passes.generation_curve, passes.context_curve, passes.launches)
+        curves = (passes.generation_curve, passes.context_curve)
+        super().__init__(*tables, *curves, passes.launches, passes.windowed, passes.shared_ns)
         self.passes, self.stages = passes, stages
 
     def generation_curve(self, sequences: int) -> DecodeCurve:

@@ -8,16 +8,15 @@ import numpy as np
 from pydantic import Field
 
 from perfdb.estimate import Estimate
-from perfdb.operators import Gemm
 from perfdb.sources import SourceChain
-from perfdb.speed_of_light import Bound, attention_bound, gemm_bound
+from perfdb.speed_of_light import Bound, attention_bound, row_bound
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hardware.catalogue import Chip
     from hardware.power import PowerShares
-    from perfdb.operators import Attention, RowOperator
+    from perfdb.operators import Kernel, RowOperator
     from perfdb.step_profile import StepFit
 
 __all__ = ["CLOCK_EXPONENT", "LOWEST_CAP", "CappedChain", "PowerCap", "capped_chain", "capped_fit"]
@@ -58,11 +57,12 @@ class CappedChain(SourceChain):
         self.chain, self.chip, self.cap = chain, chip, cap
 
     def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate:
-        """Return the capped cost of a projection; other operators are not bound by arithmetic."""
+        """Return the capped cost of a projection or of experts; other operators are not bound by arithmetic."""
         found = self.chain.rows(operator, rows)
-        return self._slowed(found, gemm_bound(self.chip, operator, rows)) if isinstance(operator, Gemm) else found
+        bound = row_bound(self.chip, operator, rows)
+        return found if bound is None else self._slowed(found, bound)
 
-    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
+    def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
         """Return the capped cost of one layer's attention."""
         found = self.chain.attention(operator, batch, tokens)
         return self._slowed(found, attention_bound(self.chip, operator, batch, tokens))

@@ -10,9 +10,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perfdb.collectives import between_nodes_ns, group_of, moved_bytes
 from perfdb.estimate import Estimate, Origin
-from perfdb.operators import AllReduce, Attention, Elementwise, Gemm, RowOperator
-from perfdb.speed_of_light import Bound, attention_bound, compute_format, gemm_bound
+from perfdb.expert_operators import ExpertExchange, RoutedExperts
+from perfdb.operators import (
+    AllReduce,
+    Collective,
+    Elementwise,
+    Gemm,
+    Kernel,
+    LatentProjections,
+    Overlapped,
+    RowOperator,
+    as_collective,
+)
+from perfdb.speed_of_light import Bound, attention_bound, compute_format, experts_bound, gemm_bound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +45,9 @@ POINT_TO_POINT_NS = 10_000.0
 #: Latency floor of an attention kernel: the smallest measured context attention is 11 to 12 us on H200
 #: (aiconfigurator-core 0.12, batch 1, one token).
 ATTENTION_FLOOR_NS = 11_000.0
+#: Latency floor of routed experts (sorting, two grouped projections, weighted sum): the fastest of one token are
+#: measured at 20 us (same package).
+EXPERTS_FLOOR_NS = 20_000.0
 
 
 class RooflineSource:
@@ -47,45 +62,66 @@ class RooflineSource:
     def __init__(self, chip: Chip) -> None:
         self.chip = chip
 
-    def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate:
-        """Return the roofline of a projection, element-wise kernel or transfer."""
+    def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate | None:
+        """Return the roofline of a projection, experts, element-wise kernel or transfer."""
+        if isinstance(operator, Overlapped):
+            return None
         ns: NDArray[np.float64]
         count = rows.astype(np.float64)
         if isinstance(operator, Gemm):
             ns = self._gemm(operator, rows)
+        elif isinstance(operator, RoutedExperts):
+            ns = self._experts(operator, rows)
+        elif isinstance(operator, LatentProjections):
+            ns = self.streamed_ns(operator.elementwise, count) + sum(self._gemm(gemm, rows) for gemm in operator.gemms)
         elif isinstance(operator, Elementwise):
-            streamed = count * operator.bytes_per_row
-            ns = ELEMENTWISE_FLOOR_NS + 1e9 * streamed / (STREAM_EFFICIENCY * self.chip.memory_bytes_per_s)
-        elif isinstance(operator, AllReduce):
-            ns = self._all_reduce(operator, count)
+            ns = self.streamed_ns(operator, count)
+        elif isinstance(operator, ExpertExchange):
+            return self.rows(as_collective(operator), rows)
+        elif isinstance(operator, AllReduce | Collective):
+            ns = self._within_node(operator, count) + between_nodes_ns(self.chip, operator, count)
         else:
             ns = POINT_TO_POINT_NS + 1e9 * count * operator.bytes_per_row / self.chip.link_bytes_per_s
         return Estimate.of(ns, Origin.ROOFLINE)
 
-    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
+    def streamed_ns(self, operator: Elementwise, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the time of a memory-bound kernel, ns."""
+        streamed = rows * operator.bytes_per_row
+        return ELEMENTWISE_FLOOR_NS + 1e9 * streamed / (STREAM_EFFICIENCY * self.chip.memory_bytes_per_s)
+
+    def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
         """Return the roofline of one layer's attention."""
         efficiency = self.chip.efficiency
         bound = attention_bound(self.chip, operator, batch, tokens)
         points = efficiency.prefill_attention_bf16
-        compute = _power_law(points, tokens) if operator.name == "context_attention" else points[0][1]
+        compute = _power_law(points, tokens) if operator.name.startswith("context") else points[0][1]
         ns = _roofline(bound, compute, efficiency.hbm_decode_attention)
         return Estimate.of(ATTENTION_FLOOR_NS + ns, Origin.ROOFLINE)
 
     def _gemm(self, gemm: Gemm, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        efficiency = self.chip.efficiency
-        narrow = compute_format(self.chip, gemm.weights) != "bf16" and efficiency.gemm_fp8 is not None
-        compute = efficiency.gemm_fp8 if narrow and efficiency.gemm_fp8 else efficiency.gemm_bf16
         bound = gemm_bound(self.chip, gemm, rows)
-        return 1e9 * efficiency.gemm_floor_s + _roofline(bound, compute.median, STREAM_EFFICIENCY)
+        floor = 1e9 * self.chip.efficiency.gemm_floor_s
+        return floor + _roofline(bound, self._gemm_compute(gemm.weights), STREAM_EFFICIENCY)
 
-    def _all_reduce(self, operator: AllReduce, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        measured = self.chip.efficiency.all_reduce_among(operator.chips)
-        # Ring: every byte crosses the bus 2(n-1)/n times.
-        share = 2.0 * (operator.chips - 1) / operator.chips
-        moved: NDArray[np.float64] = share * rows * operator.width * 2.0
+    def _experts(self, experts: RoutedExperts, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the time of the busiest chip, for which the others wait."""
+        bound = experts_bound(self.chip, experts, rows)
+        busy = Bound(bound.compute_ns * experts.busiest_visits(rows) / experts.visits(rows), bound.memory_ns)
+        return EXPERTS_FLOOR_NS + _roofline(busy, self._gemm_compute(experts.weights), STREAM_EFFICIENCY)
+
+    def _gemm_compute(self, weights: str) -> float:
+        efficiency = self.chip.efficiency
+        narrow = compute_format(self.chip, weights) != "bf16" and efficiency.gemm_fp8 is not None
+        return (efficiency.gemm_fp8 if narrow and efficiency.gemm_fp8 else efficiency.gemm_bf16).median
+
+    def _within_node(self, operator: AllReduce | Collective, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the time within the nodes: latency and bus bandwidth are those of an all-reduce."""
+        chips = group_of(self.chip, operator.chips).inside
+        measured = self.chip.efficiency.all_reduce_among(chips)
+        moved = moved_bytes(operator, chips, rows)
         if measured is None:
-            steps = 2 * (operator.chips - 1)
-            return steps * POINT_TO_POINT_NS + 1e9 * moved / self.chip.group_link_bytes_per_s(operator.chips)
+            steps = 2 * (chips - 1)
+            return steps * POINT_TO_POINT_NS + 1e9 * moved / self.chip.group_link_bytes_per_s(chips)
         return 1e9 * (measured.alpha_s + moved / measured.bus_bytes_per_s)
 
 

@@ -80,7 +80,7 @@ def _waits(prices: StepPrices, table: Mapping[str, NDArray[np.int64]], rest: NDA
 
     ``rest`` is what a row's duration leaves when all but context attention is taken off.
     """
-    if not prices.launches.decode_ns:
+    if not prices.launches.prompt_ns:
         return np.zeros_like(rest)
     waits = np.where(table["prompts"] > 0, 0, rest)
     for row in np.flatnonzero(table["prompts"]):

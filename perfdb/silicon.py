@@ -1,16 +1,25 @@
-"""Cost source over the measured kernel tables of the installed ``aiconfigurator-core`` package."""
+"""Cost source over measured kernel tables: those of the installed ``aiconfigurator-core``, or a folder like it."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from perfdb.collectives import between_nodes_ns, group_of
 from perfdb.estimate import Estimate, Origin
+from perfdb.expert_operators import ExpertExchange, RoutedExperts
 from perfdb.interpolate import Curve, blend
-from perfdb.operators import AllReduce, Attention, Gemm, RowOperator
-from perfdb.speed_of_light import attention_bound, gemm_bound
-from perfdb.tables import find_table, installed_root, read_table
+from perfdb.operators import AllReduce, Attention, Collective, Gemm, Kernel, RowOperator, as_collective
+from perfdb.points import Points
+from perfdb.screening import Verdict, possible, screened, slowest_sibling
+from perfdb.silicon_exchange import exchange_curve, exchange_tables
+from perfdb.silicon_experts import ExpertCurves, expert_curves
+from perfdb.sites import Sites
+from perfdb.speed_of_light import attention_bound, attention_light, collective_light, gemm_bounds
+from perfdb.tables import TableSet, installed_root, read_points, read_table, system_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,25 +29,30 @@ if TYPE_CHECKING:
 
     from hardware.catalogue import Chip
 
-__all__ = ["SiliconSource"]
+__all__ = ["GEMM_FORMATS", "KV_FORMATS", "SiliconSource"]
 
 #: Weight formats by the name the tables give them.
-_GEMM_FORMATS = {
-    "bf16": "bfloat16",
-    "fp8": "fp8",
-    "fp8_block": "fp8_block",
-    "nvfp4": "nvfp4",
-    "int8": "int8_wo",
-    "int4": "int4_wo",
-}
-_KV_FORMATS = {"bf16": "bfloat16", "fp8": "fp8"}
-#: Chips whose folder in the database has another name.
-_SYSTEMS = {"a100_80_sxm": "a100_sxm"}
+GEMM_FORMATS: Mapping[str, str] = MappingProxyType(
+    {
+        "bf16": "bfloat16",
+        "fp8": "fp8",
+        "fp8_block": "fp8_block",
+        "nvfp4": "nvfp4",
+        "int8": "int8_wo",
+        "int4": "int4_wo",
+    }
+)
+KV_FORMATS: Mapping[str, str] = MappingProxyType({"bf16": "bfloat16", "fp8": "fp8"})
+#: Collectives by the name NCCL's tables give them; elements by their bytes.
+_NCCL_KINDS = {"all_to_all": "alltoall"}
+_NCCL_ELEMENTS = {2: "half", 1: "int8"}
 _NS_PER_MS = 1e6
 
 
 class SiliconSource:
     """Prices from measured tables, interpolated inside their grid and held in utilisation outside.
+
+    Rows that cannot be (:mod:`perfdb.screening`) are set aside; what lies around them is not known.
 
     Parameters
     ----------
@@ -48,33 +62,43 @@ class SiliconSource:
         Whose kernels: ``vllm``, ``sglang`` or ``trtllm``.
     root
         The ``systems`` folder; None takes the installed package's.
+    release
+        Release of the engine; None takes the version the database calls current.
     """
 
-    def __init__(self, chip: Chip, framework: str, root: Path | None = None) -> None:
+    def __init__(self, chip: Chip, framework: str, root: Path | None = None, release: str | None = None) -> None:
         self.chip = chip
-        self.framework = framework
-        self.root = root or installed_root()
+        self.tables = TableSet(root or installed_root(), system_of(chip.name), framework, release)
         self.files: list[Path] = []
-        self._sites: dict[str, _Sites | None] = {}
+        self.set_aside: dict[Path, dict[str, int]] = {}
+        self._sites: dict[str, Sites | None] = {}
         self._curves: dict[Attention, tuple[Attention, dict[int, Curve]] | None] = {}
+        self._experts: list[ExpertCurves] = []
+        self._messages: dict[tuple[str, str, int, int], Curve | None] = {}
 
     def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate | None:
-        """Return measured projections and all-reduces; None for every other operator."""
+        """Return measured projections, experts and collectives; None for every other operator."""
         if isinstance(operator, Gemm):
             return self._gemm(operator, rows)
-        if isinstance(operator, AllReduce):
-            return self._all_reduce(operator, rows)
+        if isinstance(operator, RoutedExperts):
+            return self._routed(operator, rows)
+        if isinstance(operator, ExpertExchange):
+            return self._exchange(operator, rows)
+        if isinstance(operator, AllReduce | Collective):
+            return self._collective(operator, rows)
         return None
 
-    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
+    def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
         """Return measured attention, from the nearest head counts where the exact ones were not measured."""
+        if not isinstance(operator, Attention):
+            return None
         if operator not in self._curves:
-            self._curves[operator] = self._measured_curves(operator)
+            self._curves[operator] = self.attention_curves(operator)
         found = self._curves[operator]
         if found is None:
             return None
         nearest, curves = found
-        estimate = _over_batches(self.chip, nearest, curves, batch, tokens)
+        estimate = over_batches(self.chip, nearest, curves, batch, tokens)
         if nearest == operator:
             return estimate
         ratio = (
@@ -83,18 +107,45 @@ class SiliconSource:
         )
         return Estimate.of(estimate.ns * ratio, Origin.EXTRAPOLATED)
 
-    def _read(
-        self, family: str, table: str, columns: tuple[str, ...], framework: str | None = None
-    ) -> Mapping[str, NDArray[Any]] | None:
-        if self.root is None:
+    def attention_curves(self, operator: Attention) -> tuple[Attention, dict[int, Curve]] | None:
+        """Return the nearest operator that was measured and its curves by batch size, or None."""
+        context = operator.name == "context_attention"
+        path = self._find("attention", operator.name)
+        points = path and read_points(
+            path,
+            ("num_heads", "num_key_value_heads", "window_size", "batch_size"),
+            "isl" if context else "step",
+            (("kv_cache_dtype", KV_FORMATS[operator.kv_cache]), ("head_dim", operator.head_dim)),
+        )
+        if not path or not points:
             return None
-        system = _SYSTEMS.get(self.chip.name, self.chip.name)
-        path = find_table(self.root, system, family, framework or self.framework, table)
-        if path is None:
-            return None
-        if path not in self.files:
+        nearest = _nearest_heads(operator, points.shape[:, :3])
+        points = points.where((points.shape[:, :3] == (nearest.heads, nearest.kv_heads, nearest.window)).all(axis=1))
+        verdict = screened(points, attention_light(self.chip, nearest, points.shape[:, 3], points.at))
+        self._note(path, verdict)
+        curves = {
+            shape[-1]: Curve.sound(
+                points.at[place], points.ns[place], verdict[place], quadratic=context, streams=not context
+            )
+            for shape, place in points.curves()
+        }
+        sound = {batch: curve for batch, curve in curves.items() if curve is not None}
+        return (nearest, sound) if sound else None
+
+    def _find(self, family: str, table: str, framework: str | None = None) -> Path | None:
+        path = self.tables.find(family, table, framework)
+        if path is not None and path not in self.files:
             self.files.append(path)
-        return read_table(path, columns)
+        return path
+
+    def _note(self, path: Path, verdict: NDArray[np.uint8]) -> None:
+        """Count what was screened of a table, and what was set aside for which reason."""
+        counts = self.set_aside.setdefault(path, {"rows": 0})
+        counts["rows"] += len(verdict)
+        for kind in Verdict:
+            rows = int((verdict == kind).sum())
+            if rows and kind is not Verdict.SOUND:
+                counts[kind.name.lower()] = counts.get(kind.name.lower(), 0) + rows
 
     def _gemm(self, gemm: Gemm, rows: NDArray[np.int64]) -> Estimate | None:
         if gemm.weights not in self._sites:
@@ -102,70 +153,95 @@ class SiliconSource:
         sites = self._sites[gemm.weights]
         return sites.estimate(self.chip, gemm, rows) if sites else None
 
-    def _measured_sites(self, weights: str) -> _Sites | None:
-        table = self._read("gemm", "gemm", ("gemm_dtype", "m", "n", "k", "latency"))
-        if table is None or weights not in _GEMM_FORMATS:
+    def _measured_sites(self, weights: str) -> Sites | None:
+        path = self._find("gemm", "gemm") if weights in GEMM_FORMATS else None
+        siblings = tuple(table for one in self.tables.siblings if (table := one.find("gemm", "gemm")))
+        if path is None or (sites := _sites(self.chip, weights, path, siblings)) is None:
             return None
-        chosen = table["gemm_dtype"] == _GEMM_FORMATS[weights]
+        self.files.extend(table for table in siblings if table not in self.files)
+        self._note(path, sites.verdict)
+        return sites
+
+    def _routed(self, experts: RoutedExperts, rows: NDArray[np.int64]) -> Estimate | None:
+        # The current release's, whichever is priced: earlier tables time the kernel their script called, not the one
+        # the engine picks (docs/decisions/024-experts.md).
+        path = self._find("moe", "moe", self.tables.framework)
+        curves = expert_curves(self.chip, path, experts) if path else None
+        if path is None or curves is None:
+            return None
+        if curves not in self._experts:
+            self._experts.append(curves)
+            self._note(path, curves.verdict)
+        return curves.estimate(self.chip, experts, rows)
+
+    def _exchange(self, exchange: ExpertExchange, rows: NDArray[np.int64]) -> Estimate | None:
+        """Return a measured exchange, or NCCL's all-to-all of as many bytes."""
+        curve = exchange_curve(self.tables, exchange)
+        if curve is None:
+            return self._collective(as_collective(exchange), rows)
+        self.files.extend(path for _, path in exchange_tables(self.tables) if path not in self.files)
+        return curve.estimate(exchange, rows)
+
+    def _collective(self, operator: AllReduce | Collective, rows: NDArray[np.int64]) -> Estimate | None:
+        inside = group_of(self.chip, operator.chips).inside
+        table = "custom_allreduce" if isinstance(operator, AllReduce) else "nccl"
+        key = table, operator.kind, inside, operator.element_bytes
+        if key not in self._messages:
+            self._messages[key] = self._measured_messages(*key)
+        curve = self._messages[key]
+        if curve is None:
+            return None
+        found = curve.estimate(rows * operator.width, lambda size: np.maximum(size, 1).astype(np.float64))
+        if inside == operator.chips:
+            return found
+        between = between_nodes_ns(self.chip, operator, rows.astype(np.float64))
+        return Estimate(found.ns + between, np.maximum(found.origin, Origin.EXTRAPOLATED).astype(np.uint8))
+
+    def _measured_messages(self, name: str, kind: str, chips: int, element_bytes: int) -> Curve | None:
+        """Return the time of a collective among the chips of a node over its elements."""
+        path = self._find("comm", name, "nccl" if name == "nccl" else None)
+        if path is None:
+            return None
+        columns = ("num_gpus", "message_size", "latency", "backend", "op_name", "nccl_dtype")
+        table = read_table(path, columns)
+        chosen = (table["num_gpus"] == chips) & _captured(table)
+        if name == "nccl":
+            chosen &= table["op_name"] == _NCCL_KINDS.get(kind, kind)
+            chosen &= table["nccl_dtype"] == _NCCL_ELEMENTS[element_bytes]
         if not chosen.any():
             return None
-        n, k, m, latency = (table[name][chosen] for name in ("n", "k", "m", "latency"))
-        return _Sites(n, k, m, latency * _NS_PER_MS)
+        points = Points.of((), table["message_size"][chosen], table["latency"][chosen] * _NS_PER_MS)
+        verdict = screened(points, collective_light(self.chip, kind, chips, points.at * element_bytes))
+        self._note(path, verdict)
+        return Curve.sound(points.at, points.ns, verdict)
 
-    def _all_reduce(self, operator: AllReduce, rows: NDArray[np.int64]) -> Estimate | None:
-        table = self._read("comm", "custom_allreduce", ("num_gpus", "message_size", "latency", "backend"))
-        if table is None:
-            return None
-        chosen = (table["num_gpus"] == operator.chips) & _captured(table)
-        if not chosen.any():
-            return None
-        curve = Curve.through(table["message_size"][chosen], table["latency"][chosen] * _NS_PER_MS)
-        return curve.estimate(rows * operator.width, lambda size: np.maximum(size, 1).astype(np.float64))
 
-    def _attention_table(self, name: str, length: str) -> Mapping[str, NDArray[Any]] | None:
-        shape = ("num_heads", "num_key_value_heads", "head_dim", "window_size")
-        table = self._read("attention", name, ("batch_size", length, *shape, "kv_cache_dtype", "latency"))
-        if table is None or "window_size" in table:
-            return table
-        # Engine versions before sliding windows were measured: the A100 tables.
-        return {**table, "window_size": np.zeros_like(table["head_dim"])}
+@lru_cache(maxsize=64)
+def _sites(chip: Chip, weights: str, path: Path, siblings: tuple[Path, ...]) -> Sites | None:
+    """Return the screened sites of one weight format; every framework's projections do the same arithmetic."""
+    where = (("gemm_dtype", GEMM_FORMATS[weights]),)
+    points = read_points(path, ("n", "k"), "m", where)
+    if points is None:
+        return None
+    others = [table for one in siblings if (table := read_points(one, ("n", "k"), "m", where))]
 
-    def _measured_curves(self, operator: Attention) -> tuple[Attention, dict[int, Curve]] | None:
-        context = operator.name == "context_attention"
-        length = "isl" if context else "step"
-        table = self._attention_table(operator.name, length)
-        if table is None:
-            return None
-        usable = (table["kv_cache_dtype"] == _KV_FORMATS[operator.kv_cache]) & (table["head_dim"] == operator.head_dim)
-        nearest = _nearest_heads(operator, table, usable)
-        if nearest is None:
-            return None
-        chosen = usable & (table["num_heads"] == nearest.heads)
-        chosen &= (table["num_key_value_heads"] == nearest.kv_heads) & (table["window_size"] == nearest.window)
-        batches, lengths, ns = (table[name][chosen] for name in ("batch_size", length, "latency"))
-        return nearest, {
-            int(b): Curve.through(
-                lengths[batches == b], ns[batches == b] * _NS_PER_MS, quadratic=context, streams=not context
-            )
-            for b in np.unique(batches)
-        }
+    def light(table: Points) -> NDArray[np.float64]:
+        return gemm_bounds(chip, weights, table.shape[:, 0], table.shape[:, 1], table.at).ns
+
+    beside = slowest_sibling(points, [possible(table, light(table)) for table in others], sizes=(0, 1))
+    return Sites(points, screened(points, light(points), beside))
 
 
 def _captured(table: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
     """Tell which all-reduces ran in a graph: eager ones hold launch time of the host, which engines hide."""
-    if "backend" not in table:  # TensorRT-LLM's tables: one kind only
+    if "backend" not in table:  # TensorRT-LLM's and NCCL's tables: one kind only
         return np.ones(len(table["latency"]), bool)
     return np.array([not str(name).endswith("_eager") for name in table["backend"]], bool)
 
 
-def _nearest_heads(
-    operator: Attention, table: Mapping[str, NDArray[Any]], usable: NDArray[np.bool_]
-) -> Attention | None:
-    """Return the operator itself if it was measured, else its nearest kin in head counts, or None."""
-    columns = (table["num_heads"][usable], table["num_key_value_heads"][usable], table["window_size"][usable])
-    shapes = np.unique(np.stack(columns, axis=1), axis=0)
-    if not len(shapes):
-        return None
+def _nearest_heads(operator: Attention, measured: NDArray[np.int64]) -> Attention:
+    """Return the operator itself if it was measured, else its nearest kin in head counts and window."""
+    shapes = np.unique(measured, axis=0)
     wanted = np.array([operator.heads, operator.kv_heads], float)
     # Doublings away in query heads and in KV heads; another window only when no other choice is left.
     distance = np.abs(np.log2(shapes[:, :2] / wanted)).sum(axis=1)
@@ -174,9 +250,9 @@ def _nearest_heads(
     return Attention(operator.name, heads, kv_heads, operator.head_dim, operator.kv_cache, window, operator.count)
 
 
-def _over_batches(
+def over_batches(
     chip: Chip,
-    operator: Attention,
+    operator: Kernel,
     curves: Mapping[int, Curve],
     batch: NDArray[np.int64],
     tokens: NDArray[np.int64],
@@ -196,7 +272,7 @@ def _over_batches(
     bound = np.stack([attention_bound(chip, operator, np.full(len(tokens), b), tokens).ns for b in measured])
     for i in range(1, len(measured)):
         ended = origin[i] == Origin.EXTRAPOLATED
-        ns[i] = np.where(ended, np.minimum(ns[i], ns[i - 1] * bound[i] / bound[i - 1]), ns[i])
+        ns[i] = np.where(ended, np.fmin(ns[i], ns[i - 1] * bound[i] / bound[i - 1]), ns[i])
     point = np.arange(len(batch))
     span = np.maximum(measured[high] - measured[low], 1)
     found = blend(
@@ -208,56 +284,5 @@ def _over_batches(
     return Estimate(found.ns * beyond, np.where(batch > inside, Origin.EXTRAPOLATED, found.origin).astype(np.uint8))
 
 
-def _row(chip: Chip, operator: Attention, batch: int, curve: Curve, tokens: NDArray[np.int64]) -> Estimate:
+def _row(chip: Chip, operator: Kernel, batch: int, curve: Curve, tokens: NDArray[np.int64]) -> Estimate:
     return curve.estimate(tokens, lambda at: attention_bound(chip, operator, np.full(len(at), batch), at).ns)
-
-
-class _Sites:
-    """The (n, k) sites of a projection table; a shape between sites borrows their utilisation."""
-
-    def __init__(
-        self, n: NDArray[np.int64], k: NDArray[np.int64], m: NDArray[np.int64], ns: NDArray[np.float64]
-    ) -> None:
-        self.n, self.k, self.m, self.ns = n, k, m, ns
-
-    def estimate(self, chip: Chip, gemm: Gemm, rows: NDArray[np.int64]) -> Estimate | None:
-        """Return the projection's cost: its own curve if measured, else the sites around it."""
-        if self._measured(gemm.n, gemm.k):
-            return self._curve(gemm.n, gemm.k).estimate(rows, lambda at: gemm_bound(chip, gemm, at).ns)
-        utilisation = np.zeros(len(rows))
-        total, inside = 0.0, True
-        for n, weight_n, inside_n in _around(np.unique(self.n), gemm.n):
-            for k, weight_k, inside_k in _around(np.unique(self.k), gemm.k):
-                weight = weight_n * weight_k
-                inside &= inside_n and inside_k
-                if weight and self._measured(n, k):
-                    utilisation += weight * self._utilisation(chip, Gemm(gemm.name, n, k, gemm.weights), rows)
-                    total += weight
-        if not total:
-            return None
-        between = rows <= self.m.max() if inside and total > 0.999 else np.zeros(len(rows), bool)
-        origin = np.where(between, Origin.INTERPOLATED, Origin.EXTRAPOLATED).astype(np.uint8)
-        return Estimate(gemm_bound(chip, gemm, rows).ns * total / utilisation, origin)
-
-    def _measured(self, n: int, k: int) -> bool:
-        return bool(((self.n == n) & (self.k == k)).any())
-
-    def _curve(self, n: int, k: int) -> Curve:
-        site = (self.n == n) & (self.k == k)
-        return Curve.through(self.m[site], self.ns[site]).without_slow_starts()
-
-    def _utilisation(self, chip: Chip, site: Gemm, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        bound = gemm_bound(chip, site, rows).ns
-        return bound / self._curve(site.n, site.k).estimate(rows, lambda at: gemm_bound(chip, site, at).ns).ns
-
-
-def _around(measured: NDArray[np.int64], wanted: int) -> list[tuple[int, float, bool]]:
-    """Return the measured sizes on both sides with their weight in log space, and whether both exist."""
-    inside = bool(measured[0] <= wanted <= measured[-1])
-    clipped = min(max(wanted, int(measured[0])), int(measured[-1]))
-    high = int(np.searchsorted(measured, clipped))
-    if measured[high] == clipped:
-        return [(clipped, 1.0, inside)]
-    low_size, high_size = int(measured[high - 1]), int(measured[high])
-    weight = float(np.log2(clipped / low_size) / np.log2(high_size / low_size))
-    return [(low_size, 1 - weight, inside), (high_size, weight, inside)]

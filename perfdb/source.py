@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from perfdb.estimate import Estimate
-    from perfdb.operators import Attention, RowOperator
+    from perfdb.operators import Kernel, RowOperator
 
 __all__ = ["CostSource"]
 
@@ -17,7 +17,8 @@ __all__ = ["CostSource"]
 class CostSource(Protocol):
     """Prices operators on one chip type.
 
-    A source answers None for what it does not know, so that the next one in the chain is asked.
+    A source answers None for what it does not know, or NaN at the points it does not know, so that the next one in
+    the chain is asked.
     """
 
     def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate | None:
@@ -32,7 +33,7 @@ class CostSource(Protocol):
         """
         ...
 
-    def attention(self, operator: Attention, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
+    def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
         """Return the cost of attention in one layer.
 
         Parameters

@@ -8,16 +8,12 @@ token cost ``T_n(m + k) - T_n(m)``: the same nanoseconds, exactly, whether taken
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence  # noqa: TC003 - looked up where this is compiled
+from collections.abc import Callable, Mapping, Sequence  # noqa: TC003 - looked up where this is compiled
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import ceil, sqrt
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["FRACTION_BITS", "ContextCurve", "DecodeCurve", "Launches", "StepPrices", "cumulated"]
+__all__ = ["FRACTION_BITS", "ContextCurve", "DecodeCurve", "Launches", "StepPrices", "cumulated", "equal_prompt"]
 
 #: Generation attention is summed in units of 2**-10 ns, so that slopes keep their fractions and the
 #: cumulative of 131,072 steps of 100 ms still fits 64 bits.
@@ -140,6 +136,30 @@ class ContextCurve:
         return int(root * root)
 
 
+def equal_prompt(new: float, past: float, window: int) -> float:
+    """Return the length of the prompt whose tokens look at as many others as those of a chunk.
+
+    Parameters
+    ----------
+    new, past
+        Tokens of the chunk, and of its prompt before it.
+    window
+        Most tokens that one token looks at.
+
+    Examples
+    --------
+    >>> equal_prompt(1000, 0, 128), equal_prompt(1000, 5000, 128), equal_prompt(1000, 5000, 1)
+    (1000.0, 1064.0, 1000.5)
+    """
+    seen = _seen(past + new, window) - _seen(past, window)
+    return sqrt(2 * seen) if 2 * seen < window * window else seen / window + window / 2
+
+
+def _seen(length: float, window: int) -> float:
+    """Return the pairs of the first ``length`` tokens and those before them, ``window`` of them at most."""
+    return length * length / 2 if length < window else window * (length - window / 2)
+
+
 @dataclass(frozen=True, slots=True)
 class Launches:
     """Time in which the host of an eager engine launches the operators of a step, ns; no step is shorter.
@@ -171,6 +191,11 @@ class StepPrices:
         Curves by number of sequences (prompts); called once for each number.
     launches
         What the host of an eager engine needs while the kernels run.
+    windowed
+        Context-attention curves of kernels whose tokens look at so many others at most, by that number; they are
+        called like ``context_curve``, which holds the rest.
+    shared_ns
+        The part of ``token_ns`` that attention ranks run together, for a token of each; nothing by default.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - tables, curves and the host of one instance
@@ -181,13 +206,17 @@ class StepPrices:
         decode_curve: Callable[[int], DecodeCurve],
         context_curve: Callable[[int], ContextCurve],
         launches: Launches | None = None,
+        windowed: Mapping[int, Callable[[int], ContextCurve]] | None = None,
+        shared_ns: Sequence[int] = (),
     ) -> None:
         self.token_ns, self.sample_ns, self.host_ns = token_ns, sample_ns, host_ns
-        self.launches = launches or Launches()
+        self.launches, self.shared_ns = launches or Launches(), shared_ns
         self._make_generation, self._make_context = decode_curve, context_curve
         self._decode: dict[int, DecodeCurve] = {}
         self._generation: dict[int, DecodeCurve] = {}
         self._context: dict[int, ContextCurve] = {}
+        self.windowed = windowed or {}
+        self._windowed: dict[tuple[int, int], ContextCurve] = {}
 
     @property
     def max_tokens(self) -> int:
@@ -216,6 +245,13 @@ class StepPrices:
         curve = self._context.get(prompts)
         if curve is None:
             curve = self._context[prompts] = self._make_context(prompts)
+        return curve
+
+    def windowed_curve(self, window: int, prompts: int) -> ContextCurve:
+        """Return the curve of the kernels with a window, of a number of prompts."""
+        curve = self._windowed.get((window, prompts))
+        if curve is None:
+            curve = self._windowed[window, prompts] = self.windowed[window](prompts)
         return curve
 
     def constant_ns(self, sequences: int) -> int:
@@ -309,7 +345,8 @@ class StepPrices:
         Notes
         -----
         Several chunks cost what as many equal prompts without a past would that attend to as many pairs
-        (``docs/decisions/004-chunk-prices.md``), but never less than reading the KV they look at.
+        (``docs/decisions/004-chunk-prices.md``), but never less than reading the KV they look at. Kernels with a
+        window count the pairs inside it (``docs/decisions/025-latent-and-linear-attention.md``).
         """
         del squares
         kernels = self.kernels_ns(tokens, samples, decodes, context, prompts, pairs, reach)
@@ -323,11 +360,19 @@ class StepPrices:
         attention = 0
         if prompts:
             attention = self.context_curve(prompts).price(sqrt(pairs / prompts))
+            if self.windowed:
+                attention += self._windowed_ns((tokens - decodes) / prompts, prompts, pairs)
             if reach > tokens - decodes:
                 attention = max(attention, self._generation_ns(1, reach))
         if decodes:
             attention += self._generation_ns(decodes, context)
         return self.token_ns[tokens] + self.sample_ns[samples] + attention
+
+    def _windowed_ns(self, new: float, prompts: int, pairs: int) -> int:
+        past = max(pairs / prompts - new * new, 0.0) / (2 * new)
+        return sum(
+            self.windowed_curve(window, prompts).price(equal_prompt(new, past, window)) for window in self.windowed
+        )
 
     def _generation_ns(self, sequences: int, context: int) -> int:
         return self.generation_curve(sequences).between(context, context + 1)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from perfdb.operators import Elementwise, Gemm
-from perfdb.speed_of_light import Bound, attention_bound, gemm_bound
+from perfdb.expert_operators import RoutedExperts
+from perfdb.operators import Elementwise, Overlapped
+from perfdb.speed_of_light import Bound, attention_bound, attention_peak, row_bound
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -16,9 +17,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hardware.catalogue import Chip
-    from perfdb.operators import Attention, RowOperator, StepOperators
+    from perfdb.operators import Kernel, RowOperator, StepOperators
 
 __all__ = ["step_work", "visible_column", "visible_tokens"]
+
+
+#: Operators that read weights as their rows call for them.
+_Woken = RoutedExperts | Overlapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +63,11 @@ def step_work(operators: StepOperators, chip: Chip, table: Mapping[str, NDArray[
     steps, decodes, tokens = table["steps"], table["decodes"], table["tokens"]
     samples = decodes + table["completed"]
     passes = np.where(table["prompts"] == 0, stages, 1) * steps
-    per_token = _rows(operators.per_token, chip)
+    per_token = _rows([one for one in operators.per_token if not isinstance(one, _Woken)], chip)
     per_sample = _rows(operators.per_sample, chip)
     found = np.outer(per_token.fixed, passes) + np.outer(per_token.each, (tokens + decodes) * steps)
     found += np.outer(per_sample.fixed, passes * (samples > 0)) + np.outer(per_sample.each, samples * steps)
+    found += _woken(operators.per_token, chip, (tokens + decodes) * steps, passes)
     for kernel in operators.generation:
         found += _generation(kernel, chip, decodes, steps, table[visible_column(kernel)])
     for kernel in operators.context:
@@ -69,7 +75,7 @@ def step_work(operators: StepOperators, chip: Chip, table: Mapping[str, NDArray[
     return Bound(found[0] / stages, found[1] / stages)
 
 
-def visible_column(kernel: Attention) -> str:
+def visible_column(kernel: Kernel) -> str:
     """Return under which name a table holds the tokens that decoding sequences look at in such layers."""
     return f"visible_{kernel.window}"
 
@@ -98,8 +104,7 @@ def _rows(operators: Iterable[RowOperator], chip: Chip) -> _Affine:
     points = np.array([0, 1])
     fixed, each = np.zeros(2), np.zeros(2)
     for operator in operators:
-        if isinstance(operator, Gemm):
-            bound = gemm_bound(chip, operator, points)
+        if (bound := row_bound(chip, operator, points)) is not None:
             at = np.array([bound.compute_ns, bound.memory_ns]) * operator.count
             fixed, each = fixed + at[:, 0], each + at[:, 1] - at[:, 0]
         elif isinstance(operator, Elementwise):
@@ -107,8 +112,20 @@ def _rows(operators: Iterable[RowOperator], chip: Chip) -> _Affine:
     return _Affine(fixed, each)
 
 
+def _woken(
+    operators: Iterable[RowOperator], chip: Chip, rows: NDArray[np.int64], passes: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the work of experts, whose weights are read as far as the rows of a pass wake them."""
+    found = np.zeros((2, len(rows)))
+    of_one = rows // np.maximum(passes, 1)
+    for operator in operators:
+        if isinstance(operator, _Woken) and (bound := row_bound(chip, operator, of_one)):
+            found += operator.count * np.array([bound.compute_ns, bound.memory_ns]) * passes
+    return found
+
+
 def _generation(
-    attention: Attention,
+    attention: Kernel,
     chip: Chip,
     decodes: NDArray[np.int64],
     steps: NDArray[np.int64],
@@ -119,12 +136,13 @@ def _generation(
     return np.outer(at[:, 0], decodes * steps) + np.outer(at[:, 1] - at[:, 0], decodes * visible)
 
 
-def _context(attention: Attention, chip: Chip, table: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float64]:
+def _context(attention: Kernel, chip: Chip, table: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float64]:
     tokens, pairs = table["tokens"], table["pairs"]
     if attention.window:
         pairs = np.minimum(pairs, 2 * attention.window * tokens)
+    peak = attention_peak(chip, attention)
     # One prompt of one token attends to half a pair, which the log counts as one.
-    compute = attention_bound(chip, attention, np.array([1]), np.array([1])).compute_ns[0] * pairs
-    width = attention.heads * attention.head_dim
-    moved = attention.kv_bytes_per_token * (table["reach"] + table["prompts"]) + 4.0 * width * tokens
+    compute = 1e9 * (attention.pair_flops / 2) / peak * pairs + 1e9 * attention.token_flops / peak * tokens
+    moved = attention.kv_bytes_per_token * (table["reach"] + table["prompts"]) + attention.row_bytes * tokens
+    moved = moved + attention.sequence_bytes * table["prompts"]
     return attention.count * np.array([compute, 1e9 * moved / chip.memory_bytes_per_s])

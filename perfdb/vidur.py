@@ -17,6 +17,7 @@ import numpy as np
 from pyarrow import ArrowInvalid, csv
 
 from hardware.errors import CostError
+from perfdb.parts import GroupedQuery
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -118,6 +119,8 @@ def read_vidur_profile(folder: str, model: ModelSpec, tensor: int) -> VidurProfi
         If a file is missing or not of this kind, or has no rows of the model on so many chips.
     """
     layer = model.stack[0]
+    if not isinstance(layer.mixer, GroupedQuery):
+        raise CostError(f"{folder}: Vidur's tables know plain attention only, which {model.name} does not have")
     heads, kv_heads = layer.mixer.heads, layer.mixer.kv_heads
     shape = {"n_embd": model.hidden, "n_kv_head": kv_heads, "num_tensor_parallel_workers": tensor}
     widths = {"n_expanded_embd": layer.feed_forward.intermediate, "n_head": heads}

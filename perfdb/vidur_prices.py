@@ -21,6 +21,7 @@ import numpy as np
 
 from perfdb.compile import StepLimits
 from perfdb.forest import forest_weights
+from perfdb.parts import GroupedQuery
 from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, StepPrices, cumulated
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ class VidurPrices(StepPrices):
     def __init__(self, model: ModelSpec, tables: VidurTables) -> None:
         self._layers_ns = model.layers * _NS_PER_MS
         mixer = model.stack[0].mixer
-        self._several = _SHARED_HEADS if mixer.heads > mixer.kv_heads else 1.0
+        self._several = _SHARED_HEADS if isinstance(mixer, GroupedQuery) and mixer.heads > mixer.kv_heads else 1.0
         self._tables = tables
         sequences = len(tables.generation_ms) - 1
         nothing = [0] * (sequences + 1)

@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hardware.catalogue import chip_names, host_w_per_chip, load_chip, load_node
-from hardware.errors import CapacityError, ScenarioError, suggest
+from hardware.errors import CapacityError, CatalogueError, ScenarioError, suggest
+from perfdb.calibrated import calibrated_chain
 from perfdb.compile import CompiledCosts, StepLimits, compile_costs
 from perfdb.layout import Layout
 from perfdb.load_model import load_model
 from perfdb.memory import MemoryPlan, plan_memory
 from perfdb.operators import step_operators
 from perfdb.power_cap import capped_chain
-from perfdb.tables import sha256
+from perfdb.tables import sha256, tables_root
 from perfdb.whole_steps import whole_step_costs
+from simulator.calibration import Calibration, read_calibration
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
 from simulator.front_end import FrontEnd
 from simulator.host_memory import copy_bytes_per_s, host_blocks
 from simulator.pool_table import own_pools
+from simulator.prompt_balance import PromptBalance
 from simulator.router import ROUTERS
 from workloads.streams import stream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from hardware.catalogue import Chip
     from perfdb.model import ModelSpec
     from perfdb.operators import StepOperators
+    from perfdb.sources import SourceChain
     from perfdb.step_profile import ProfiledCosts
     from simulator.engine_options import EngineOptions, EnginePlan
     from simulator.engines import Engine
@@ -43,6 +49,7 @@ __all__ = [
     "build_front_end",
     "build_pools",
     "build_router",
+    "cost_chain",
 ]
 
 
@@ -68,6 +75,8 @@ class BuiltPool:
         What its instances are made of.
     tables
         SHA-256 of every table read, by its path inside the database.
+    set_aside
+        Rows screened of the engine's own tables and set aside by reason, by the same paths.
     operators
         What one step runs on one chip.
     power_cap
@@ -85,6 +94,7 @@ class BuiltPool:
     costs: CompiledCosts | ProfiledCosts
     parts: EngineParts
     tables: Mapping[str, str]
+    set_aside: Mapping[str, Mapping[str, int]]
     operators: StepOperators
     power_cap: float
     host_w: float
@@ -110,7 +120,7 @@ def build_decode_router(scenario: Scenario) -> Router | None:
 def build_front_end(scenario: Scenario) -> FrontEnd | None:
     """Return what requests pass before a scheduler sees them, None where nothing: one server per entry instance."""
     pools = own_pools(scenario.entry_pools)
-    time = ENGINES[pools[0].engine].front_end
+    time = _calibration(pools[0]).front_end_time(ENGINES[pools[0].engine].front_end)
     return FrontEnd(time, sum(pool.replicas for pool in pools)) if time else None
 
 
@@ -175,7 +185,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     most = min(_most_tokens(plan, max_tokens), blocks * plan.block_tokens + plan.limits.max_sequences)
     limits = StepLimits(most, plan.limits.max_sequences, max_tokens)
     operators = step_operators(model, layout)
-    costs, tables = _priced(pool, name, model, chip, operators, limits)
+    costs, tables, set_aside = _priced(pool, name, model, chip, operators, limits)
     parts = EngineParts(
         scheduler=engine.scheduler(plan),
         prices=costs.prices,
@@ -197,7 +207,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     )
     host_w = host_w_per_chip(topology or chip.node)
     return BuiltPool(
-        name, model, chip, layout, options, memory, costs, parts, tables, operators, pool.power_cap, host_w
+        name, model, chip, layout, options, memory, costs, parts, tables, set_aside, operators, pool.power_cap, host_w
     )
 
 
@@ -209,19 +219,54 @@ def _copy_rate(pool: Pool, chip: Chip, topology: str | None) -> float:
 
 def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
     pool: Pool, name: str, model: ModelSpec, chip: Chip, operators: StepOperators, limits: StepLimits
-) -> tuple[CompiledCosts | ProfiledCosts, dict[str, str]]:
-    """Return the costs of a pool's steps, and the SHA-256 of every file they come from."""
+) -> tuple[CompiledCosts | ProfiledCosts, dict[str, str], dict[str, Mapping[str, int]]]:
+    """Return the costs of a pool's steps, the SHA-256 of every file they come from, and what was set aside in them."""
     engine, layout = ENGINES[pool.engine], _layout(pool)
     if pool.step_profile is not None:
         where = f"pool.{name}.step_profile {pool.step_profile!r}"
-        return whole_step_costs(pool.step_profile, model, layout, chip, limits, cap=pool.power_cap, where=where)
-    source = capped_chain(engine.cost_chain(chip, pool.cost_sources), chip, pool.power_cap)
-    costs = compile_costs(operators, source, limits, engine.host_on(chip, layout.tensor), layout.pipeline)
-    return costs, {"/".join(path.parts[-5:]): sha256(path) for path in source.files}
+        return *whole_step_costs(pool.step_profile, model, layout, chip, limits, cap=pool.power_cap, where=where), {}
+    source = cost_chain(pool, name, chip)
+    host = _calibration(pool).host_time(engine.host_on(chip, layout.tensor))
+    costs = compile_costs(operators, source, limits, host, layout.pipeline)
+    tables = {_in_database(path): sha256(path) for path in source.files}
+    return costs, tables, {_in_database(path): counts for path, counts in source.set_aside.items()}
+
+
+def cost_chain(pool: Pool, name: str, chip: Chip) -> SourceChain:
+    """Return what prices the operators of a pool.
+
+    Raises
+    ------
+    CatalogueError
+        If ``pool.tables`` is no folder of kernel tables.
+    """
+    try:
+        tables = None if pool.tables is None else tables_root(pool.tables)
+    except CatalogueError as problem:
+        raise CatalogueError(f"pool.{name}.tables: {problem}") from None
+    chain = ENGINES[pool.engine].cost_chain(chip, pool.cost_sources, tables)
+    return capped_chain(calibrated_chain(chain, _calibration(pool).factors), chip, pool.power_cap)
+
+
+def _in_database(path: Path) -> str:
+    """Return the place of a table below ``data``."""
+    return "/".join(path.parts[-5:])
+
+
+def _calibration(pool: Pool) -> Calibration:
+    """Return what was fitted to a pool's server; nothing, where it names no calibration."""
+    found = pool.calibration
+    return read_calibration(found) if isinstance(found, str) else found or Calibration()
 
 
 def _layout(pool: Pool) -> Layout:
-    return Layout(pool.tensor_parallel, pool.pipeline_parallel, pool.data_parallel)
+    return Layout(
+        pool.tensor_parallel,
+        pool.pipeline_parallel,
+        pool.data_parallel,
+        pool.expert_parallel,
+        all_to_all=pool.expert_exchange == "all_to_all",
+    )
 
 
 def _ranks(engine: Engine, plan: EnginePlan, model: ModelSpec, layout: Layout) -> dict[str, Any]:
@@ -229,11 +274,13 @@ def _ranks(engine: Engine, plan: EnginePlan, model: ModelSpec, layout: Layout) -
     rules = engine.ranks
     if rules is None or layout.data == 1:
         return {}
+    waits = plan.prompt_waits
     return {
         "ranks": layout.data,
         "balancer": plan.balancer or rules.balancer,
         "lockstep": rules.steps_together(model),
         "idle_ranks_lag": rules.idle_lags,
+        "prompt_balance": None if waits is None else partial(PromptBalance, *waits, plan.limits.max_sequences),
     }
 
 
@@ -251,6 +298,28 @@ def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:
         raise ScenarioError(
             f"pool.{name}.tensor_parallel is {tensor}, which does not divide the {found[0]} {found[1]} of "
             f"{model.name}; use one of {fitting}"
+        )
+    _check_experts(name, model, layout)
+
+
+def _check_experts(name: str, model: ModelSpec, layout: Layout) -> None:
+    """Check that experts can be dealt to groups of chips, and each be cut over the chips of a group."""
+    if not model.experts:
+        if layout.expert > 1:
+            raise ScenarioError(
+                f"pool.{name}.expert_parallel is {layout.expert}, but {model.name} has no experts; leave it out"
+            )
+        return
+    key, chips = f"pool.{name}.expert_parallel is {layout.expert}", layout.tensor * layout.data
+    fitting = [n for n in range(1, chips + 1) if chips % n == 0 and model.cuts_experts(chips // n, n)]
+    advice = f"use {' or '.join(str(n) for n in fitting)}" if fitting else "use fewer chips"
+    if chips % layout.expert:
+        raise ScenarioError(f"{key}, which does not divide the {chips} chips that share a layer; {advice}")
+    if not model.cuts_experts(layout.expert_tensor, layout.expert):
+        part = model.experts[0]
+        raise ScenarioError(
+            f"{key} on {chips} chips, which does not divide the {part.experts} experts of {model.name}, or leaves "
+            f"{layout.expert_tensor} chips to share one of {part.intermediate} columns; {advice}"
         )
 
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from simulator.calibrate_cli import calibrate
 from simulator.compare_cli import compare, sweep
 from simulator.conform_cli import conform
 from simulator.ownership import ForeignPackageError, check_ownership
+from simulator.perf_cli import perf
 from simulator.trace_cli import trace
 from simulator.validate_cli import validate
 
@@ -60,8 +62,10 @@ def main() -> None:
     """Simulate LLM serving, to find the deployment that meets the latency targets at the least cost."""
 
 
+main.add_command(calibrate)
 main.add_command(compare)
 main.add_command(conform)
+main.add_command(perf)
 main.add_command(sweep)
 main.add_command(trace)
 main.add_command(validate)
@@ -122,7 +126,7 @@ def run(  # noqa: PLR0913 - one parameter per option
 @click.argument("result_dir")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def show(result_dir: str, *, as_json: bool) -> None:
-    """Print the tables of a finished run, comparison or sweep again, from its RESULT_DIR."""
+    """Print the tables of a finished run, comparison, sweep or validation again, from its RESULT_DIR."""
     from pathlib import Path  # noqa: PLC0415 - --help stays light
 
     from hardware.errors import UserError  # noqa: PLC0415 - --help stays light
@@ -145,10 +149,12 @@ def _stored(folder: Path) -> tuple[Mapping[str, Any], Group]:
     from simulator.compare_report import render_comparison  # noqa: PLC0415 - --help stays light
     from simulator.result_folder import read_result, read_side_by_side  # noqa: PLC0415 - --help stays light
     from simulator.sweep_report import render_sweep  # noqa: PLC0415 - --help stays light
+    from simulator.validate_report import render_validation  # noqa: PLC0415 - --help stays light
 
+    tables = {"compare": render_comparison, "sweep": render_sweep, "validate": render_validation}
     content = read_side_by_side(folder)
     if content is not None:
-        return content, (render_comparison if content["servesim"] == "compare" else render_sweep)(content)
+        return content, tables[content["servesim"]](content)
     stored = read_result(folder)
     return stored.summary, _render(stored.summary, stored.slo_ms)
 

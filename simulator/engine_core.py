@@ -213,15 +213,14 @@ class EngineCore:
     # --- plans ---------------------------------------------------------------------------------------
 
     def next_plan(self) -> Plan:
-        """Plan the next step, and note and pass on what that decided besides what the step computes."""
+        """Plan the next step, and begin it."""
         ahead, inbox = self.ahead, self._inbox
         if inbox is not None:
             inbox.look(self.env.now if ahead is None else ahead.last_step_ns)
         plan = self.scheduler.plan(self.state) if ahead is None else ahead.plan()
         if inbox is not None:
             inbox.planned(plan)
-        self.plan = plan
-        self._begin(plan)
+        self.begin(plan)
         return plan
 
     def lags(self, plan: Plan) -> bool:
@@ -235,8 +234,9 @@ class EngineCore:
             self._inbox.rest()
         return again or bool(self._inbox)
 
-    def _begin(self, plan: Plan) -> None:
-        state = self.state
+    def begin(self, plan: Plan) -> None:
+        """Note and pass on what a plan decided besides what the step computes."""
+        self.plan, state = plan, self.state
         if plan.preempted:
             self._standstill.begin(plan.preempted, self.env.now, self.ledger.preemptions)
         if plan.held:

@@ -53,6 +53,8 @@ class EnginePlan:
         Steps of decoding from one look at who has come to the next.
     balancer
         How requests are dealt to attention ranks, if not as the engine does by default.
+    prompt_waits
+        Steps for which attention ranks wait until all have prompts, and for more of them; None if they do not.
     host_gib
         Host memory that keeps KV for an instance, or for each of its attention ranks, GiB.
     static
@@ -75,6 +77,7 @@ class EnginePlan:
     plans_ahead: bool = False
     polls_every: int = 1
     balancer: str | None = None
+    prompt_waits: tuple[int, int] | None = None
     host_gib: float = 0.0
     static: bool = False
     of_free: bool = False
@@ -97,7 +100,7 @@ class EngineOptions(Strict):
     length_option, memory_option
         What the engine calls the longest sequence, and the share of memory.
     lone_options
-        Counts that are not simulated above 1 where attention ranks step together.
+        What is not simulated where attention ranks step together, but for its default.
     """
 
     model_config = ConfigDict(strict=True)
@@ -126,9 +129,8 @@ class EngineOptions(Strict):
         """Whether blocks keep what they hold for requests that begin alike."""
         return False
 
-    def of_stages(self, *, prefills: bool, decodes: bool) -> Self:
+    def of_stages(self, *, prefills: bool, decodes: bool) -> Self:  # noqa: ARG002 - most do not ask
         """Return the options of a pool of these stages."""
-        del prefills, decodes
         return self
 
     def filled(self, chip: Chip, longest: int, layout: Layout | None = None) -> Self:
@@ -136,9 +138,8 @@ class EngineOptions(Strict):
         del chip, longest, layout
         return self
 
-    def fitted(self, room: int, longest: int) -> Self:
+    def fitted(self, room: int, longest: int) -> Self:  # noqa: ARG002 - most do not ask
         """Return filled options with the defaults filled in that depend on the tokens of the KV cache."""
-        del room, longest
         return self
 
     @abstractmethod

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from perfdb.step_prices import StepPrices
+    from simulator.prompt_balance import PromptBalance
     from simulator.schedulers.plan import Scheduler
 
 __all__ = ["EngineParts"]
@@ -52,6 +53,8 @@ class EngineParts:
         Ranks step together; else each steps on its own.
     idle_ranks_lag
         Ranks with nothing to do plan ahead like the others.
+    prompt_balance
+        Makes what lets the prompts of ranks that step together wait until all have some; None where none waits.
     make
         What makes an instance, called as :class:`simulator.instance.Instance` is; None for what
         :func:`simulator.lockstep.instance_maker` says.
@@ -79,12 +82,13 @@ class EngineParts:
         balancer: str = "round_robin",
         lockstep: bool = True,
         idle_ranks_lag: bool = True,
+        prompt_balance: Callable[[], PromptBalance] | None = None,
         make: Callable[..., Any] | None = None,
     ) -> None:
         self.scheduler, self.prices, self.plans_ahead = scheduler, prices, plans_ahead
         self.polls_every = polls_every
         self.ranks, self.balancer = ranks, balancer
-        self.lockstep, self.idle_ranks_lag = lockstep, idle_ranks_lag
+        self.lockstep, self.idle_ranks_lag, self.prompt_balance = lockstep, idle_ranks_lag, prompt_balance
         self.blank_first = blank_first
         self.host_blocks, self.host_block_ns = host_blocks, host_block_ns
         self.blocks, self.block_tokens, self.make = blocks, block_tokens, make
@@ -113,6 +117,7 @@ class EngineParts:
             balancer=self.balancer,
             lockstep=self.lockstep,
             idle_ranks_lag=self.idle_ranks_lag,
+            prompt_balance=self.prompt_balance,
             make=make,
         )
 

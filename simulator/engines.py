@@ -13,6 +13,7 @@ from perfdb.compile import HostTime
 from perfdb.eager import DISTSERVE_KERNELS, KERNELS_OF_2023, KERNELS_OF_2024, EagerChain
 from perfdb.memory import MemoryBudget
 from perfdb.sources import source_chain
+from perfdb.tables import TableChoice
 from simulator.engine_options import (
     BatchOptions,
     DistserveOptions,
@@ -36,6 +37,7 @@ from simulator.vllm_eras import ERAS, LATEST, era_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from hardware.catalogue import Chip
     from perfdb.eager import EagerKernels
@@ -57,9 +59,19 @@ _CORE_SPEED: Mapping[str, float] = MappingProxyType({"hopper": 1.4, "blackwell":
 _UNDELAYED = FrontEndTime()
 
 
-def _captured_graphs(max_sequences: int) -> int:
-    """Return the CUDA graphs vLLM captures: sizes 1, 2, 4, then every 8 up to 512 or twice the sequences."""
-    return 3 + min(512, 2 * max_sequences) // 8
+def _vllm_graphs(sequences: int) -> int:
+    """Return the CUDA graphs vLLM captures: of steps with prompts up to 512 tokens, and of decode steps.
+
+    Sizes are 1, 2, 4, then every 8 up to 256 and every 16 (``VllmConfig._set_cudagraph_sizes``).
+    """
+    sizes = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
+    return sum((size <= 2 * sequences) + (size <= sequences) for size in sizes)
+
+
+def _trtllm_graphs(sequences: int) -> int:
+    """Return the CUDA graphs TensorRT-LLM captures: sizes 1, 2, 4, every 8 up to 128, then powers of two."""
+    sizes = (1, 2, 4, *range(8, 129, 8), 256, 512, 1024, 2048, 4096)
+    return sum(size <= sequences for size in sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +91,9 @@ class Engine:
     reserved_blocks
         KV blocks that no sequence gets (vLLM V1 keeps block 0 as a placeholder).
     graphs
-        It captures CUDA graphs of its decode steps.
+        Number of CUDA graphs that come off its memory, by the most sequences of a step.
+    logit_bytes, communicators
+        See :class:`perfdb.memory.MemoryBudget`.
     one_stage
         An instance computes prompts or decodes, never both.
     both_stages
@@ -94,6 +108,8 @@ class Engine:
         Decisions are made by the scheduler of an installed vLLM.
     ranks
         What it does with attention ranks; None where it has none, or they are not simulated.
+    release
+        Release whose kernel tables are wanted; None for those the database calls current.
     front_end
         How long a request is under way to its scheduler.
     kv_modes
@@ -105,7 +121,9 @@ class Engine:
     options: type[EngineOptions]
     host: HostTime
     reserved_blocks: int = 0
-    graphs: bool = False
+    graphs: Callable[[int], int] | None = None
+    logit_bytes: int = 14
+    communicators: bool = False
     one_stage: bool = False
     both_stages: bool = False
     message_ns: int = 0
@@ -113,6 +131,7 @@ class Engine:
     era: Era | None = None
     live: bool = False
     ranks: RankRules | None = None
+    release: str | None = None
     front_end: FrontEndTime = _UNDELAYED
     kv_modes: tuple[KvMode, ...] = ()
 
@@ -140,9 +159,9 @@ class Engine:
         """Return the policy within its limits."""
         return SCHEDULERS[self.policy](plan.limits, **plan.rules, **(self.era.rules if self.era else {}))
 
-    def cost_chain(self, chip: Chip, names: Sequence[str]) -> SourceChain:
-        """Return what prices its operators on a chip, from the named sources."""
-        chain = source_chain(chip, self.framework, names)
+    def cost_chain(self, chip: Chip, names: Sequence[str], tables: Path | None = None) -> SourceChain:
+        """Return what prices its operators on a chip, from the named sources over tables of any root."""
+        chain = source_chain(chip, self.framework, names, TableChoice(tables, self.release))
         return chain if self.kernels is None else EagerChain(chip, chain, self.kernels)
 
     def host_on(self, chip: Chip, workers: int) -> HostTime:
@@ -164,7 +183,9 @@ class Engine:
             step_tokens=plan.limits.max_tokens,
             step_sequences=sequences,
             block_tokens=plan.block_tokens,
-            graphs=_captured_graphs(sequences) if self.graphs else 0,
+            graphs=self.graphs(sequences) if self.graphs else 0,
+            logit_bytes=self.logit_bytes,
+            communicators=self.communicators,
             static=plan.static,
             of_free=plan.of_free,
         )
@@ -187,9 +208,27 @@ def _in_sarathi_serve(policy: str, options: type[EngineOptions]) -> Engine:
     return Engine("vllm", policy, options, _SARATHI_HOST, kernels=KERNELS_OF_2024, message_ns=_SARATHI_MESSAGE_NS)
 
 
+#: What vLLM's memory pays for changed with 0.11, which looks at the chip after making the communicators, 0.17, whose
+#: sampler no longer sorts the vocabulary, and 0.18, which captures graphs while it measures
+#: (``vllm/v1/worker/gpu_worker.py``, ``v1/sample/ops/topk_topp_sampler.py``).
+_COMMUNICATORS_FREE_SINCE, _UNSORTED_SINCE, _GRAPHS_COUNTED_SINCE = 11, 17, 18
+#: The logits in 16 bits, in 32, their sorted values and 64-bit positions, and PyTorch's working copies of both.
+_SORTING_LOGIT_BYTES = 2 + 4 + (4 + 8) + (8 + 4 + 8)
+
+
 def _vllm(minor: int) -> Engine:
     host = HostTime(step_ns=600_000, sequence_ns=20_000)
-    return Engine("vllm", "vllm", VllmOptions, host, reserved_blocks=1, graphs=True, era=era_of(minor))
+    return Engine(
+        "vllm",
+        "vllm",
+        VllmOptions,
+        host,
+        reserved_blocks=1,
+        graphs=_vllm_graphs if minor >= _GRAPHS_COUNTED_SINCE else None,
+        logit_bytes=14 if minor >= _UNSORTED_SINCE else _SORTING_LOGIT_BYTES,
+        communicators=minor < _COMMUNICATORS_FREE_SINCE,
+        era=era_of(minor),
+    )
 
 
 #: A rank of vLLM that runs dummy steps waits for each before it looks at its queue; those of dense models are engines
@@ -203,7 +242,9 @@ _VLLM_RANKS = RankRules("lowest_score", idle_lags=False, dense_apart=True)
 ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
         "vllm": replace(_vllm(LATEST), ranks=_VLLM_RANKS),
-        **{f"vllm@0.{minor}": _vllm(minor) for minor in range(ERAS[0].since, LATEST + 1)},
+        **{
+            f"vllm@0.{minor}": replace(_vllm(minor), release=f"0.{minor}") for minor in range(ERAS[0].since, LATEST + 1)
+        },
         # Host time as vLLM's, which overlaps it with the kernels in the same way (docs/decisions/019-sglang.md).
         "sglang": Engine(
             "sglang",
@@ -218,6 +259,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             "trtllm",
             TrtllmOptions,
             HostTime(step_ns=400_000, sequence_ns=20_000),
+            graphs=_trtllm_graphs,
             ranks=RankRules("fewest_tokens", one_chip=True),
         ),
         "vllm-live": replace(_vllm(LATEST), live=True, both_stages=True),

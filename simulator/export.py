@@ -134,6 +134,7 @@ def manifest(result: Result) -> dict[str, Any]:
             "kv_blocks": pool.parts.blocks,
             "memory_bytes": {name: getattr(pool.memory, name) for name in pool.memory.__slots__},
             "tables": dict(sorted(pool.tables.items())),
+            "rows_set_aside": {path: dict(counts) for path, counts in sorted(pool.set_aside.items())},
         }
         for pool in result.run.pools
     }

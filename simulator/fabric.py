@@ -104,7 +104,24 @@ def build_fabric(
     ]
     ranks = [pools[pool].layout.data for _, pool in roles]
     places = dict(zip(roles, accumulate(ranks, initial=0), strict=False))
-    routes = [
+    terms = table.kv_transfer.terms
+    efficiency = np.array([terms.efficiency(link.kind) for link in topology.links])
+    lanes = Lanes(
+        topology,
+        endpoints,
+        _routes(places, pools),
+        capacity_bytes_per_s=topology.capacity_bytes_per_s * efficiency,
+        rails=table.rails,
+        messages_per_s=terms.messages_per_s,
+        whole_runs=terms.message == "run",
+        apart=[link for found in links.values() for link in found],
+    )
+    return Fabric(topology, lanes, places, links, pools[0].model.layers, table)
+
+
+def _routes(places: Mapping[tuple[int, int], int], pools: Sequence[BuiltPool]) -> list[tuple[int, int]]:
+    """Return the endpoints between which KV may move: every rank that computes prompts, to every one that decodes."""
+    return [
         (places[a] + rank, places[b] + other)
         for a in places
         if not pools[a[1]].parts.decodes
@@ -113,19 +130,6 @@ def build_fabric(
         for rank in range(pools[a[1]].layout.data)
         for other in range(pools[b[1]].layout.data)
     ]
-    terms = table.kv_transfer.terms
-    efficiency = np.array([terms.efficiency(link.kind) for link in topology.links])
-    lanes = Lanes(
-        topology,
-        endpoints,
-        routes,
-        capacity_bytes_per_s=topology.capacity_bytes_per_s * efficiency,
-        rails=table.rails,
-        messages_per_s=terms.messages_per_s,
-        whole_runs=terms.message == "run",
-        apart=[link for found in links.values() for link in found],
-    )
-    return Fabric(topology, lanes, places, links, pools[0].model.layers, table)
 
 
 def _roles(owners: Sequence[int], pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

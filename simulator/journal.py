@@ -84,7 +84,7 @@ def point_key(point: Point) -> str:
     scenario = point.scenario.model_dump(mode="json")
     decides = {
         "scenario": scenario,
-        "files": {path: _file_sha256(path) for path in sorted(_files(scenario))},
+        "files": {path: _file_sha256(path) for path in sorted({*_files(scenario), *_table_files(scenario)})},
         "versions": versions(),
         "program": program_sha256(),
         "origin": point.origin,
@@ -102,6 +102,14 @@ def _files(value: object) -> Iterator[str]:
             path = Path(value) / "config.json" if Path(value).is_dir() else Path(value)
             if path.is_file():
                 yield str(path)
+
+
+def _table_files(scenario: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the files of every folder of tables that a pool is priced from."""
+    for pool in scenario.get("pool", ()):
+        for folder in (pool.get("tables"), pool.get("step_profile")):
+            if folder is not None and Path(folder).is_dir():
+                yield from (str(path) for path in Path(folder).rglob("*") if path.is_file())
 
 
 def _file_sha256(path: str) -> str:

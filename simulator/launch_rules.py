@@ -11,7 +11,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field
 
@@ -58,6 +58,11 @@ def _prompt_and_batch(facts: Mapping[str, float]) -> int:
     return -(-int(facts["isl"] + facts["concurrency"] + 64) // 64) * 64
 
 
+def _generated_batch(facts: Mapping[str, float]) -> int:
+    """Return the batch AIConfigurator sets where it was given none, or what the users need."""
+    return max(128, int(facts["concurrency"]))
+
+
 #: What an option may be computed by; each takes numbers of a case.
 FORMULAS: Final[Mapping[str, Callable[[Mapping[str, float]], int]]] = MappingProxyType(
     {
@@ -67,6 +72,10 @@ FORMULAS: Final[Mapping[str, Callable[[Mapping[str, float]], int]]] = MappingPro
         "longest": lambda facts: int(facts["isl"] + facts["osl"]) + 20,
         "prompt_and_batch": _prompt_and_batch,
         "prompt_and_batch_or_8192": lambda facts: max(_prompt_and_batch(facts), 8192),
+        "generated_for_vllm": lambda facts: int(facts["isl"]) + 512 + 1500,
+        "generated_for_trtllm": lambda facts: -(-(int(facts["isl"]) + _generated_batch(facts) + 500) // 32) * 32,
+        "generated_batch": _generated_batch,
+        "generated_prefill": lambda facts: int(facts["isl"]) + 1500,
         "recipe_batch": lambda facts: int(facts["batch"]),
     }
 )
@@ -169,12 +178,15 @@ class LaunchRules(Strict):
 
     Attributes
     ----------
+    extends
+        The rules that are shipped come first, and their names count where this file has none.
     models, chips
         Patterns of names that cases use, and what each is called here; the first that fits counts.
     rule
         Rules in order.
     """
 
+    extends: Literal["shipped"] | None = None
     models: dict[str, str] = Field(default_factory=dict)
     chips: dict[str, str] = Field(default_factory=dict)
     rule: tuple[Rule, ...] = ()
@@ -214,7 +226,18 @@ def load_rules(path: str | Path | None = None) -> LaunchRules:
         If it cannot be read, or has a key, fact or formula that is not known.
     """
     file = _SHIPPED if path is None else Path(path)
-    return validated(LaunchRules, read_table(file, CaseError), str(file), error=CaseError)
+    found = validated(LaunchRules, read_table(file, CaseError), str(file), error=CaseError)
+    if found.extends is None:
+        return found
+    base = load_rules()
+    return LaunchRules(
+        models=_over(base.models, found.models), chips=_over(base.chips, found.chips), rule=base.rule + found.rule
+    )
+
+
+def _over(base: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """Return names whose own patterns are tried before those of the base."""
+    return {**own, **{pattern: name for pattern, name in base.items() if pattern not in own}}
 
 
 def _renamed(names: Mapping[str, str], found: str) -> str:

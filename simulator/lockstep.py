@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from simulator.decode_run import DecodeRun
 from simulator.engine_core import EngineCore
 from simulator.instance import Instance
-from simulator.pace import slowest, steps_paced
+from simulator.pace import slowest, step_of_all_ns, steps_paced
 from simulator.ranks import IndependentRanks, RankGroup
 from simulator.records import StepLog
+from simulator.schedulers.trtllm import TrtllmScheduler
 from simulator.wake_up import WakeUp
 
 if TYPE_CHECKING:
@@ -62,6 +63,24 @@ class Rank(EngineCore):
         if self.ahead is not None and (self.ahead.changes or self.ahead.lags > self.busy):
             return True
         return bool(self.joined) or self._standstill.since_ns >= 0
+
+    def propose(self) -> int:
+        """Plan the next step but for its prompts; return of how many it would compute some."""
+        if self.ahead is not None:
+            self.ahead.look()
+        policy = self.scheduler
+        assert isinstance(policy, TrtllmScheduler)  # noqa: S101 - no other engine has its ranks wait for prompts
+        self.plan = policy.propose(self.state)
+        return len(self.state.memory.chosen)
+
+    def complete(self, *, holds: bool) -> None:
+        """Complete the plan that was proposed, and begin it."""
+        policy, plan = self.scheduler, self.plan
+        assert isinstance(policy, TrtllmScheduler)  # noqa: S101 - the same
+        policy.complete(self.state, plan, holds=holds)
+        if self.ahead is not None:
+            self.ahead.planned(plan)
+        self.begin(plan)
 
     def batch(self) -> tuple[int, int]:
         """Return the sequences that decode, and the floor of their mean context."""
@@ -119,6 +138,7 @@ class LockstepRanks(RankGroup):
         self.run = DecodeRun(env, parts.prices, self.wake_up)
         self._ranks: list[Rank] = []
         self._row: Sequence[int] = ()
+        self._balance = parts.prompt_balance() if parts.prompt_balance is not None else None
         super().__init__(
             env,
             number,
@@ -148,8 +168,7 @@ class LockstepRanks(RankGroup):
         """Run the engine for ever."""
         ranks = self._ranks
         while True:
-            for rank in ranks:
-                rank.next_plan()
+            self._plan()
             busy = [rank for rank in ranks if rank.busy]
             if busy:
                 yield self._begin_step(busy)
@@ -159,6 +178,20 @@ class LockstepRanks(RankGroup):
                     rank.check_asleep()
                 yield self.wake_up.when_rung()
                 self._lag()
+
+    def _plan(self) -> None:
+        """Let every rank plan the next step; prompts may wait until all ranks have some."""
+        ranks, balance = self._ranks, self._balance
+        if balance is None:
+            for rank in ranks:
+                rank.next_plan()
+            return
+        prompts = [rank.propose() for rank in ranks]
+        # TensorRT-LLM gives a rank that has no request one to decode, which counts.
+        decodes = [rank.state.decodes or int(not load.requests) for rank, load in zip(ranks, self._loads, strict=True)]
+        holds = balance.holds(prompts, decodes)
+        for rank in ranks:
+            rank.complete(holds=holds)
 
     def _lag(self) -> bool:
         """Let every rank's next plan know all there is; tell whether one of the last plans did not."""
@@ -180,26 +213,23 @@ class LockstepRanks(RankGroup):
 
     def _begin_chunks(self, busy: Sequence[Rank]) -> Event:
         """Begin a step in which some ranks compute prompts."""
-        rows: list[list[int]] = []
+        costs, computing = [], [rank for rank in busy if rank.plan.chunks]
         for rank in busy:
             if rank.plan.chunks:
-                rank.price_chunks(rank.plan)
-                rows.append(rank.row)
+                costs.append((rank.price_chunks(rank.plan), rank.row[3] + rank.row[5]))
             else:
-                decodes, context = rank.batch()
-                price = self.prices.decode_ns(decodes, context)
-                rows.append([self.env.now, price, 1, decodes, context, 0, 0, 0, 0, 0, 0])
-        self._row = max(rows, key=lambda row: row[1])
-        duration_ns = self._row[1]
-        for rank, row in zip(busy, rows, strict=True):
-            row[1] = duration_ns
-            if rank.plan.chunks:
-                rank.tell_chunks(rank.plan, duration_ns)
+                costs.append((self.prices.decode_ns(*rank.batch()), rank.state.decodes))
+        duration_ns = step_of_all_ns(self.prices, costs, len(self._ranks))
+        self._row = max((rank.row for rank in computing), key=lambda row: row[1])
+        for rank in computing:
+            rank.row[1] = duration_ns
+            rank.tell_chunks(rank.plan, duration_ns)
         return self.run.begin_one(duration_ns)
 
     def _end_step(self) -> None:
         run = self.run
         steps, run.steps = run.steps, 0
+        self._repeat(steps - 1)
         self.log.add(self._row or self._run_row(steps))
         for rank in self._ranks:
             plan = rank.plan
@@ -210,9 +240,14 @@ class LockstepRanks(RankGroup):
             else:
                 rank.idled(steps)
 
+    def _repeat(self, steps: int) -> None:
+        if steps and self._balance is not None:
+            self._balance.repeat(steps)
+
     def split_run(self, over: int) -> None:
         """Let so many steps of the run under way be over now, for all ranks."""
         run = self.run
+        self._repeat(over)
         start_ns, row = run.start_ns, self._run_row(over)
         end_ns = run.shorten(over)
         self.log.add(row)

@@ -62,10 +62,19 @@ class Lookahead:
 
     def plan(self) -> Plan:
         """Return the plan made at the beginning of the step that ends now."""
-        state = self._state
+        self.look()
+        plan = self._scheduler.plan(self._state)
+        self.planned(plan)
+        return plan
+
+    def look(self) -> None:
+        """See what had happened when the step that ends now began."""
         if self._unseen:
             self._see(self.last_step_ns)
-        plan = self._scheduler.plan(state)
+
+    def planned(self, plan: Plan) -> None:
+        """Let those go who ended in the step that ends now, of which the plan did not know."""
+        state = self._state
         ended = bool(state.ending)
         if ended or state.settles is not None:
             if plan.decodes and plan.steps > 1:
@@ -74,7 +83,6 @@ class Lookahead:
             ended = state.let_go()
         self.lags = ended or bool(self._unseen)
         self.changes = self.lags and self._may_change(ended=ended)
-        return plan
 
     def _may_change(self, *, ended: bool) -> bool:
         """Tell whether what the last plan did not know may change the next one."""

@@ -1,7 +1,7 @@
 """Which of several ranks that step together takes the longest, and for how many steps it stays the one.
 
-A step lasts as long as the step of the rank whose price, fractions of a nanosecond included, is the highest; the first
-of equals. A run of steps is paced by one rank, so that it costs what its decode curve says, exactly
+A step of decoding lasts as long as that of the rank whose price is the highest, fractions of a nanosecond included; the
+first of equals. A run of steps is paced by one rank, so that it costs what its decode curve says, exactly
 (``docs/decisions/003-decode-cumulatives.md``): it ends where another one becomes slower.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from perfdb.step_prices import StepPrices
 
-__all__ = ["Batch", "slowest", "steps_paced"]
+__all__ = ["Batch", "slowest", "step_of_all_ns", "steps_paced"]
 
 #: Sequences of a rank that decode, and the floor of their mean context.
 Batch = tuple[int, int]
@@ -38,6 +38,28 @@ def steps_paced(prices: StepPrices, batches: Sequence[Batch], pace: int, most: i
         if most > 1 and batch != own:
             most = _steps_ahead(prices, own, batch, most, margin=int(place < pace))
     return most
+
+
+def step_of_all_ns(prices: StepPrices, costs: Sequence[tuple[int, int]], ranks: int) -> int:
+    """Return how long a step lasts in which some ranks compute prompts.
+
+    Where graphs do not ask for equal batches, experts compute the tokens that there are, and not as many of each rank
+    as the largest has: what ranks run together is priced for the mean of their tokens.
+
+    Parameters
+    ----------
+    prices
+        Of each rank, as if all had as many tokens.
+    costs
+        For each rank with something to do: the price of its step, ns, and its tokens.
+    ranks
+        All ranks.
+    """
+    shared = prices.shared_ns
+    if not shared:
+        return max(price for price, _ in costs)
+    own_ns = max(price - shared[tokens] for price, tokens in costs)
+    return own_ns + shared[-(-sum(tokens for _, tokens in costs) // ranks)]
 
 
 def _piece(prices: StepPrices, decodes: int, context: int) -> tuple[int, int, int]:

@@ -9,10 +9,12 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from hardware.strict import Strict, one_of
 from perfdb.power_cap import PowerCap
 from perfdb.sources import COST_SOURCES, DEFAULT_SOURCES
+from simulator.calibration import Calibration
 from simulator.engine_options import VllmOptions
 from simulator.engines import ENGINES, mark_options
 from simulator.option_table import AnyOptions
 from simulator.router import ROUTERS
+from simulator.trtllm_options import TrtllmOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +40,7 @@ _Replicas: TypeAlias = Annotated[int, Field(gt=0, le=100_000, strict=True)]
 _Stage: TypeAlias = Annotated[str, one_of(_STAGES)]
 _Engine: TypeAlias = Annotated[str, one_of(ENGINES)]
 _Router: TypeAlias = Annotated[str, one_of(ROUTERS)]
+_Exchange: TypeAlias = Annotated[str, one_of(("gather", "all_to_all"))]
 _CostSource: TypeAlias = Annotated[str, one_of(COST_SOURCES)]
 
 
@@ -70,11 +73,15 @@ class Pool(Strict):
     tensor_parallel: Count = 1
     pipeline_parallel: Count = 1
     data_parallel: Count = 1
+    expert_parallel: Count = 1
+    expert_exchange: _Exchange = "gather"
     engine: _Engine = "vllm"
     router: _Router = "least_loaded"
     helps_above: Annotated[int, Field(ge=0, strict=True)] = 0
     cost_sources: tuple[_CostSource, ...] = DEFAULT_SOURCES
+    tables: Text | None = None
     step_profile: Text | None = None
+    calibration: Calibration | Text | None = None
     power_cap: PowerCap = 1.0
     engine_options: AnyOptions = VllmOptions()
     limits: Limits = Limits()
@@ -135,11 +142,18 @@ class Pool(Strict):
     def _one_price(self) -> Self:
         if self.step_profile is not None and self.cost_sources != DEFAULT_SOURCES:
             raise ValueError("found step_profile and cost_sources, expected one: a profile prices whole steps")
+        if self.step_profile is not None and self.tables is not None:
+            raise ValueError("found step_profile and tables, expected one: a profile prices whole steps")
+        if self.step_profile is not None and self.calibration is not None:
+            raise ValueError("found step_profile and calibration, expected one: a profile prices whole steps")
         return self
 
     @model_validator(mode="after")
     def _ranks(self) -> Self:
         if self.data_parallel == 1:
+            options = self.engine_options
+            if isinstance(options, TrtllmOptions) and options.attention_dp_config.enable_balance:
+                raise ValueError("attention_dp_config.enable_balance needs attention ranks; set data_parallel")
             return self
         if ENGINES[self.engine].ranks is None:
             able = ", ".join(name for name, engine in ENGINES.items() if engine.ranks is not None)

@@ -38,7 +38,7 @@ class RankRules:
 
     def steps_together(self, model: ModelSpec) -> bool:
         """Tell whether ranks wait for each other: where they share experts."""
-        return has_experts(model) or not self.dense_apart
+        return bool(model.experts) or not self.dense_apart
 
     def check(self, where: str, engine: str, model: ModelSpec, layout: Layout, options: EngineOptions) -> None:
         """Check that a pool may have ranks.
@@ -49,7 +49,7 @@ class RankRules:
             Naming the pool and what to change.
         """
         key = f"{where}.data_parallel is {layout.data}"
-        if not self.dense_apart and not has_experts(model):
+        if not (self.dense_apart or model.experts):
             raise ScenarioError(
                 f"{key}, but {model.name} has no experts that attention ranks of {engine} could share, and a dense MLP "
                 "over the chips of all ranks is not priced; use replicas, or tensor_parallel"
@@ -59,11 +59,7 @@ class RankRules:
                 f"{key} with tensor_parallel {layout.tensor}, but an attention rank of {engine} is one chip; expected "
                 f"data_parallel = {layout.data * layout.tensor} and tensor_parallel = 1"
             )
-        lone = [name for name in options.lone_options if getattr(options, name) > 1]
+        fields = type(options).model_fields
+        lone = [name for name in options.lone_options if getattr(options, name) != fields[name].default]
         if lone and self.steps_together(model):
             raise ScenarioError(f"{key}, with which engine_options.{lone[0]} is not simulated; leave one of them out")
-
-
-def has_experts(model: ModelSpec) -> bool:
-    """Tell whether some layers of a model have experts."""
-    return bool(getattr(model, "experts", ()))

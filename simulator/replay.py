@@ -20,29 +20,41 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from simulator.case_scenario import Replay
+    from simulator.cases import Case
     from simulator.journal import Journal, Summary
     from simulator.requests import Requests
     from simulator.run import Result
 
-__all__ = ["ALL", "figures", "run_replay"]
+__all__ = ["ALL", "figures", "part_of", "replayed", "run_replay"]
 
 ALL: Final = "all"
 """The part of a run that is all of it; others are ``stage0`` and so on."""
-
 _PAUSE_NS: Final = 600 * 10**9
+
+
+def part_of(case: Case) -> str:
+    """Return the part of a run that a case is about: ``all`` of it, or ``stage0`` and so on."""
+    return ALL if case.stage is None else f"stage{case.stage}"
 
 
 def run_replay(key: str, replay: Replay, journal: Journal) -> Summary:
     """Run a replay and keep its figures by part of the run, or why it cannot be run."""
     try:
-        found: Summary = {"figures": _replayed(replay)}
+        found: Summary = {"figures": replayed(replay)}
     except ServesimError as error:
         found = {"skipped": " ".join(str(error).split())}
     journal.store(key, found)
     return found
 
 
-def _replayed(replay: Replay) -> dict[str, dict[str, float]]:
+def replayed(replay: Replay) -> dict[str, dict[str, float]]:
+    """Run a replay and return its figures by part of the run.
+
+    Raises
+    ------
+    UserError
+        If it cannot be run, or not every request completes.
+    """
     requests, parts = _requests(replay)
     result = run_built(replay.scenario, requests, build_pools(replay.scenario))
     completed = result.run.times.completed

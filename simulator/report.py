@@ -36,6 +36,8 @@ def render(summary: Mapping[str, Any], slo: Mapping[str, float | None]) -> Group
         _pools(summary),
         _origins(summary),
     ]
+    if any(pool.get("rows_set_aside") for pool in summary["pools"].values()):
+        parts.append(_set_aside(summary))
     if summary["transfers"]["count"]:
         parts.append(_transfers(summary))
     if any(summary["operations"].values()):
@@ -127,11 +129,16 @@ def _pools(summary: Mapping[str, Any]) -> Table:
 
 
 def _origins(summary: Mapping[str, Any]) -> Text:
-    names = ("measured", "interpolated", "extrapolated", "roofline", "host")
+    names = ("measured", "interpolated", "extrapolated", "borrowed", "roofline", "host")
     shares = ", ".join(f"{name} {summary[f'{name}_share']:.1%}" for name in names)
     return Text(
         f"Step time by origin: {shares}.\n{summary['steps']:,} steps in {summary['events']:,} events{_effort(summary)}."
     )
+
+
+def _set_aside(summary: Mapping[str, Any]) -> Text:
+    rows = sum(pool.get("rows_set_aside", 0) for pool in summary["pools"].values())
+    return Text(f"Kernel tables: {rows:,} rows cannot be and were set aside (servesim perf audit).", style="yellow")
 
 
 def _effort(summary: Mapping[str, Any]) -> str:

@@ -109,14 +109,14 @@ def _foreign(directory: Path, kind: str, ours: Sequence[str], file: str = "") ->
 
 
 def read_side_by_side(directory: Path) -> dict[str, Any] | None:
-    """Return the content of a comparison or a sweep from its folder; None for a folder of another kind.
+    """Return the content of a comparison, a sweep or a validation from its folder; None for one of another kind.
 
     Raises
     ------
     UserError
         If its JSON file cannot be read.
     """
-    found = next((name for name in ("compare.json", "sweep.json") if (directory / name).is_file()), None)
+    found = next((name for name in ("compare.json", "sweep.json", "report.json") if (directory / name).is_file()), None)
     return None if found is None else _read_json(directory, found)
 
 

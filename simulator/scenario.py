@@ -10,8 +10,9 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from hardware.errors import ScenarioError, suggest
 from hardware.strict import Strict, one_of
 from hardware.tables import read_table, validated
-from perfdb.model import WEIGHT_BYTES
+from perfdb.formats import WEIGHT_BYTES
 from simulator.agreement import check_agreement
+from simulator.calibration import read_calibration
 from simulator.cost import Cost
 from simulator.engines import ENGINES
 from simulator.incidents import OperationsTable
@@ -288,11 +289,21 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _beside(scenario: Scenario, folder: Path) -> Scenario:
-    """Look a relative trace or model path up beside the scenario file, where it is not found as it stands."""
+    """Look relative paths up beside the scenario file, where they are not found as they stand; read calibrations."""
     changes: dict[str, Any] = {}
     trace, model = scenario.workload.trace, scenario.model.name
     if trace and not _exists(trace) and _exists(folder / trace):
         changes["workload"] = scenario.workload.model_copy(update={"trace": str(folder / trace)})
     if model and not _exists(model) and _exists(folder / model):
         changes["model"] = scenario.model.model_copy(update={"name": str(folder / model)})
+    changes["pool"] = tuple(_calibrated(pool, folder) for pool in scenario.pool)
     return scenario.model_copy(update=changes)
+
+
+def _calibrated(pool: Pool, folder: Path) -> Pool:
+    """Return a pool that holds the calibration it names."""
+    if not isinstance(pool.calibration, str):
+        return pool
+    beside = folder / pool.calibration
+    found = read_calibration(beside if not _exists(pool.calibration) and _exists(beside) else pool.calibration)
+    return pool.model_copy(update={"calibration": found})

@@ -149,8 +149,14 @@ def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, A
         "preemptions": sum(state.preemptions for state in states),
         "prefix_cache_hit_rate": _hit_rate(states),
         "host_cache_hit_rate": _host_hit_rate(states),
+        "rows_set_aside": _rows_set_aside(pool),
         "time_ms": {name: ns / 1e6 for name, ns in time_ns.items()},
     }
+
+
+def _rows_set_aside(pool: BuiltPool) -> int:
+    """Return how many rows of its kernel tables screening set aside."""
+    return sum(rows for counts in pool.set_aside.values() for reason, rows in counts.items() if reason != "rows")
 
 
 def _pool_power(pool: BuiltPool, power: PoolPower) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from hardware.errors import UserError
 from simulator.case_scenario import case_replay
 from simulator.cases import METRICS
 from simulator.made_by import versions
-from simulator.replay import ALL, run_replay
+from simulator.replay import part_of, run_replay
 from simulator.scores import grouped, score
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def validate(
         if case.case_id not in keys:
             continue
         result = found[keys[case.case_id]]
-        part = ALL if case.stage is None else f"stage{case.stage}"
+        part = part_of(case)
         if "skipped" in result:
             skipped[case.case_id] = result["skipped"]
         elif part in result["figures"]:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["write_validation"]
 
-#: Drawn by the number of users, too.
+#: What is drawn by the number of users, and what at all.
 _MAIN: Final = ("ttft_mean", "tpot_mean")
+_DRAWN: Final = (*_MAIN, "itl_mean", "e2e_mean", "output_tok_s")
 
 
 def write_validation(found: Validation, content: Mapping[str, Any], staging: Staging) -> None:
@@ -56,7 +57,7 @@ def _fill(folder: Path, found: Validation, content: Mapping[str, Any]) -> None:
     (folder / "report.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     (folder / "report.md").write_text(markdown(content), encoding="utf-8")
     table = found.table().dropna(subset="predicted")
-    for metric in METRICS:
+    for metric in _DRAWN:
         rows = table[table["metric"] == metric]
         if len(rows):
             plot_scatter(rows, metric, folder / f"{metric}.png")

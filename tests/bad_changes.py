@@ -89,6 +89,7 @@ NUMBERS_OUT_OF_RANGE = [
 
 IMPOSSIBLE = [
     case("pool.0.tensor_parallel=3", "pool.left.tensor_parallel", "is 3", "use one of 1, 2, 4, 8, 16, 32"),
+    case("pool.0.expert_parallel=2", "pool.left.expert_parallel", "has no experts", "leave it out"),
     case("pool.0.pipeline_parallel=2", "'pool.0'", "pipeline_parallel is 2", "use tensor_parallel"),
     case("model.name='Llama-3.1-70B'", "Llama-3.1-70B", "needs 141", "or narrower weights"),
     case("pool.0.engine_options.max_model_len=99999", "pool.left.engine_options.max_model_len", "is 99999", "at most"),
@@ -133,7 +134,12 @@ IMPOSSIBLE = [
     case("pool.0.stages=['decode']", "s.toml", "a pool serves 'decode' alone", "with stages = ['prefill']"),
     case("pool.0.stages=['decode', 'prefill']", "'pool.0.stages'", "found ['decode', 'prefill']", "in this order"),
     case("pool.0.stages=[]", "'pool.0.stages'", "found []", "expected some of ['prefill', 'decode']"),
-    case("pool.0.cost_sources=[]", "'pool.0.cost_sources'", "an empty list", "at least one of silicon, roofline"),
+    case(
+        "pool.0.cost_sources=[]",
+        "'pool.0.cost_sources'",
+        "an empty list",
+        "at least one of silicon, borrowed, roofline",
+    ),
     case("pool=[]", "'pool'", "an empty list", "at least one [[pool]]"),
     case(
         "pool=[{chip='h200_sxm',stages=['prefill'],helps_above=2},{chip='h200_sxm',stages=['decode'],name='d'}]",

@@ -194,6 +194,7 @@ class Deployment:
     balancer: str = "round_robin"
     lockstep: bool = True
     make: Callable | None = None
+    prompt_balance: Callable | None = None
     idle_ranks_lag: bool = True
     declared_tokens: int = 0
     blank_first: bool = True
@@ -218,6 +219,7 @@ class Deployment:
         common |= {"caching": self.caching, "plans_ahead": self.plans_ahead, "polls_every": self.polls_every}
         common |= {"ranks": self.ranks, "balancer": self.balancer}
         common |= {"lockstep": self.lockstep, "idle_ranks_lag": self.idle_ranks_lag, "make": self.make}
+        common |= {"prompt_balance": self.prompt_balance}
         common |= {
             "blank_first": self.blank_first,
             "host_blocks": self.host_blocks,

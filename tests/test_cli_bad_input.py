@@ -100,7 +100,7 @@ CONFIG = {
 @pytest.mark.parametrize(
     ("config", "found", "expected"),
     [
-        pytest.param({"architectures": ["MixtralForCausalLM"]}, "'MixtralForCausalLM'", "one of Bloom", id="MoE"),
+        pytest.param({"architectures": ["MambaForCausalLM"]}, "'MambaForCausalLM'", "one of Bloom", id="architecture"),
         pytest.param({"hidden_size": -1}, "hidden_size is -1", "a positive integer", id="negative shape"),
         pytest.param({"vocab_size": None}, "vocab_size is None", "a positive integer", id="missing shape"),
         pytest.param({"quantization_config": {"quant_method": "fp9"}}, "fp9", "set model.weights", id="quantisation"),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         (("-h",), ("run", "show", "trace", "--version")),
         (("run", "--help"), ("SCENARIO", "--set KEY=VALUE", "--seed", "--out DIR", "--csv", "--json", "--quiet")),
         (("show", "--help"), ("RESULT_DIR", "--json")),
+        (("perf", "--help"), ("audit", "list", "price", "show")),
+        (("perf", "price", "--help"), ("SCENARIO", "--prefill TOKENS[@PAST]", "--decode SEQSxCONTEXT")),
         (("trace", "--help"), ("describe", "convert", "synth")),
         (("trace", "convert", "--help"), ("-o, --output FILE", "--format FORMAT", "--on-error")),
     ],
@@ -37,7 +39,9 @@ def test_the_version_is_that_of_the_distribution() -> None:
     assert re.fullmatch(r"servesim, version \d+\.\d+\.\d+\S*\n", result.stdout)
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("trace", "describe", "--help")])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("run", "--help"), ("perf", "audit", "--help"), ("trace", "describe", "--help")]
+)
 def test_help_imports_nothing_heavy(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = servesim_process(*arguments, cwd=tmp_path, flags=("-X", "importtime"))
     assert done.returncode == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,12 +13,16 @@ from serving import Deployment, OpenLoop, Ranked, Users, gaps_of, linear_prices,
 
 from simulator.balancers import BALANCERS
 from simulator.network import KvTransfer
+from simulator.prompt_balance import PromptBalance
 from simulator.router import ROUTERS
 from simulator.schedulers import SCHEDULERS
 from simulator.schedulers.capacity import CAPACITY
 from simulator.schedulers.chunking import CHUNKING
 from simulator.schedulers.sglang_order import ORDERS
 from simulator.server import cores_of
+
+#: Ways in which the ranks of TensorRT-LLM wait for each other's prompts.
+BALANCES = [None, *(partial(PromptBalance, timeout, wait, 7) for timeout, wait in [(0, 0), (1, 3), (4, 2), (50, 0)])]
 
 #: Ways of handing KV over.
 TERMS = [
@@ -103,6 +109,7 @@ def deployments(draw) -> dict:
         "balancer": draw(st.sampled_from(sorted(BALANCERS))),
         "lockstep": draw(st.booleans()),
         "idle_ranks_lag": draw(st.booleans()),
+        "prompt_balance": draw(st.sampled_from(BALANCES)) if policy == "trtllm" else None,
         "identities": Ranked(),
     }
 

@@ -122,6 +122,19 @@ def test_a_formula_needs_its_numbers():
         options({}, table)
 
 
+def test_a_file_may_add_to_the_rules_shipped(tmp_path):
+    path = tmp_path / "rules.toml"
+    path.write_text(
+        'extends = "shipped"\n[models]\n"Qwen3-32B*" = "mine"\n'
+        '[[rule]]\nwhen = { engine = "vllm" }\nset.client = { shortest = 0.5 }\n'
+    )
+    found, shipped = load_rules(path), load_rules()
+    assert found.rule[:-1] == shipped.rule
+    assert found.settings({"engine": "vllm"}).client == {"requests_per_user": 10, "shortest": 0.5}
+    assert next(name for pattern, name in found.models.items() if pattern == "Qwen3-32B*") == "mine"
+    assert found.chips == shipped.chips
+
+
 def deepseek(**facts):
     usual = {
         "origin": "InferenceX",
@@ -166,7 +179,8 @@ def test_the_rules_shipped_launch_deepseek_as_its_scripts_do(facts, found):
         ({}, "fp8_block", "fp8"),
         ({"precision": "fp4"}, "nvfp4", "fp8"),
         ({"chip": "h200_sxm"}, "fp8_block", None),
-        ({"engine": "vllm", "model": "gpt-oss-120b", "precision": "fp4"}, "mxfp4", None),
+        ({"engine": "vllm", "model": "gpt-oss-120b", "precision": "fp4"}, "mxfp4_mxfp8", None),
+        ({"engine": "vllm", "model": "gpt-oss-120b", "precision": "fp4", "chip": "h100_sxm"}, "mxfp4", None),
         ({"engine": "trtllm", "model": "Qwen3-32B"}, "fp8", "fp8"),
         ({"engine": "trtllm", "model": "Qwen3-235B-A22B-FP8"}, "fp8_block", None),
         ({"engine": "vllm", "model": "Kimi-K2.5", "precision": "int4"}, "int4", None),

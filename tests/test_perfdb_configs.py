@@ -191,14 +191,9 @@ def test_a_folder_without_a_config_json_is_refused(tmp_path):
         load_model(str(tmp_path))
 
 
-@pytest.mark.parametrize("architecture", ["MixtralForCausalLM", "Qwen3MoeForCausalLM", "DeepseekV3ForCausalLM"])
-def test_a_mixture_of_experts_is_refused_in_one_sentence(architecture):
-    one_sentence(llama(architectures=[architecture]), rf"architecture '{architecture}' is not a dense transformer")
-
-
 @pytest.mark.parametrize("architectures", [None, [], "BertModel", [None]])
 def test_a_missing_or_odd_architecture_is_refused(architectures):
-    one_sentence(llama(architectures=architectures), "is not a dense transformer")
+    one_sentence(llama(architectures=architectures), "is not a transformer servesim prices")
 
 
 @pytest.mark.parametrize(

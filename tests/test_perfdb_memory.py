@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pricing import SHARED
+from published_kv import LOGS, found_tokens
 
 from hardware.catalogue import load_chip
 from hardware.errors import CapacityError
 from perfdb.layout import Layout
 from perfdb.load_model import load_model, model_from_config, presets
-from perfdb.memory import CONTEXT_BYTES, DRIVER_RESERVE_BYTES, GRAPH_BYTES_PER_LAYER, MemoryBudget, plan_memory
+from perfdb.memory import DRIVER_RESERVE_BYTES, GRAPH_BYTES_PER_LAYER, LIBRARY_BYTES, MemoryBudget, plan_memory
+from simulator.engines import ENGINES
 
 BUDGET = MemoryBudget(utilization=0.9, step_tokens=2048, step_sequences=128, block_tokens=16, graphs=0)
 CODE_LLAMA_34B = {
@@ -44,16 +46,17 @@ def measured(name):
         return [row for row in csv.DictReader(file) if row["model"] in MODELS and row["kv_blocks"]]
 
 
-def logged(row):
-    """Return the model, layout and budget of a measured case, and the blocks its log shows."""
-    budget = replace(
-        BUDGET,
-        utilization=float(row["gpu_mem_util"]),
-        step_tokens=int(row["max_num_batched_tokens"]),
-        step_sequences=int(row["max_num_seqs"]),
-        block_tokens=int(row["block_size"]),
+def found_blocks(engine, chip, row):
+    """Return the blocks we find for a measured case, started as it was, over those its log shows."""
+    engine, chip, model, layout = ENGINES[engine], load_chip(chip), MODELS[row["model"]], Layout(int(row["tp"]))
+    options = engine.options(
+        gpu_memory_utilization=float(row["gpu_mem_util"]),
+        max_num_batched_tokens=int(row["max_num_batched_tokens"]),
+        max_num_seqs=int(row["max_num_seqs"]),
+        block_size=int(row["block_size"]),
     )
-    return MODELS[row["model"]], Layout(int(row["tp"])), budget, float(row["kv_blocks"])
+    plan = engine.filled(options, chip, model.max_tokens, "pool", layout).plan(prefills=True)
+    return plan_memory(model, layout, chip, engine.memory_budget(plan)).blocks / float(row["kv_blocks"])
 
 
 # --- against measurements ----------------------------------------------------------------------------
@@ -63,17 +66,18 @@ def test_blocks_are_within_one_percent_of_what_vllm_logged_on_h100():
     rows = measured("blis_training_vllm_h100.csv")
     assert {row["model"] for row in rows} == set(MODELS) - {"meta-llama/Llama-3.1-8B"}
     for row in rows:
-        # This version (0.15) did not take captured graphs off the budget.
-        model, layout, budget, blocks = logged(row)
-        assert plan_memory(model, layout, load_chip("h100_sxm"), budget).blocks == pytest.approx(blocks, rel=0.01)
+        assert found_blocks("vllm@0.15", "h100_sxm", row) == pytest.approx(1, rel=0.01)
 
 
-def test_blocks_are_within_three_percent_of_what_vllm_logged_on_a_small_card():
+def test_blocks_are_within_two_percent_of_what_vllm_logged_on_a_small_card():
     rows = [row for row in measured("llmservingsim_bench.csv") if row["gpu"] == "RTX4090"]
     assert len(rows) == 1
-    model, layout, budget, blocks = logged(rows[0])
-    found = plan_memory(model, layout, load_chip("rtx_4090"), replace(budget, graphs=67))
-    assert found.blocks == pytest.approx(blocks, rel=0.03)
+    assert found_blocks("vllm@0.19", "rtx_4090", rows[0]) == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize("log", LOGS, ids=lambda log: f"{log.engine}-{log.model}-{log.chip}")
+def test_the_cache_is_as_large_as_the_engine_logged(log):
+    assert found_tokens(log) == pytest.approx(log.tokens, rel=log.within)
 
 
 # --- laws --------------------------------------------------------------------------------------------
@@ -106,7 +110,7 @@ def test_the_parts_of_a_plan_fill_the_budget_up_to_one_block(model, layout, chip
     taken = plan.weights + plan.activations + plan.collectives + plan.context + plan.graphs
     assert 0 <= plan.budget - taken - plan.blocks * plan.block < plan.block
     assert plan.budget == int((chip.visible_memory_bytes - DRIVER_RESERVE_BYTES) * budget.utilization)
-    assert plan.context == CONTEXT_BYTES
+    assert plan.context == LIBRARY_BYTES
     assert plan.graphs == budget.graphs * -(-model.layers // layout.pipeline) * GRAPH_BYTES_PER_LAYER
 
 
@@ -125,7 +129,7 @@ def test_more_memory_or_smaller_steps_never_leave_fewer_blocks(model, layout, ch
 @pytest.mark.parametrize("chip", ["h200_sxm", "h100_sxm", "l4"])
 def test_more_chips_never_hold_fewer_blocks(name, chip):
     model, memory = load_model(name), load_chip(chip)
-    tensors = [tensor for tensor in (1, 2, 4, 8, 16) if model.stack[0].mixer.heads % tensor == 0]
+    tensors = [tensor for tensor in (1, 2, 4, 8, 16) if model.indivisible(tensor) is None]
     blocks = [blocks_of(model, Layout(tensor), memory, BUDGET) for tensor in tensors]
     assert blocks == sorted(blocks)
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pricing import costs_of, needs_tables, prefill_ns
 
 from hardware.catalogue import chip_names, load_chip
+from perfdb.formats import WEIGHT_BYTES
 from perfdb.layout import Layout
 from perfdb.load_model import load_model
-from perfdb.model import WEIGHT_BYTES
 from perfdb.operators import AllReduce, Attention, Elementwise, Gemm, PointToPoint, step_operators
 from perfdb.roofline import ATTENTION_FLOOR_NS, ELEMENTWISE_FLOOR_NS, POINT_TO_POINT_NS, RooflineSource, _power_law
 from perfdb.speed_of_light import attention_bound, gemm_bound

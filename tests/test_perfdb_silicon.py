@@ -16,7 +16,9 @@ from perfdb.interpolate import Curve
 from perfdb.layout import Layout
 from perfdb.load_model import load_model
 from perfdb.operators import AllReduce, Attention, Gemm, step_operators
-from perfdb.silicon import SiliconSource, _over_batches, _Sites
+from perfdb.points import Points
+from perfdb.silicon import SiliconSource, over_batches
+from perfdb.sites import Sites
 from perfdb.speed_of_light import attention_bound, gemm_bound
 from perfdb.tables import find_table, installed_root
 
@@ -56,7 +58,8 @@ def sample(keep, count, name):
 def without(site, table, *, name):
     """Return the sites that share not even one side with ``site``."""
     keep = (table["gemm_dtype"] == name) & (table["n"] != site[0]) & (table["k"] != site[1])
-    return _Sites(table["n"][keep], table["k"][keep], table["m"][keep], 1e6 * table["latency"][keep])
+    points = Points.of((table["n"][keep], table["k"][keep]), table["m"][keep], 1e6 * table["latency"][keep])
+    return Sites(points, np.zeros(len(points.ns), np.uint8))
 
 
 def attention_of(name, heads, kv_heads, **changes):
@@ -195,12 +198,12 @@ def test_attention_left_out_of_its_grid_is_priced_within_five_percent_in_the_med
     chip, source, errors = load_chip("h200_sxm"), source_of("h200_sxm", "vllm"), []
     for heads, kv_heads in HEADS:
         operator = attention_of(name, heads, kv_heads)
-        _, curves = source._measured_curves(operator)
+        _, curves = source.attention_curves(operator)
         for batch, curve in list(curves.items())[1:-1]:
             for out in range(1, len(curve.at) - 1, 2):
                 fewer = Curve(np.delete(curve.at, out), np.delete(curve.ns, out), curve.quadratic, curve.streams)
                 point = np.array([batch]), curve.at[out : out + 1].astype(np.int64)
-                found = _over_batches(chip, operator, curves | {batch: fewer}, *point)
+                found = over_batches(chip, operator, curves | {batch: fewer}, *point)
                 errors.append(abs(found.ns[0] / curve.ns[out] - 1))
     assert len(errors) > 200
     assert np.median(errors) < worst
@@ -211,7 +214,7 @@ def test_attention_beyond_a_grid_cut_to_an_eighth_is_close_in_the_median(name, w
     chip, source, errors = load_chip("h200_sxm"), source_of("h200_sxm", "vllm"), []
     for heads, kv_heads in HEADS:
         operator = attention_of(name, heads, kv_heads)
-        _, curves = source._measured_curves(operator)
+        _, curves = source.attention_curves(operator)
         most = max(batch * curve.at[-1] for batch, curve in curves.items()) / 7.9
         cut = {
             b: Curve(c.at[keep], c.ns[keep], c.quadratic, c.streams)
@@ -221,7 +224,7 @@ def test_attention_beyond_a_grid_cut_to_an_eighth_is_close_in_the_median(name, w
         for batch in cut:
             beyond = curves[batch].at > cut[batch].at[-1]
             at = curves[batch].at[beyond].astype(np.int64)
-            found = _over_batches(chip, operator, cut, np.full(len(at), batch), at)
+            found = over_batches(chip, operator, cut, np.full(len(at), batch), at)
             errors.extend(np.abs(found.ns / curves[batch].ns[beyond] - 1))
     assert len(errors) > 100
     assert np.median(errors) < worst
@@ -297,9 +300,11 @@ def test_the_tables_read_are_named_once_each():
         for operator in (*step.per_token, *step.per_sample):
             source.rows(operator, np.array([1, 2]))
         source.attention(step.generation[0], np.array([1]), np.array([9]))
-    assert sorted(path.name for path in source.files) == [
-        "custom_allreduce_perf.parquet",
-        "gemm_perf.parquet",
-        "generation_attention_perf.parquet",
+    assert sorted("/".join(path.parts[-3:]) for path in source.files) == [
+        # Projections are screened beside those of the other frameworks.
+        "sglang/0.5.14/gemm_perf.parquet",
+        "trtllm/1.3.0rc20/gemm_perf.parquet",
+        "vllm/0.24.0/custom_allreduce_perf.parquet",
+        "vllm/0.24.0/gemm_perf.parquet",
+        "vllm/0.24.0/generation_attention_perf.parquet",
     ]
-    assert {path.parent.name for path in source.files} == {"0.24.0"}

@@ -8,12 +8,13 @@ import pytest
 from hardware.catalogue import chip_names, load_chip
 from hardware.errors import CostError
 from perfdb.estimate import Estimate, Origin
+from perfdb.formats import WEIGHT_BYTES
 from perfdb.layout import Layout
 from perfdb.load_model import load_model
-from perfdb.model import WEIGHT_BYTES
 from perfdb.operators import AllReduce, Attention, Gemm, step_operators
 from perfdb.silicon import SiliconSource
 from perfdb.sources import COST_SOURCES, DEFAULT_SOURCES, SourceChain, source_chain
+from perfdb.tables import TableChoice
 
 CHIPS = ("h200_sxm", "a100_80_sxm", "b200_sxm", "rtx_4090")
 FRAMEWORKS = ("vllm", "sglang", "trtllm")
@@ -47,8 +48,10 @@ def well_formed(estimate, points):
     assert estimate.ns.shape == estimate.origin.shape == (points,)
     assert estimate.ns.dtype == np.float64
     assert estimate.origin.dtype == np.uint8
-    assert np.isfinite(estimate.ns).all()
-    assert (estimate.ns > 0).all()
+    # A source that knows some points only leaves the others open.
+    known = ~np.isnan(estimate.ns)
+    assert np.isfinite(estimate.ns[known]).all()
+    assert (estimate.ns[known] > 0).all()
     assert set(estimate.origin.tolist()) <= {int(origin) for origin in Origin}
 
 
@@ -56,20 +59,20 @@ def well_formed(estimate, points):
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("name", COST_SOURCES)
 def test_a_source_answers_with_a_well_formed_estimate_or_not_at_all(name, chip, framework):
-    source, again = (COST_SOURCES[name](load_chip(chip), framework) for _ in range(2))
+    source, again = (COST_SOURCES[name](load_chip(chip), framework, TableChoice()) for _ in range(2))
     for operator in OPERATORS:
         answer, repeated = price(source, operator), price(again, operator)
         if answer is None:
             assert repeated is None
             continue
         well_formed(answer, len(TOKENS) if isinstance(operator, Attention) else len(ROWS))
-        assert np.array_equal(answer.ns, repeated.ns)
+        assert np.array_equal(answer.ns, repeated.ns, equal_nan=True)
         assert np.array_equal(answer.origin, repeated.origin)
 
 
 @pytest.mark.parametrize("name", COST_SOURCES)
 def test_points_are_priced_each_on_its_own(name):
-    source = COST_SOURCES[name](load_chip("h200_sxm"), "vllm")
+    source = COST_SOURCES[name](load_chip("h200_sxm"), "vllm", TableChoice())
     for operator in OPERATORS[:12]:
         whole = price(source, operator)
         if whole is None:
@@ -86,11 +89,11 @@ def test_points_are_priced_each_on_its_own(name):
 def test_the_default_chain_prices_everything_on_every_chip(chip):
     chain = source_chain(load_chip(chip), "vllm")
     for operator in OPERATORS:
-        assert price(chain, operator) is not None
+        assert price(chain, operator).complete
 
 
 def test_the_roofline_prices_everything_and_says_so():
-    source = COST_SOURCES["roofline"](load_chip("l4"), "vllm")
+    source = COST_SOURCES["roofline"](load_chip("l4"), "vllm", TableChoice())
     for operator in OPERATORS:
         assert set(price(source, operator).origin.tolist()) == {Origin.ROOFLINE}
 
@@ -118,7 +121,7 @@ class Fixed:
 
 
 def test_the_first_source_that_knows_an_operator_prices_it():
-    roofline = COST_SOURCES["roofline"](load_chip("h200_sxm"), "vllm")
+    roofline = COST_SOURCES["roofline"](load_chip("h200_sxm"), "vllm", TableChoice())
     step = step_operators(load_model("Llama-3.1-8B"), Layout(2))
     for order, ns in (((Fixed(), roofline), 1.0), ((roofline, Fixed()), roofline.rows(step.per_sample[0], ROWS).ns[0])):
         chain = SourceChain(order, "test")
@@ -128,10 +131,10 @@ def test_the_first_source_that_knows_an_operator_prices_it():
 
 def test_an_operator_nobody_prices_is_one_sentence_with_a_way_out():
     chain = SourceChain([Fixed()], "h200_sxm with vllm")
-    with pytest.raises(CostError, match=r"no source prices generation_attention on h200_sxm with vllm; add 'roofline'"):
+    with pytest.raises(CostError, match="no source prices generation_attention on h200_sxm with vllm; add 'borrowed'"):
         price(chain, step_operators(load_model("Llama-3.1-8B"), Layout(1)).generation[0])
 
 
 def test_measured_tables_are_asked_before_the_roofline():
-    assert DEFAULT_SOURCES == ("silicon", "roofline")
+    assert DEFAULT_SOURCES == ("silicon", "borrowed", "roofline")
     assert set(DEFAULT_SOURCES) <= set(COST_SOURCES)

@@ -8,6 +8,7 @@ from hardware.catalogue import load_chip
 from hardware.errors import ScenarioError
 from perfdb.layout import Layout
 from simulator.build import build_pools
+from simulator.lockstep import LockstepRanks
 from simulator.run import run_scenario
 from simulator.scenario import load_scenario
 from simulator.sglang_options import SglangOptions
@@ -68,6 +69,10 @@ def test_kv_goes_to_the_chips_of_one_rank(tmp_path, ranks):
         ('data_parallel = 2\nengine = "vllm@0.11"', "attention ranks of 'vllm@0.11' are not simulated"),
         ('data_parallel = 2\nengine = "sglang"', "has no experts that attention ranks of sglang could share"),
         ('data_parallel = 2\nengine = "trtllm"', "has no experts that attention ranks of trtllm could share"),
+        (
+            'engine = "trtllm"\nengine_options = { attention_dp_config = { enable_balance = true } }',
+            "needs attention ranks",
+        ),
         ('data_parallel = 2\nstep_profile = "vidur"', "found data_parallel and step_profile"),
     ],
 )
@@ -104,3 +109,37 @@ def test_sglang_deals_its_budgets_to_ranks():
     assert kept == pytest.approx(
         whole.reserve_mib(Layout(1, 1, 8), memory) - whole.reserve_mib(Layout(8), memory), abs=60
     )
+
+
+EXPERTS = SCENARIO.replace("Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B")
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm"])
+def test_ranks_of_a_model_with_experts_step_together(tmp_path, engine):
+    path = tmp_path / "experts.toml"
+    path.write_text(
+        f'{EXPERTS}\n[[pool]]\nchip = "h100_sxm"\nengine = "{engine}"\ndata_parallel = 4\nexpert_parallel = 4'
+    )
+    result = run_scenario(load_scenario(path))
+    pool, (instance,) = result.summary["pools"]["pool0"], result.run.cluster.instances
+    assert result.summary["completed"] == 60
+    assert isinstance(instance, LockstepRanks)
+    assert (pool["chips"], len(instance.cores)) == (4, 4)
+    # What one rank does lasts as long as the step of all.
+    steps = [int(core.log.table()["steps"].sum()) for core in instance.cores]
+    assert max(steps) <= pool["steps"] <= sum(steps)
+    assert pool["mean_decode_batch"] > 0
+    assert 0 < pool["utilisation"] <= 1
+    shared = instance.prices.shared_ns
+    assert all(0 < part < whole for part, whole in zip(shared[1:300], instance.prices.token_ns[1:300], strict=True))
+
+
+def test_runs_of_steps_of_ranks_change_no_number_of_a_summary(tmp_path):
+    path = tmp_path / "experts.toml"
+    pool = 'chip = "h100_sxm"\nengine = "trtllm"\ndata_parallel = 2'
+    waits = "engine_options = { attention_dp_config = { enable_balance = true, batching_wait_iters = 2 } }"
+    path.write_text(f"{EXPERTS}\n[[pool]]\n{pool}\n{waits}")
+    found = [run_scenario(load_scenario(path), macro_steps=macro).summary for macro in (True, False)]
+    for name in ("mean_ttft_ms", "p99_itl_ms", "mean_tpot_ms", "duration", "steps", "energy_wh"):
+        assert found[0][name] == pytest.approx(found[1][name], rel=1e-12), name
+    assert found[0]["events"] < found[1]["events"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from serving import Deployment, OpenLoop, linear_prices, times
 
 from simulator.balancers import BALANCERS, RankLoad
 from simulator.lockstep import LockstepRanks
+from simulator.prompt_balance import PromptBalance
 from simulator.router import ROUTERS
 
 #: Every step takes a millisecond.
@@ -43,6 +46,17 @@ def test_a_step_lasts_as_long_as_that_of_the_slowest_rank():
     assert serve_ms(Deployment(ranks=2, prices=TOKENS), rows, "first_token_ns") == [10, 10]
     assert serve_ms(Deployment(ranks=2, prices=TOKENS), rows, "finish_ns") == [14, 14]
     assert serve_ms(Deployment(ranks=2, prices=TOKENS, lockstep=False), rows, "first_token_ns") == [10, 5]
+
+
+def test_experts_compute_the_tokens_there_are_beside_prompts():
+    """Half of the price of a token is of experts that ranks share, of a token of each rank."""
+    prices = linear_prices(step_ns=1_000_000, token_ns=1_000_000, context_ns=0.0, pair_ns=0.0)
+    prices.shared_ns = [500_000 * tokens for tokens in range(4097)]
+    rows = [(0, 9, 3), (0, 4, 3)]
+    # The larger prompt is 10 ms, 4.5 of them for experts with nine tokens of each rank; 13 in all are 7 of each.
+    assert serve_ms(Deployment(ranks=2, prices=prices), rows, "first_token_ns") == [9, 9]
+    # Decode steps are of equal batches.
+    assert serve_ms(Deployment(ranks=2, prices=prices), rows, "finish_ns") == [13, 13]
 
 
 def test_decoding_waits_for_the_prompts_of_other_ranks():
@@ -154,3 +168,50 @@ def test_the_fewest_tokens_among_those_below_their_share():
     assert balancer.choose(loads((3, 10), (2, 500), (3, 400))) == 1
     assert balancer.choose(loads((3, 10), (3, 500), (4, 400))) == 0
     assert balancer.choose(loads((1, 20), (0, 20), (2, 0))) == 1
+
+
+# --- prompts that wait for other ranks -----------------------------------------------------------------
+
+
+def decided(balance: PromptBalance, *steps) -> list[bool]:
+    """Return for steps of (prompts, decodes) of each rank whether prompts are put off."""
+    return [balance.holds(*step) for step in steps]
+
+
+def test_prompts_wait_until_all_ranks_have_some_or_time_is_over():
+    some, all_have = ([2, 0], [3, 3]), ([2, 1], [3, 3])
+    assert decided(PromptBalance(3, 0, 9), some, some, some, some) == [True, True, False, True]
+    assert decided(PromptBalance(9, 0, 9), some, all_have, some) == [True, False, True]
+    assert decided(PromptBalance(0, 0, 9), some, some) == [False, False]
+
+
+def test_nobody_waits_for_a_rank_that_decodes_nothing():
+    assert decided(PromptBalance(9, 9, 9), ([2, 0], [0, 3]), ([2, 1], [0, 3])) == [False, False]
+
+
+def test_a_full_rank_lets_prompts_wait():
+    assert decided(PromptBalance(9, 0, 3), ([2, 1], [3, 1]), ([2, 1], [2, 1])) == [True, False]
+
+
+def test_once_all_have_prompts_they_wait_for_more():
+    all_have = ([2, 1], [3, 3])
+    assert decided(PromptBalance(9, 2, 9), *[all_have] * 4) == [True, True, False, True]
+
+
+@given(st.integers(0, 9), st.integers(0, 40), st.integers(0, 30), st.sampled_from([[1, 2], [0, 2]]))
+def test_a_run_of_steps_counts_as_its_steps(timeout, before, steps, decodes):
+    one, other = PromptBalance(timeout, 2, 9), PromptBalance(timeout, 2, 9)
+    decided(one, *[([0, 0], decodes)] * (before + 1 + steps))
+    decided(other, *[([0, 0], decodes)] * (before + 1))
+    other.repeat(steps)
+    assert one.holds([1, 0], decodes) == other.holds([1, 0], decodes)
+
+
+def test_ranks_compute_prompts_together():
+    """While both ranks decode, the prompt for rank 0 waits for one for rank 1."""
+    rows = [(0, 10, 40), (0, 10, 40), (4.5, 10, 1), (9.5, 10, 1)]
+    found = {}
+    for name, balance in (("apart", None), ("together", partial(PromptBalance, 50, 0, 256))):
+        engine = Deployment(ranks=2, policy="trtllm", prices=EVEN, prompt_balance=balance)
+        found[name] = serve_ms(engine, rows, "first_token_ns")[2:]
+    assert found == {"apart": [6, 11], "together": [11, 11]}

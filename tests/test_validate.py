@@ -51,18 +51,29 @@ again,recorded,Small-X,h100_sxm,vllm,1,,,,sent.csv.gz,10,5,
 SENT = "arrival_s,isl,osl,prompt_id,stage\n" + "".join(f"{n},1600,8,{n // 2},{n // 4}\n" for n in range(6))
 
 
+def filled(path):
+    (path / "cases.csv").write_text(f"{HEADER}\n{CASES}")
+    (path / "rules.toml").write_text(RULES)
+    with gzip.open(path / "sent.csv.gz", "wt") as stream:
+        stream.write(SENT)
+    return path
+
+
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "cases.csv").write_text(f"{HEADER}\n{CASES}")
-    (tmp_path / "rules.toml").write_text(RULES)
-    with gzip.open(tmp_path / "sent.csv.gz", "wt") as stream:
-        stream.write(SENT)
-    return tmp_path
+    return filled(tmp_path)
 
 
-def validated(folder, *more, out="out"):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Return a folder with a validation of every case in it, and what that printed."""
+    path = filled(tmp_path_factory.mktemp("whole"))
+    return path, json.loads(validated(path, "--json").stdout)
+
+
+def validated(folder, *more, out="out", jobs=1):
     paths = ("--cases", str(folder / "cases.csv"), "--rules", str(folder / "rules.toml"), "--out", str(folder / out))
-    result = servesim("validate", *paths, *more)
+    result = servesim("validate", *paths, "--jobs", str(jobs), *more)
     assert result.exit_code == 0, result.stderr
     return result
 
@@ -76,8 +87,8 @@ def predictions(folder):
     return {(row["case_id"], row["metric"]): float(row["predicted"]) for row in rows(folder / "predictions.csv")}
 
 
-def test_every_case_is_predicted_or_skipped_with_a_sentence(folder):
-    validated(folder, "--jobs", "1", "--quiet")
+def test_every_case_is_predicted_or_skipped_with_a_sentence(whole):
+    folder, _ = whole
     found = predictions(folder / "out")
     skipped = {row["case_id"]: row["reason"] for row in rows(folder / "out" / "skipped.csv")}
     assert {name for name, _ in found} == {"a", "b", "twin", "run/all", "run/stage0", "run/stage1", "again"}
@@ -115,9 +126,8 @@ def test_predictions_are_those_of_a_run_of_the_scenario(folder):
     assert found["a", "output_tok_s"] == pytest.approx(summary["output_throughput"])
 
 
-def test_a_repeated_prompt_is_found_in_the_cache_and_so_is_one_sent_before(folder):
-    validated(folder, "--where", "source=recorded", "--quiet")
-    found = predictions(folder / "out")
+def test_a_repeated_prompt_is_found_in_the_cache_and_so_is_one_sent_before(whole):
+    found = predictions(whole[0] / "out")
     # Of six prompts the first of each pair is computed; sent before, none is.
     computed, hit = found["run/all", "ttft_p99"], found["again", "ttft_p50"]
     assert computed > 3 * hit
@@ -128,7 +138,7 @@ def test_a_repeated_prompt_is_found_in_the_cache_and_so_is_one_sent_before(folde
 def test_stages_share_one_run_and_part_it(folder, monkeypatch):
     runs = []
     monkeypatch.setattr(simulator.replay, "run_built", lambda *args: runs.append(1) or run_built(*args))
-    validated(folder, "--where", "case_id=run/all|run/stage0|run/stage1", "--jobs", "1", "--quiet")
+    validated(folder, "--where", "case_id=run/all|run/stage0|run/stage1", "--quiet")
     assert len(runs) == 1
     found = predictions(folder / "out")
     parts = 4 * found["run/stage0", "e2e_mean"] + 2 * found["run/stage1", "e2e_mean"]
@@ -136,14 +146,14 @@ def test_stages_share_one_run_and_part_it(folder, monkeypatch):
     assert ("run/stage0", "itl_mean") not in found
 
 
-def test_the_number_of_processes_changes_no_byte(folder):
-    printed = [validated(folder, "--jobs", str(jobs), "--json", out=f"out{jobs}").stdout for jobs in (1, 2)]
-    assert printed[0] == printed[1]
-    names = sorted(path.name for path in (folder / "out1").iterdir())
+def test_the_number_of_processes_changes_no_byte(whole, folder):
+    path, content = whole
+    assert json.loads(validated(folder, "--json", jobs=2).stdout) == content
+    names = sorted(one.name for one in (folder / "out").iterdir())
     assert {"predictions.csv", "skipped.csv", "report.json", "report.md", "ttft_mean.png", "users.png"} <= set(names)
-    assert names == sorted(path.name for path in (folder / "out2").iterdir())
+    assert names == sorted(one.name for one in (path / "out").iterdir())
     for name in names:
-        assert (folder / "out1" / name).read_bytes() == (folder / "out2" / name).read_bytes(), name
+        assert (folder / "out" / name).read_bytes() == (path / "out" / name).read_bytes(), name
 
 
 def test_interrupted_it_goes_on_where_it_stopped(folder, monkeypatch):
@@ -166,8 +176,8 @@ def test_interrupted_it_goes_on_where_it_stopped(folder, monkeypatch):
     assert {name for name, _ in predictions(folder / "out")} == {"a", "b"}
 
 
-def test_the_report_scores_trusted_cases_and_all(folder):
-    content = json.loads(validated(folder, "--json").stdout)
+def test_the_report_scores_trusted_cases_and_all(whole):
+    folder, content = whole
     found = predictions(folder / "out")
     assert (content["cases"], content["predicted"], sum(content["skipped"].values())) == (12, 7, 5)
     clean, every = (content["scores"][name]["ttft_mean"]["total"] for name in ("clean", "all"))
@@ -183,6 +193,8 @@ def test_tables_are_printed_and_written(folder):
     printed = validated(folder, "--where", "source=lab").stdout
     assert "7 cases, 3 predicted" in printed
     assert "1 skipped: it is tricky" in printed
+    shown = servesim("show", str(folder / "out")).stdout
+    assert printed.startswith(shown.partition("Results:")[0])
     text = (folder / "out" / "report.md").read_text()
     assert "## ttft_mean, clean and distinct cases, by source, mode, engine, chip" in text
     assert "## tpot_mean, all cases, by engine, users" in text

@@ -1,0 +1,75 @@
+"""What a collective moves over which links: within the nodes that take part, and between them.
+
+Hierarchical, as NCCL and DeepEP run them on nodes with a NIC per chip: chips of one node exchange over the scale-up
+links, chips in the same place of different nodes over their NICs, one after the other.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from hardware.catalogue import load_node
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from hardware.catalogue import Chip
+    from perfdb.operators import AllReduce, Collective
+
+__all__ = ["Group", "between_nodes_ns", "group_of", "moved_bytes"]
+
+#: Passes over the message: an all-reduce is a reduce-scatter and an all-gather.
+_PASSES: Final[Mapping[str, int]] = MappingProxyType(
+    {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1, "all_to_all": 1}
+)
+#: Latency of one message between nodes: ``p2p_latency`` of aiconfigurator-core 0.12 (``systems/*.yaml``).
+_MESSAGE_NS: Final = 10_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """How the chips of a collective are spread: ``inside`` of each of ``nodes`` nodes."""
+
+    inside: int
+    nodes: int
+
+
+def group_of(chip: Chip, chips: int) -> Group:
+    """Return the fewest nodes of a chip's usual kind that hold a group, filled evenly."""
+    alone = chip.nvlink.domain if chip.nvlink else chips
+    room = alone if chip.node is None else load_node(chip.node).chips
+    nodes = math.ceil(chips / room)
+    return Group(math.ceil(chips / nodes), nodes)
+
+
+def moved_bytes(operator: AllReduce | Collective, chips: int, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the bytes that each of ``chips`` chips sends when they run the operator among themselves."""
+    share = _PASSES[operator.kind] * (chips - 1) / chips
+    return share * operator.element_bytes * operator.width * rows
+
+
+def between_nodes_ns(chip: Chip, operator: AllReduce | Collective, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the time between the nodes of a collective, ns: 0 in a single one.
+
+    Notes
+    -----
+    Of an all-gather, reduce-scatter or all-reduce each chip carries its node's share of the message; of an
+    all-to-all all that it sends to other nodes. Messages between many nodes go in a tree. NICs run at line rate.
+    """
+    group = group_of(chip, operator.chips)
+    if group.nodes == 1:
+        return 0.0 * rows
+    moved = moved_bytes(operator, group.nodes, rows)
+    if operator.kind == "all_to_all":
+        messages = 1
+    else:
+        moved = moved / group.inside
+        messages = _PASSES[operator.kind] * math.ceil(math.log2(group.nodes))
+    rate = chip.nic_bytes_per_s or chip.pcie.bytes_per_s
+    return messages * _MESSAGE_NS + 1e9 * moved / rate

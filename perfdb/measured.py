@@ -1,0 +1,58 @@
+"""Cost source over all measured tables: those of :mod:`perfdb.silicon`, and those of other mixers than attention."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from perfdb.delta_net import DeltaRule
+from perfdb.delta_tables import DeltaTables
+from perfdb.latent import IndexScan, LatentAttention
+from perfdb.latent_tables import LatentTables
+from perfdb.operators import Kernel, LatentProjections, RowOperator
+from perfdb.silicon import SiliconSource
+from perfdb.tables import read_table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from perfdb.estimate import Estimate
+
+__all__ = ["MeasuredSource"]
+
+
+class MeasuredSource(SiliconSource):
+    """Prices of everything that was measured; see :class:`perfdb.silicon.SiliconSource`."""
+
+    def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate | None:
+        """Return what depends on rows alone: projections, collectives, the projections of latent attention."""
+        if isinstance(operator, LatentProjections):
+            return self._latent.rows(operator, rows)
+        return super().rows(operator, rows)
+
+    def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
+        """Return what mixes tokens: attention of any kind, delta rules."""
+        if isinstance(operator, LatentAttention | IndexScan):
+            return self._latent.attention(operator, batch, tokens)
+        if isinstance(operator, DeltaRule):
+            return self._delta.attention(operator, batch, tokens)
+        return super().attention(operator, batch, tokens)
+
+    def launch_ns(self, operator: Kernel) -> float:
+        """Return the time in which the host launches a module over prompts, ns, where its kernels do not hide it."""
+        return self._latent.launch_ns(operator) if isinstance(operator, LatentAttention) else 0.0
+
+    @cached_property
+    def _latent(self) -> LatentTables:
+        return LatentTables(self.chip, self._read, super().rows)
+
+    @cached_property
+    def _delta(self) -> DeltaTables:
+        return DeltaTables(self.chip, self._read)
+
+    def _read(self, family: str, table: str, columns: tuple[str, ...]) -> Mapping[str, NDArray[Any]] | None:
+        path = self._find(family, table)
+        return read_table(path, columns) if path else None
