@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from simulator.schedulers.plan import Plan
     from simulator.schedulers.sglang_memory import Memory
 
-__all__ = ["decisions"]
+__all__ = ["MOST_STEPS", "Case", "Row", "Steps", "decisions"]
 
 #: No case is longer, unless something is wrong.
 MOST_STEPS = 20_000
@@ -33,18 +33,19 @@ def decisions(case: Case) -> list[Row]:
         ``rules``, ``page``, ``pages``, ``running``, ``context``, ``caching`` and ``requests``: see
         :func:`benchmarks.conformance_sglang.random_case`.
     """
-    return _Steps(case).run()
+    return Steps(case).run()
 
 
-class _Steps:
+class Steps:
     """An engine without a clock."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, *, prompts: bool = True) -> None:
+        self.case = case
         self.page, self.coming = case["page"], sorted(case["requests"], key=lambda row: (row["at"], row["index"]))
         self.outputs = {row["index"]: row["output"] for row in self.coming}
         self.prompts = {row["index"]: row["spans"][-1][1] for row in self.coming}
         self.overlap = case["rules"]["overlap"]
-        self.state = EngineState(case["pages"], case["page"], caching=case["caching"])
+        self.state = EngineState(case["pages"], case["page"], caching=case["caching"], prompts=prompts)
         self.scheduler = _scheduler(case)
         self.scheduler.begin(self.state)
         self.inbox = Inbox(self.state, case["rules"].get("recv_interval", 1))
@@ -55,7 +56,7 @@ class _Steps:
         step, last, quiet = 0, False, 0
         while len(self.log) < MOST_STEPS:
             while self.coming and self.coming[0]["at"] <= step:
-                self.inbox.add(step, _request(self.coming.pop(0)))
+                self.inbox.add(step, self.request(self.coming.pop(0)))
             self.inbox.look(step)
             plan = self.scheduler.plan(self.state)
             self.inbox.planned(plan)
@@ -125,15 +126,16 @@ class _Steps:
             self.state.leave_decode(request)
             self.state.ending[request.index] = request
 
-
-def _request(row: Mapping[str, Any]) -> Request:
-    prompt = row["spans"][-1][1]
-    request = Request(row["index"], prompt, prompt + row["declared"])
-    spans = [span for span in row["spans"] if span[0] != request.own_content]
-    request.prefix = tuple(content for content, _ in spans)
-    request.prefix_ends = tuple(end for _, end in spans)
-    request.priority, request.named = row["priority"], True
-    return request
+    @staticmethod
+    def request(row: Mapping[str, Any]) -> Request:
+        """Return a request as an engine knows it."""
+        prompt = row["spans"][-1][1]
+        request = Request(row["index"], prompt, prompt + row["declared"])
+        spans = [span for span in row["spans"] if span[0] != request.own_content]
+        request.prefix = tuple(content for content, _ in spans)
+        request.prefix_ends = tuple(end for _, end in spans)
+        request.priority, request.named = row["priority"], True
+        return request
 
 
 def _scheduler(case: Case) -> SglangScheduler:
@@ -154,5 +156,7 @@ def _scheduler(case: Case) -> SglangScheduler:
         threshold=rules["threshold"],
         retracts_by_priority=rules["retracts_by_priority"],
         ignore_eos=rules["ignore_eos"],
+        reserved_tokens=case.get("reserved", 512),
+        extra_rows=case.get("extra_rows", 0),
         longest=case["context"],
     )

@@ -348,28 +348,33 @@ def decisions(case: Case) -> list[dict[str, Any]]:
         step += 1
 
 
+def settings_of(case: Case, **more: Any) -> Any:
+    """Return what makes SGLang read the options of a case."""
+    rules = case["rules"]
+    return get_context().override_server_args(
+        device="cpu",
+        page_size=case["page"],
+        schedule_policy=rules["policy"],
+        schedule_conservativeness=rules["conservativeness"],
+        chunked_prefill_size=rules["chunk"] or -1,
+        max_prefill_tokens=rules["max_prefill_tokens"],
+        prefill_max_requests=rules["max_prompts"] or None,
+        enable_priority_scheduling=rules["ranked"],
+        schedule_low_priority_values_first=True,
+        retraction_policy="priority" if rules["retracts_by_priority"] else "length",
+        disable_radix_cache=not case["caching"],
+        pp_max_micro_batch_size=case["running"],
+        enable_mixed_chunk=rules["mixed"],
+        scheduler_recv_interval=rules.get("recv_interval", 1),
+        **more,
+    )
+
+
 def main() -> None:
     """Answer cases until there are no more."""
     for line in sys.stdin:
         case = json.loads(line)
-        rules = case["rules"]
-        settings = get_context().override_server_args(
-            device="cpu",
-            page_size=case["page"],
-            schedule_policy=rules["policy"],
-            schedule_conservativeness=rules["conservativeness"],
-            chunked_prefill_size=rules["chunk"] or -1,
-            max_prefill_tokens=rules["max_prefill_tokens"],
-            prefill_max_requests=rules["max_prompts"] or None,
-            enable_priority_scheduling=rules["ranked"],
-            schedule_low_priority_values_first=True,
-            retraction_policy="priority" if rules["retracts_by_priority"] else "length",
-            disable_radix_cache=not case["caching"],
-            pp_max_micro_batch_size=case["running"],
-            enable_mixed_chunk=rules["mixed"],
-            scheduler_recv_interval=rules.get("recv_interval", 1),
-        )
-        with settings:
+        with settings_of(case):
             try:
                 found = decisions(case)
             except RuntimeError as error:

@@ -176,7 +176,8 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     if engine.ranks is not None and layout.data > 1:
         engine.ranks.check(f"pool.{name}", pool.engine, model, layout, pool.engine_options)
     asked = _asked_tokens(model, pool.engine_options)
-    options = engine.filled(pool.engine_options, chip, asked, name, layout)
+    given = pool.engine_options.of_stages(prefills=pool.prefills, decodes=pool.decodes)
+    options = engine.filled(given, chip, asked, name, layout)
     plan = options.plan(prefills=pool.prefills)
     memory = plan_memory(model, layout, chip, engine.memory_budget(plan))
     blocks = (pool.limits.kv_blocks or min(memory.blocks, plan.most_blocks or memory.blocks)) - engine.reserved_blocks

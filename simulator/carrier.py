@@ -176,7 +176,7 @@ class Shipment:
         Layer-wise: the layers, or groups of them, leave one after the other without waiting for an answer, so that
         bytes flow no faster than they are computed, from the end of the first on; after the last of the last
         chunk one hand-shake tells the receiver. Grouped: the layers of a group leave together, each group after a
-        hand-shake of its own and one at a time.
+        hand-shake of its own and one at a time. Chunked: all of it leaves when the step is over, after a hand-shake.
 
         Parameters
         ----------
@@ -190,7 +190,10 @@ class Shipment:
         self._closed = last
         start_ns = self.carrier.env.now
         end_ns = start_ns + duration_ns
-        if self.carrier.transfer.mode == "grouped":
+        mode = self.carrier.transfer.mode
+        if mode == "chunked":
+            self._queue([_Load(end_ns, end_ns, tokens, tokens * self.token_bytes, self.carrier.handshake_ns)])
+        elif mode == "grouped":
             self._queue(self._groups(tokens, start_ns, end_ns))
         else:
             self._queue(self._layers(tokens, start_ns, end_ns, last=last))
@@ -240,9 +243,9 @@ class Shipment:
         """Send the next load, no faster than it becomes available, over all lanes."""
         carrier, load = self.carrier, self._loads.popleft()
         now = carrier.env.now
-        if self._started < 0:
-            self._started = now
         begins = max(now, load.start_ns)
+        if self._started < 0:
+            self._started = begins if carrier.transfer.mode == "chunked" else now
         delay_ns, per_s = begins - now + load.handshake_ns, 0.0
         if load.end_ns > begins and load.size:
             per_s = 1e9 / (load.end_ns - begins)

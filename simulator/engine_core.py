@@ -115,13 +115,16 @@ class EngineCore:
         if self.ended_ns < 0:
             self._note(self.state.deliver_from_host, request, changes=True)
 
-    def release(self, request: Request) -> None:
-        """Give back the blocks of a request whose KV has left for another instance."""
+    def release(self, request: Request, *, sent: bool = False) -> None:
+        """Give back the blocks of a request whose KV was ``sent`` to another instance, or goes nowhere."""
         state = self.state
         self.held -= 1
-        state.release(request)
+        if sent and state.departs is not None:
+            self._note(state.depart, request, changes=True)
+            return
+        changed = state.depart(request)
         if state.waiting or state.running or state.ready or state.fetched:
-            self._notice(changed=bool(state.waiting))
+            self._notice(changed=changed)
 
     def _note(self, action: Callable[[Request], bool], request: Request, *, changes: bool, soon: bool = False) -> None:
         """Do something that may change the plan; where the next plan is made already, before the one after it."""
@@ -168,18 +171,7 @@ class EngineCore:
         self._run.steps = 0
         self.ended_ns = self.env.now
         self._wake_up.silence()
-        computing = {request.index for request, _ in self.plan.chunks}
-        computing.update(state.prefilling)
-        for request in state.running.values():
-            if request.index in state.held:
-                request.computed = request.tokens
-            elif request.index not in computing:
-                state.leave_decode(request)
-                request.computed = request.tokens = request.computed + 1
-                if request.stalled_ns < 0:
-                    request.stalled_ns = self._standstill.last_token_ns(request.index, last_ns)
-        for request in state.ready:
-            request.computed = request.tokens
+        self._standstill.stop(state, {request.index for request, _ in self.plan.chunks}, last_ns)
         self.held = 0
         return state.lose_all()
 
@@ -230,9 +222,10 @@ class EngineCore:
         It does not matter then whether that one preempted somebody.
         """
         lagged = self.ahead is not None and self.ahead.catch_up(self.env.now)
-        if not (lagged or plan.preempted) and self._inbox is not None:
+        again = lagged or bool(plan.preempted) or not plan.steps
+        if not again and self._inbox is not None:
             self._inbox.rest()
-        return lagged or bool(plan.preempted or self._inbox)
+        return again or bool(self._inbox)
 
     def begin(self, plan: Plan) -> None:
         """Note and pass on what a plan decided besides what the step computes."""

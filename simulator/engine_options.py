@@ -129,14 +129,17 @@ class EngineOptions(Strict):
         """Whether blocks keep what they hold for requests that begin alike."""
         return False
 
+    def of_stages(self, *, prefills: bool, decodes: bool) -> Self:  # noqa: ARG002 - most do not ask
+        """Return the options of a pool of these stages."""
+        return self
+
     def filled(self, chip: Chip, longest: int, layout: Layout | None = None) -> Self:
         """Return the options with the defaults filled in that depend on the chips and on the longest sequence."""
         del chip, longest, layout
         return self
 
-    def fitted(self, room: int, longest: int) -> Self:
+    def fitted(self, room: int, longest: int) -> Self:  # noqa: ARG002 - most do not ask
         """Return filled options with the defaults filled in that depend on the tokens of the KV cache."""
-        del room, longest
         return self
 
     @abstractmethod

@@ -130,6 +130,7 @@ class EngineParts:
             blank_first=self.blank_first,
             host_blocks=self.host_blocks,
             longest=self.max_tokens,
+            prompts=self.prefills,
             answers=self.decodes,
             ahead=self.plans_ahead,
         )

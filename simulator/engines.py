@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from perfdb.model import ModelSpec
     from perfdb.sources import SourceChain
     from simulator.instance import Instance
+    from simulator.network import KvMode
     from simulator.schedulers import Scheduler
     from simulator.vllm_eras import Era
 
@@ -114,6 +115,8 @@ class Engine:
         How long a request is under way to its scheduler.
     narrow_sparse_cache
         Architectures of chips on which sparse attention has an 8-bit cache where nothing else is said.
+    kv_modes
+        How it hands KV over, to instances of its own kind alone; its own way first. None for any engine's any way.
     """
 
     framework: str
@@ -133,6 +136,7 @@ class Engine:
     ranks: RankRules | None = None
     release: str | None = None
     front_end: FrontEndTime = _UNDELAYED
+    kv_modes: tuple[KvMode, ...] = ()
     narrow_sparse_cache: tuple[str, ...] = ()
 
     def with_cache(self, model: ModelSpec, chip: Chip) -> ModelSpec:
@@ -263,10 +267,10 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             "sglang",
             SglangOptions,
             HostTime(step_ns=600_000, sequence_ns=20_000),
-            both_stages=True,
             ranks=RankRules("round_robin"),
             # It logs "Setting KV cache dtype to bfloat16 for DeepSeek DSA on SM9 device", and to FP8 on SM10.
             narrow_sparse_cache=("blackwell",),
+            kv_modes=("chunked", "blocking"),
         ),
         "trtllm": Engine(
             "trtllm",

@@ -315,5 +315,5 @@ class HandOver:
         self.joins += 1
         self.ledger.kv_ready_ns[index] = self.env.now
         self.owner.unload(source)
-        source.release(passage.prompt)
+        source.release(passage.prompt, sent=True)
         target.deliver(wanted)

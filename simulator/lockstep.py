@@ -56,7 +56,9 @@ class Rank(EngineCore):
     @property
     def unsettled(self) -> bool:
         """Whether a step of all must be followed by another plan: its own may differ, or gaps are more than steps."""
-        if self.plan.preempted or (self.ahead is not None and (self.ahead.changes or self.ahead.lags > self.busy)):
+        if self.plan.preempted or not self.plan.steps:
+            return True
+        if self.ahead is not None and (self.ahead.changes or self.ahead.lags > self.busy):
             return True
         return bool(self.joined) or self._standstill.since_ns >= 0
 

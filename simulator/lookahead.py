@@ -75,13 +75,13 @@ class Lookahead:
         """Let those go who ended in the step that ends now, of which the plan did not know."""
         state = self._state
         self.lags = self.changes = False
-        if state.ending:
+        if state.ending or state.settles is not None:
             if plan.steps > 1 and plan.decodes:
-                # Its first step has its blocks before theirs are free.
+                # Its first step has its blocks before any are freed.
                 state.pool.take_until(state.step, state.step + 1)
-            state.let_go()
-            self.lags = True
-            self.changes = bool(state.waiting or state.ready or state.fetched)
+            if state.let_go():
+                self.lags = True
+                self.changes = bool(state.waiting or state.ready or state.fetched)
         for _, _, request, changes in self.unseen:
             self.lags = True
             self.changes = self.changes or changes or state.waiting.would_lead(request)

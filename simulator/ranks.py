@@ -83,9 +83,9 @@ class RankGroup:
         """Take note that the KV a request asked for is here now."""
         self.cores[self._places[request.index]].deliver(request)
 
-    def release(self, request: Request) -> None:
-        """Give back the blocks of a request whose KV has left for another instance."""
-        self.cores[self._places.pop(request.index)].release(request)
+    def release(self, request: Request, *, sent: bool = False) -> None:
+        """Give back the blocks of a request whose KV was ``sent`` to another instance, or goes nowhere."""
+        self.cores[self._places.pop(request.index)].release(request, sent=sent)
 
     def cancel(self, request: Request) -> None:
         """Give up a request that waits for its KV here."""

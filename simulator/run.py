@@ -153,7 +153,7 @@ def _cluster(  # noqa: PLR0913 - the parts of a run, all named
         requests,
         Ledger(requests.prompt_tokens, requests.output_tokens),
         decode_router=build_decode_router(scenario),
-        terms=scenario.network.kv_transfer,
+        terms=scenario.links.kv_transfer,
         carrier=carrier,
         front_end=build_front_end(scenario),
         helps_above=scenario.helps_above,
@@ -170,7 +170,7 @@ def _fabric(scenario: Scenario, pools: Sequence[BuiltPool]) -> Fabric | None:
     if not scenario.hands_over:
         return None
     table = scenario.operations
-    return build_fabric(scenario.network, pools, switching=table.switches(), changing=table.link_patterns())
+    return build_fabric(scenario.links, pools, switching=table.switches(), changing=table.link_patterns())
 
 
 def _operations(scenario: Scenario, pools: Sequence[BuiltPool], fabric: Fabric | None, cluster: Cluster) -> Operations:

@@ -58,8 +58,8 @@ class Server(Protocol):
         """Take note that the KV a request asked for is here now."""
         ...
 
-    def release(self, request: Request) -> None:
-        """Give back the blocks of a request whose KV has left for another instance."""
+    def release(self, request: Request, *, sent: bool = False) -> None:
+        """Give back the blocks of a request whose KV was ``sent`` to another instance, or goes nowhere."""
         ...
 
     def cancel(self, request: Request) -> None:

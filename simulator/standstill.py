@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from simulator.records import Ledger
     from simulator.request import Request
+    from simulator.schedulers.state import EngineState
 
 __all__ = ["Standstill"]
 
@@ -75,6 +76,29 @@ class Standstill:
             self._ledger.pauses.add((end_ns, step_ns, end_ns - self.since_ns, decodes))
         self.since_ns = -1
         self._joined_ns.clear()
+
+    def stop(self, state: EngineState, computing: Container[int], last_step_ns: int) -> None:
+        """Let the requests of an engine that stops have what they produced, and note when that was.
+
+        Parameters
+        ----------
+        state
+            Of the engine.
+        computing
+            Indices of requests that compute prompts in the step under way, beside those that did before.
+        last_step_ns
+            When the last step ended.
+        """
+        for request in state.running.values():
+            if request.index in state.held:
+                request.computed = request.tokens
+            elif request.index not in computing and request.index not in state.prefilling:
+                state.leave_decode(request)
+                request.computed = request.tokens = request.computed + 1
+                if request.stalled_ns < 0:
+                    request.stalled_ns = self.last_token_ns(request.index, last_step_ns)
+        for request in state.ready:
+            request.computed = request.tokens
 
     def end_stalls(self, requests: Sequence[Request], now_ns: int) -> int:
         """Note how long requests waited for the token that appears now; return how many of them get none."""

@@ -41,9 +41,6 @@ requests = st.lists(
 
 #: Policies of engines that may plan a step while another runs.
 PLANS_AHEAD = {"vllm", "sglang", "trtllm"}
-#: Policies whose instances compute prompts and decode.
-UNDIVIDED = {"sglang"}
-
 #: What policies may be told besides.
 RULES = {
     "vllm": {
@@ -119,7 +116,9 @@ def deployments(draw) -> dict:
 
 @st.composite
 def split_deployments(draw) -> dict:
-    found = draw(deployments().filter(lambda found: found["policy"] not in UNDIVIDED))
+    found = draw(deployments())
+    if found["policy"] == "sglang":
+        found["rules"] |= {"reserved_tokens": draw(st.sampled_from([1, 7, 60])), "extra_rows": draw(st.integers(0, 3))}
     return found | {
         "decode_replicas": draw(st.integers(1, 3)),
         "decode_blocks": -(-480 // found["block_tokens"]) + draw(st.sampled_from([0, 1, 5, 10_000])),
@@ -135,7 +134,11 @@ def caching_deployments(draw) -> dict:
     found["blocks"] += longer
     if "decode_blocks" in found:
         found["decode_blocks"] += longer
-        found["terms"] = KvTransfer(**draw(st.sampled_from(TERMS)))
+        terms = draw(st.sampled_from(TERMS))
+        if found["policy"] == "sglang" and "timeout_s" in terms:
+            # An instance that only decodes computes no prompts.
+            terms = terms | {"on_timeout": "fail"}
+        found["terms"] = KvTransfer(**terms)
     if found["policy"] == "vllm" and draw(st.booleans()):
         found |= {
             "host_blocks": draw(st.sampled_from([1, 30, 10_000])),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompts import tree_of_prompts
 from serving import Deployment, OpenLoop, gaps_of
-from test_engine_macro_steps import UNDIVIDED, assert_same, requests, serve_both
+from test_engine_macro_steps import assert_same, requests, serve_both
 
 from simulator.incidents import OperationsTable
 from simulator.network import KvTransfer
@@ -120,7 +120,7 @@ def test_every_policy_survives_the_death_of_one_of_two_instances(policy, rows, a
     """Standstills that a death cuts short are counted, too: gaps add up to the time between first and last tokens."""
     rows = sorted(rows)
     found = []
-    for split in (0,) if policy in UNDIVIDED else (2, 0):
+    for split in (2, 0):
         table = operations(down(pool if split else "prefill", at_ms, 5.0))
         deployment = {"policy": policy, "blocks": 30 + spare, "decode_blocks": 30 + spare, "max_sequences": 7}
         deployment |= {"replicas": 2, "decode_replicas": split, "operations": table, "max_tokens": 512}
