@@ -14,13 +14,11 @@ from perfdb.eager import DISTSERVE_KERNELS, KERNELS_OF_2023, KERNELS_OF_2024, Ea
 from perfdb.memory import MemoryBudget
 from perfdb.sources import source_chain
 from perfdb.tables import TableChoice
+from simulator.baseline_options import BatchOptions, PromptFirstOptions, SarathiOptions
 from simulator.engine_options import (
-    BatchOptions,
     DistserveOptions,
     EngineOptions,
     EnginePlan,
-    PromptFirstOptions,
-    SarathiOptions,
     SplitwiseOptions,
     VllmOptions,
     VllmV0Options,
@@ -89,6 +87,8 @@ class Engine:
         The type of its options.
     host
         Time of the host per step that kernels do not hide; of an eager engine, beside an A100.
+    host_ahead
+        That time where it plans each step when the one before begins; None for the same.
     reserved_blocks
         KV blocks that no sequence gets (vLLM V1 keeps block 0 as a placeholder).
     graphs
@@ -112,7 +112,7 @@ class Engine:
     release
         Release whose kernel tables are wanted; None for those the database calls current.
     front_end
-        How long a request is under way to its scheduler.
+        What stands between clients and its scheduler.
     narrow_sparse_cache
         Architectures of chips on which sparse attention has an 8-bit cache where nothing else is said.
     kv_modes
@@ -136,6 +136,7 @@ class Engine:
     ranks: RankRules | None = None
     release: str | None = None
     front_end: FrontEndTime = _UNDELAYED
+    host_ahead: HostTime | None = None
     kv_modes: tuple[KvMode, ...] = ()
     narrow_sparse_cache: tuple[str, ...] = ()
 
@@ -173,15 +174,16 @@ class Engine:
         chain = source_chain(chip, self.framework, names, TableChoice(tables, self.release))
         return chain if self.kernels is None else EagerChain(chip, chain, self.kernels)
 
-    def host_on(self, chip: Chip, workers: int) -> HostTime:
+    def host_on(self, chip: Chip, workers: int, *, ahead: bool = False) -> HostTime:
         """Return the time of the host beside so many chips: that of an eager engine follows the speed of its cores."""
         speed = _CORE_SPEED.get(chip.architecture, 1.0) if self.kernels else 1.0
         messages_ns = self.message_ns * workers if workers > 1 else 0
+        host = self.host if self.host_ahead is None or not ahead else self.host_ahead
         return replace(
-            self.host,
-            step_ns=round(self.host.step_ns / speed),
-            sequence_ns=round((self.host.sequence_ns + messages_ns) / speed),
-            launch_ns=round(self.host.launch_ns / speed),
+            host,
+            step_ns=round(host.step_ns / speed),
+            sequence_ns=round((host.sequence_ns + messages_ns) / speed),
+            launch_ns=round(host.launch_ns / speed),
         )
 
     def memory_budget(self, plan: EnginePlan) -> MemoryBudget:
