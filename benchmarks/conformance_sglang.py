@@ -1,9 +1,9 @@
 """Compare the SGLang policy with SGLang's own scheduler, decision by decision, over random workloads.
 
-``python -m benchmarks.conformance_sglang --python PYTHON [--cases N] [--seed N] [--write FILE]``; ``PYTHON`` is an
-interpreter that can import ``sglang`` 0.5.23 (no GPU, no model: see :mod:`benchmarks.sglang_peer`). Compared is, for
-every step: what it computes, of whom and in which order, who waits in which order, the pages that are blank, those
-that could be evicted, and the ratio by which answers are reserved.
+``python -m benchmarks.conformance_sglang --python PYTHON [--cases N] [--polling | --decode] [--write FILE]``;
+``PYTHON`` is an interpreter that can import ``sglang`` 0.5.23 (no GPU, no model: see :mod:`benchmarks.sglang_peer`).
+Compared is, for every step: what it computes, of whom and in which order, who waits in which order, the pages that are
+blank, those that could be evicted, and the ratio by which answers are reserved.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.sglang_ours import Case, Row, decisions
+from benchmarks.sglang_stage_ours import decode_decisions
 
 POLICIES = ("fcfs", "lpm", "lof", "random", "dfs-weight", "hrrn", "shortest-prefill-first")
 _CLOSE = 1e-9
 
 
-def random_case(seed: int, *, small: bool = False) -> Case:
-    """Return a workload and an engine, or one of few steps.
+def random_case(seed: int, *, small: bool = False, polling: bool = False) -> Case:
+    """Return a workload and an engine, or one of few steps, or one that looks for requests only now and then.
 
     Requests are rows of ``index, at`` (the step before which it comes), ``spans`` of what its prompt is part of,
     ``output`` and ``declared`` tokens, and ``priority``.
@@ -35,6 +36,8 @@ def random_case(seed: int, *, small: bool = False) -> Case:
     caching = bool(rng.random() < 0.8)
     starved = bool(rng.random() < 0.3)
     rules = _rules(rng, page, caching=caching)
+    if polling:
+        rules["recv_interval"] = int(np.random.default_rng([seed, 1]).choice([2, 3, 10, 30]))
     size, longest = (int(rng.integers(4, 14)), 40) if small else (int(rng.integers(2, 50)), int(rng.choice([40, 150])))
     requests = _requests(rng, size, longest, most=16 if small else 60)
     room, running = [0, 2, 5, 10, 30] if small else [0, 3, 20, 60, 400], [1, 3, 8, 40]
@@ -58,6 +61,27 @@ def random_case(seed: int, *, small: bool = False) -> Case:
         "context": 4000,
         "caching": caching,
         "requests": requests,
+    }
+
+
+def decode_case(seed: int, *, small: bool = False) -> Case:
+    """Return a workload of an instance that only decodes: see :func:`random_case`.
+
+    Besides: tokens ``reserved`` for each, ``extra_rows``, and ``passes`` from the pages of a request to its KV.
+    """
+    rng = np.random.default_rng([seed, 2])
+    case = random_case(seed, small=small)
+    requests = [row | {"output": row["output"] + 1, "declared": row["declared"] + 1} for row in case["requests"]]
+    reserved = int(rng.choice([1, 4, 16, 64]))
+    most = reserved + max(row["spans"][-1][1] + row["output"] for row in requests)
+    return case | {
+        "requests": requests,
+        "reserved": reserved,
+        "extra_rows": int(rng.choice([0, 2, 40])),
+        "passes": int(rng.choice([1, 2, 7])),
+        "caching": False,
+        "pages": -(-most // case["page"]) + 8 + int(rng.choice([0, 2, 10, 40])),
+        "rules": case["rules"] | {"policy": "fcfs", "preempts": False},
     }
 
 
@@ -141,10 +165,10 @@ def first_difference(ours: list[Row], theirs: list[Row]) -> str | None:
     return None if len(ours) == len(theirs) else f"{len(ours)} steps, SGLang has {len(theirs)}"
 
 
-def recorded(python: str, cases: list[Case]) -> list[list[Row]]:
+def recorded(python: str, cases: list[Case], peer: str = "sglang_peer.py") -> list[list[Row]]:
     """Return what SGLang decides in each case."""
     lines = "".join(json.dumps(with_tokens(case)) + "\n" for case in cases)
-    command = [python, str(Path(__file__).parent / "sglang_peer.py")]
+    command = [python, str(Path(__file__).parent / peer)]
     done = subprocess.run(command, input=lines, capture_output=True, text=True, check=True)  # noqa: S603
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
 
@@ -157,14 +181,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--also", type=int, nargs="*", default=[], help="seeds of more cases")
     parser.add_argument("--small", action="store_true", help="cases of few steps")
+    parser.add_argument("--polling", action="store_true", help="cases with scheduler_recv_interval")
+    parser.add_argument("--decode", action="store_true", help="instances that only decode")
     parser.add_argument("--write", type=Path, help="write the cases and SGLang's decisions to this file (.json.xz)")
     arguments = parser.parse_args()
     seeds = [*range(arguments.seed, arguments.seed + arguments.cases), *arguments.also]
-    cases = [random_case(seed, small=arguments.small) for seed in seeds]
-    logs = recorded(arguments.python, cases)
+    if arguments.decode:
+        ours_of, cases = decode_decisions, [decode_case(seed, small=arguments.small) for seed in seeds]
+        logs = recorded(arguments.python, cases, "sglang_stage_peer.py")
+    else:
+        ours_of = decisions
+        cases = [random_case(seed, small=arguments.small, polling=arguments.polling) for seed in seeds]
+        logs = recorded(arguments.python, cases)
     steps = differences = 0
     for seed, case, theirs in zip(seeds, cases, logs, strict=True):
-        ours = decisions(case)
+        ours = ours_of(case)
         steps += len(theirs)
         difference = first_difference(ours, theirs)
         if difference is not None:

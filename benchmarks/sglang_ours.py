@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from simulator.inbox import Inbox
 from simulator.request import Request
 from simulator.schedulers import SglangScheduler
 from simulator.schedulers.state import EngineState
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from simulator.schedulers.plan import Plan
     from simulator.schedulers.sglang_memory import Memory
 
-__all__ = ["decisions"]
+__all__ = ["MOST_STEPS", "Case", "Row", "Steps", "decisions"]
 
 #: No case is longer, unless something is wrong.
 MOST_STEPS = 20_000
@@ -32,20 +33,22 @@ def decisions(case: Case) -> list[Row]:
         ``rules``, ``page``, ``pages``, ``running``, ``context``, ``caching`` and ``requests``: see
         :func:`benchmarks.conformance_sglang.random_case`.
     """
-    return _Steps(case).run()
+    return Steps(case).run()
 
 
-class _Steps:
+class Steps:
     """An engine without a clock."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, *, prompts: bool = True) -> None:
+        self.case = case
         self.page, self.coming = case["page"], sorted(case["requests"], key=lambda row: (row["at"], row["index"]))
         self.outputs = {row["index"]: row["output"] for row in self.coming}
         self.prompts = {row["index"]: row["spans"][-1][1] for row in self.coming}
         self.overlap = case["rules"]["overlap"]
-        self.state = EngineState(case["pages"], case["page"], caching=case["caching"])
+        self.state = EngineState(case["pages"], case["page"], caching=case["caching"], prompts=prompts)
         self.scheduler = _scheduler(case)
         self.scheduler.begin(self.state)
+        self.inbox = Inbox(self.state, case["rules"].get("recv_interval", 1))
         self.log: list[Row] = []
 
     def run(self) -> list[Row]:
@@ -53,14 +56,17 @@ class _Steps:
         step, last, quiet = 0, False, 0
         while len(self.log) < MOST_STEPS:
             while self.coming and self.coming[0]["at"] <= step:
-                self.state.enqueue(_request(self.coming.pop(0)))
+                self.inbox.add(step, self.request(self.coming.pop(0)))
+            self.inbox.look(step)
             plan = self.scheduler.plan(self.state)
+            self.inbox.planned(plan)
             computes = bool(plan.chunks or plan.decodes)
             self._note(step, plan)
             if self.overlap:
                 self.state.let_go()
             if not computes and not (last and self.overlap):
-                if not (self.state.waiting or self.state.running):
+                self.inbox.rest()
+                if not (self.inbox or self.state.waiting or self.state.running):
                     if not self.coming:
                         return self.log
                     step = max(step, self.coming[0]["at"] - 1)
@@ -120,15 +126,16 @@ class _Steps:
             self.state.leave_decode(request)
             self.state.ending[request.index] = request
 
-
-def _request(row: Mapping[str, Any]) -> Request:
-    prompt = row["spans"][-1][1]
-    request = Request(row["index"], prompt, prompt + row["declared"])
-    spans = [span for span in row["spans"] if span[0] != request.own_content]
-    request.prefix = tuple(content for content, _ in spans)
-    request.prefix_ends = tuple(end for _, end in spans)
-    request.priority, request.named = row["priority"], True
-    return request
+    @staticmethod
+    def request(row: Mapping[str, Any]) -> Request:
+        """Return a request as an engine knows it."""
+        prompt = row["spans"][-1][1]
+        request = Request(row["index"], prompt, prompt + row["declared"])
+        spans = [span for span in row["spans"] if span[0] != request.own_content]
+        request.prefix = tuple(content for content, _ in spans)
+        request.prefix_ends = tuple(end for _, end in spans)
+        request.priority, request.named = row["priority"], True
+        return request
 
 
 def _scheduler(case: Case) -> SglangScheduler:
@@ -149,5 +156,7 @@ def _scheduler(case: Case) -> SglangScheduler:
         threshold=rules["threshold"],
         retracts_by_priority=rules["retracts_by_priority"],
         ignore_eos=rules["ignore_eos"],
+        reserved_tokens=case.get("reserved", 512),
+        extra_rows=case.get("extra_rows", 0),
         longest=case["context"],
     )

@@ -23,6 +23,7 @@ from sglang.srt.managers.schedule_policy import SchedulePolicy
 from sglang.srt.managers.scheduler import Scheduler
 from sglang.srt.managers.scheduler_components.batch_result_processor import SchedulerBatchResultProcessor
 from sglang.srt.managers.scheduler_components.new_token_ratio_tracker import NewTokenRatioTracker
+from sglang.srt.managers.scheduler_components.recv_skipper import SchedulerRecvSkipper
 from sglang.srt.mem_cache.allocator.paged import PagedTokenToKVPoolAllocator
 from sglang.srt.mem_cache.allocator.token import TokenToKVPoolAllocator
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
@@ -302,15 +303,25 @@ def launch(scheduler: Scheduler, batch: ScheduleBatch) -> None:
         process(scheduler, batch, result_of(batch))
 
 
+def idle_skipper() -> SchedulerRecvSkipper | None:
+    """Return what tells which passes look for requests, as it is after passes that found nothing and took no time."""
+    skipper = SchedulerRecvSkipper.maybe_create()
+    if skipper is not None:
+        skipper._counter = skipper._threshold
+    return skipper
+
+
 def decisions(case: Case) -> list[dict[str, Any]]:
     """Return what every pass of a case decides, until all requests are done."""
     random.seed(0)
     scheduler, overlap = scheduler_of(case), case["rules"]["overlap"]
+    skipper = idle_skipper()
     coming = deque(sorted(case["requests"], key=lambda row: (row["at"], row["index"])))
     log: list[dict[str, Any]] = []
     step = quiet = 0
     while True:
-        while coming and coming[0]["at"] <= step:
+        receives = skipper is None or skipper.handle(scheduler.last_batch)
+        while receives and coming and coming[0]["at"] <= step:
             scheduler._add_request_to_queue(request_of(scheduler, coming.popleft(), case["rules"]))
         plan = scheduler.get_next_batch_to_run(scheduler.running_batch, scheduler.last_batch)
         scheduler.running_batch, batch = plan.running_batch, plan.batch_to_run
@@ -321,6 +332,7 @@ def decisions(case: Case) -> list[dict[str, Any]]:
         if overlap and scheduler.last_batch:
             process(scheduler, *scheduler.result_queue.popleft())
         if batch is None and not (overlap and scheduler.last_batch):
+            skipper = idle_skipper()
             if not scheduler.waiting_queue and scheduler.running_batch.is_empty() and scheduler.chunked_req is None:
                 scheduler.new_token_ratio_tracker.reset()
                 row["ratio"] = scheduler.new_token_ratio_tracker.current
@@ -336,27 +348,33 @@ def decisions(case: Case) -> list[dict[str, Any]]:
         step += 1
 
 
+def settings_of(case: Case, **more: Any) -> Any:
+    """Return what makes SGLang read the options of a case."""
+    rules = case["rules"]
+    return get_context().override_server_args(
+        device="cpu",
+        page_size=case["page"],
+        schedule_policy=rules["policy"],
+        schedule_conservativeness=rules["conservativeness"],
+        chunked_prefill_size=rules["chunk"] or -1,
+        max_prefill_tokens=rules["max_prefill_tokens"],
+        prefill_max_requests=rules["max_prompts"] or None,
+        enable_priority_scheduling=rules["ranked"],
+        schedule_low_priority_values_first=True,
+        retraction_policy="priority" if rules["retracts_by_priority"] else "length",
+        disable_radix_cache=not case["caching"],
+        pp_max_micro_batch_size=case["running"],
+        enable_mixed_chunk=rules["mixed"],
+        scheduler_recv_interval=rules.get("recv_interval", 1),
+        **more,
+    )
+
+
 def main() -> None:
     """Answer cases until there are no more."""
     for line in sys.stdin:
         case = json.loads(line)
-        rules = case["rules"]
-        settings = get_context().override_server_args(
-            device="cpu",
-            page_size=case["page"],
-            schedule_policy=rules["policy"],
-            schedule_conservativeness=rules["conservativeness"],
-            chunked_prefill_size=rules["chunk"] or -1,
-            max_prefill_tokens=rules["max_prefill_tokens"],
-            prefill_max_requests=rules["max_prompts"] or None,
-            enable_priority_scheduling=rules["ranked"],
-            schedule_low_priority_values_first=True,
-            retraction_policy="priority" if rules["retracts_by_priority"] else "length",
-            disable_radix_cache=not case["caching"],
-            pp_max_micro_batch_size=case["running"],
-            enable_mixed_chunk=rules["mixed"],
-        )
-        with settings:
+        with settings_of(case):
             try:
                 found = decisions(case)
             except RuntimeError as error:

@@ -149,6 +149,7 @@ def compile_costs(
         windowed.pop(0),
         _launches(operators, source, host),
         windowed,
+        _whole(_by_origin(operators.shared, source, tokens).sum(axis=1)) if operators.shared else (),
     )
     prices = passes if stages == 1 else RoundPrices(passes, stages)
     return CompiledCosts(

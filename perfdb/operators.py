@@ -124,6 +124,8 @@ class StepOperators:
         The attention kernels over prompts, and over the cache of sequences that decode: one of each per kind of layer.
     launches
         Operators of all layers of a decode step that the host of an eager engine launches one by one.
+    shared
+        Those among ``per_token`` that attention ranks run together: priced for a token of each rank.
     """
 
     per_token: tuple[RowOperator, ...]
@@ -131,6 +133,7 @@ class StepOperators:
     context: tuple[Kernel, ...]
     generation: tuple[Kernel, ...]
     launches: int = 0
+    shared: tuple[RowOperator, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,7 @@ class LayerOperators:
     context: tuple[Kernel, ...] = ()
     generation: tuple[Kernel, ...] = ()
     launches: int = 0
+    shared: tuple[RowOperator, ...] = ()
 
 
 def step_operators(model: ModelSpec, layout: Layout) -> StepOperators:
@@ -176,6 +180,7 @@ def step_operators(model: ModelSpec, layout: Layout) -> StepOperators:
         context=tuple(kernel for part in parts for kernel in part.context),
         generation=tuple(kernel for part in parts for kernel in part.generation),
         launches=sum(part.launches for part in parts),
+        shared=tuple(row for part in parts for row in part.shared),
     )
 
 
@@ -297,7 +302,7 @@ def _experts(group: Layers, part: Experts, model: ModelSpec, layout: Layout) -> 
     launches = count * (7 + len(exchange))
     shared = part.shared_expert
     if shared is None:
-        return LayerOperators((router, routed, *exchange), launches=launches)
+        return LayerOperators((router, routed, *exchange), launches=launches, shared=exchange and (routed, *exchange))
     beside: list[RowOperator] = [
         Gemm("shared_in", shared.inputs // layout.tensor, hidden, group.formats.shared),
         Elementwise("shared_activation", 2 * shared.activated // layout.tensor),
@@ -306,7 +311,8 @@ def _experts(group: Layers, part: Experts, model: ModelSpec, layout: Layout) -> 
     if part.shared_gate:
         beside.append(Elementwise("shared_gate", 2 * hidden))
     both = Overlapped("experts", replace(routed, count=1), tuple(beside), SHARED_EXPERT_ROWS, count)
-    return LayerOperators((router, both, *exchange), launches=launches + count * len(beside))
+    launches += count * len(beside)
+    return LayerOperators((router, both, *exchange), launches=launches, shared=exchange and (both, *exchange))
 
 
 def _exchange(routed: RoutedExperts, layout: Layout) -> tuple[RowOperator, ...]:

@@ -50,7 +50,7 @@ class RoundPrices(StepPrices):
     def __init__(self, passes: StepPrices, stages: int) -> None:
         tables = (passes.token_ns, passes.sample_ns, passes.host_ns)
         curves = (passes.generation_curve, passes.context_curve)
-        super().__init__(*tables, *curves, passes.launches, passes.windowed)
+        super().__init__(*tables, *curves, passes.launches, passes.windowed, passes.shared_ns)
         self.passes, self.stages = passes, stages
 
     def generation_curve(self, sequences: int) -> DecodeCurve:

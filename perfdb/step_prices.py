@@ -204,6 +204,8 @@ class StepPrices:
     windowed
         Context-attention curves of kernels whose tokens look at so many others at most, by that number; they are
         called like ``context_curve``, which holds the rest.
+    shared_ns
+        The part of ``token_ns`` that attention ranks run together, for a token of each; nothing by default.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - tables, curves and the host of one instance
@@ -215,9 +217,10 @@ class StepPrices:
         context_curve: Callable[[int], ContextCurve],
         launches: Launches | None = None,
         windowed: Mapping[int, Callable[[int], ContextCurve]] | None = None,
+        shared_ns: Sequence[int] = (),
     ) -> None:
         self.token_ns, self.sample_ns, self.host_ns = token_ns, sample_ns, host_ns
-        self.launches = launches or Launches()
+        self.launches, self.shared_ns = launches or Launches(), shared_ns
         self._make_generation, self._make_context = decode_curve, context_curve
         self._decode: dict[int, DecodeCurve] = {}
         self._steps: dict[int, DecodeCurve] = {}

@@ -41,6 +41,7 @@ def check_agreement(
         raise ValueError(
             "engine 'vllm-live' takes no KV from other pools; expected engine 'vllm' where KV is handed over"
         )
+    _own_ways(pools, transfer)
     _helpers(pools)
     _incidents(pools, names, operations)
     _links(pools, operations, transfer)
@@ -56,6 +57,34 @@ def _stages(pools: Sequence[Pool]) -> None:
     if not hands_over(pools) and any(not pool.prefills for pool in pools):
         raise ValueError(
             "a pool serves 'decode' alone and none hands requests over; expected a pool with stages = ['prefill']"
+        )
+
+
+def _own_ways(pools: Sequence[Pool], transfer: KvTransfer) -> None:
+    """Check that an engine that hands KV over in its own ways meets its like alone, and has those that are asked."""
+    names = sorted({pool.engine for pool in pools})
+    name = next((name for name in names if ENGINES[name].kv_modes), None)
+    if name is None or not hands_over(pools):
+        return
+    modes, said = ENGINES[name].kv_modes, transfer.model_fields_set
+    if len(names) > 1:
+        raise ValueError(
+            f"engine {name!r} hands KV over to its like alone, found {' and '.join(names)}; use one engine"
+        )
+    if any(pool.serves_both for pool in pools):
+        raise ValueError(
+            f"an instance of engine {name!r} that serves both stages takes no KV; expected ['prefill'] or ['decode'] "
+            "as stages of every pool"
+        )
+    if "mode" in said and transfer.mode not in modes:
+        raise ValueError(
+            f"network.kv_transfer.mode is {transfer.mode!r}, which engine {name!r} does not have; expected "
+            f"{' or '.join(map(repr, modes))}"
+        )
+    if "on_timeout" in said and transfer.on_timeout == "recompute":
+        raise ValueError(
+            f"network.kv_transfer.on_timeout is 'recompute', but an instance of engine {name!r} that decodes computes "
+            "no prompts; expected 'fail'"
         )
 
 

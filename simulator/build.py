@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from hardware.catalogue import chip_names, host_w_per_chip, load_chip, load_node
 from hardware.errors import CapacityError, CatalogueError, ScenarioError, suggest
@@ -23,6 +24,7 @@ from simulator.engines import ENGINES
 from simulator.front_end import FrontEnd
 from simulator.host_memory import copy_bytes_per_s, host_blocks
 from simulator.pool_table import own_pools
+from simulator.prompt_balance import PromptBalance
 from simulator.router import ROUTERS
 from workloads.streams import stream
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from perfdb.sources import SourceChain
     from perfdb.step_profile import ProfiledCosts
     from simulator.engine_options import EngineOptions, EnginePlan
+    from simulator.engines import Engine
     from simulator.pool_table import Pool
     from simulator.router import Router
     from simulator.scenario import Scenario
@@ -170,8 +173,11 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     chip, engine = load_chip(pool.chip), ENGINES[pool.engine]
     layout = _layout(pool)
     _check_layout(name, model, layout)
+    if engine.ranks is not None and layout.data > 1:
+        engine.ranks.check(f"pool.{name}", pool.engine, model, layout, pool.engine_options)
     asked = _asked_tokens(model, pool.engine_options)
-    options = engine.filled(pool.engine_options, chip, asked, name, layout)
+    given = pool.engine_options.of_stages(prefills=pool.prefills, decodes=pool.decodes)
+    options = engine.filled(given, chip, asked, name, layout)
     plan = options.plan(prefills=pool.prefills)
     memory = plan_memory(model, layout, chip, engine.memory_budget(plan))
     blocks = (pool.limits.kv_blocks or min(memory.blocks, plan.most_blocks or memory.blocks)) - engine.reserved_blocks
@@ -196,10 +202,12 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         prefills=pool.prefills,
         decodes=pool.decodes,
         caching=options.caches_prefixes,
-        host_blocks=host_blocks(plan.host_gib, memory.block * layout.chips),
+        host_blocks=host_blocks(plan.host_gib, memory.block * layout.chips // layout.data),
         host_block_ns=memory.block / _copy_rate(pool, chip, topology) * 1e9,
         blank_first=engine.era is None or engine.era.blank_first,
         plans_ahead=plan.plans_ahead,
+        polls_every=plan.polls_every,
+        **_ranks(engine, plan, model, layout),
         make=engine.instances(options, blocks),
     )
     host_w = host_w_per_chip(topology or chip.node)
@@ -262,9 +270,25 @@ def _layout(pool: Pool) -> Layout:
     return Layout(
         pool.tensor_parallel,
         pool.pipeline_parallel,
-        expert=pool.expert_parallel,
+        pool.data_parallel,
+        pool.expert_parallel,
         all_to_all=pool.expert_exchange == "all_to_all",
     )
+
+
+def _ranks(engine: Engine, plan: EnginePlan, model: ModelSpec, layout: Layout) -> dict[str, Any]:
+    """Return what the parts of a pool say of its attention ranks."""
+    rules = engine.ranks
+    if rules is None or layout.data == 1:
+        return {}
+    waits = plan.prompt_waits
+    return {
+        "ranks": layout.data,
+        "balancer": plan.balancer or rules.balancer,
+        "lockstep": rules.steps_together(model),
+        "idle_ranks_lag": rules.idle_lags,
+        "prompt_balance": None if waits is None else partial(PromptBalance, *waits, plan.limits.max_sequences),
+    }
 
 
 def _calibration(pool: Pool) -> Calibration:

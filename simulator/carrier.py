@@ -34,7 +34,8 @@ class KvCarrier:
     lanes
         Every endpoint, and the lanes between them.
     places
-        Number of the endpoint of an instance of a pool on the chips of an instance of the beginning.
+        Number of the endpoint of an instance of a pool on the chips of an instance of the beginning; those of its
+        other ranks follow.
     transfer
         How KV is handed over.
     layers
@@ -57,12 +58,20 @@ class KvCarrier:
         self.log = TransferLog()
         self._places = places or {}
         # Of every instance there ever was: its endpoint, and the instance of the beginning whose chips it has.
-        self._at = list(range(len(lanes.endpoints)))
-        self._slots = self._at.copy()
+        self._at = list(self._places.values()) or list(range(len(lanes.endpoints)))
+        self._slots = list(range(len(self._at)))
 
-    def open(self, source: int, target: int, on_done: Callable[[], None]) -> Shipment:
-        """Return a transfer that has not begun; ``on_done`` is called once it is closed and all of it is there."""
-        ends = self._at[source], self._at[target]
+    def open(self, source: int, target: int, on_done: Callable[[], None], ranks: tuple[int, int] = (0, 0)) -> Shipment:
+        """Return a transfer that has not begun; ``on_done`` is called once it is closed and all of it is there.
+
+        Parameters
+        ----------
+        source, target, on_done
+            Numbers of the instances it goes from and to, and what to call.
+        ranks
+            The attention ranks there that have the KV, and get it.
+        """
+        ends = self._at[source] + ranks[0], self._at[target] + ranks[1]
         size = self.lanes.endpoints[ends[1]].kv_bytes_per_token
         return Shipment(self, (source, target), self.lanes.between(*ends), size, on_done)
 
@@ -167,7 +176,7 @@ class Shipment:
         Layer-wise: the layers, or groups of them, leave one after the other without waiting for an answer, so that
         bytes flow no faster than they are computed, from the end of the first on; after the last of the last
         chunk one hand-shake tells the receiver. Grouped: the layers of a group leave together, each group after a
-        hand-shake of its own and one at a time.
+        hand-shake of its own and one at a time. Chunked: all of it leaves when the step is over, after a hand-shake.
 
         Parameters
         ----------
@@ -181,7 +190,10 @@ class Shipment:
         self._closed = last
         start_ns = self.carrier.env.now
         end_ns = start_ns + duration_ns
-        if self.carrier.transfer.mode == "grouped":
+        mode = self.carrier.transfer.mode
+        if mode == "chunked":
+            self._queue([_Load(end_ns, end_ns, tokens, tokens * self.token_bytes, self.carrier.handshake_ns)])
+        elif mode == "grouped":
             self._queue(self._groups(tokens, start_ns, end_ns))
         else:
             self._queue(self._layers(tokens, start_ns, end_ns, last=last))
@@ -231,9 +243,9 @@ class Shipment:
         """Send the next load, no faster than it becomes available, over all lanes."""
         carrier, load = self.carrier, self._loads.popleft()
         now = carrier.env.now
-        if self._started < 0:
-            self._started = now
         begins = max(now, load.start_ns)
+        if self._started < 0:
+            self._started = begins if carrier.transfer.mode == "chunked" else now
         delay_ns, per_s = begins - now + load.handshake_ns, 0.0
         if load.end_ns > begins and load.size:
             per_s = 1e9 / (load.end_ns - begins)

@@ -11,7 +11,7 @@ from simulator.batch import Batch
 from simulator.clock import Clock, soon
 from simulator.group import Group
 from simulator.hand_over import HandOver
-from simulator.instance import Instance
+from simulator.lockstep import instance_maker
 from simulator.network import KvTransfer
 from simulator.records import StepLog
 from simulator.request import Request
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from simulator.passage import Carrier
     from simulator.records import Ledger
     from simulator.router import Router
+    from simulator.server import Server
 
 __all__ = ["Arrivals", "Cluster", "Following", "Identities"]
 
@@ -154,7 +155,7 @@ class Cluster:
             self.env, ledger, terms=self.terms, decoding=self.decoding, carrier=self.carrier, owner=self
         )
         self._arrivals = WakeUp(self.env, URGENT)
-        self.instances: list[Instance] = []
+        self.instances: list[Server] = []
         self.logs: list[StepLog] = []
         self.owners: list[int] = []
         self.fails_with_instance, self.macro_steps = fails_with_instance, macro_steps
@@ -192,10 +193,10 @@ class Cluster:
 
     # --- instances that come and go --------------------------------------------------------------------
 
-    def start_instance(self, pool: int, like: int | None = None) -> Instance:
+    def start_instance(self, pool: int, like: int | None = None) -> Server:
         """Add an instance to a pool now, on the chips of an earlier one unless the run is about to begin."""
         parts, log, number = self.pools[pool], StepLog(), len(self.instances)
-        instance = (parts.make or Instance)(
+        instance = instance_maker(parts)(
             self.env,
             number,
             parts,
@@ -215,7 +216,7 @@ class Cluster:
         self._let_join(instance, parts)
         return instance
 
-    def drain(self, instance: Instance, then: Callable[[], None]) -> None:
+    def drain(self, instance: Server, then: Callable[[], None]) -> None:
         """Send no more requests to an instance, and do something once it has none left."""
         self._withdraw(instance)
         if self.loads[instance.number]:
@@ -223,7 +224,7 @@ class Cluster:
         else:
             self._drained.add(instance.number, then)
 
-    def stop_instance(self, instance: Instance) -> None:
+    def stop_instance(self, instance: Server) -> None:
         """Let an instance die now: what it had computed is lost, what it had not is done elsewhere."""
         self._withdraw(instance)
         self._draining.pop(instance.number, None)
@@ -250,18 +251,18 @@ class Cluster:
                     give_up()
         return found
 
-    def _withdraw(self, instance: Instance) -> None:
+    def _withdraw(self, instance: Server) -> None:
         self.entry.leave(instance.number)
         self.decoding.leave(instance.number)
 
-    def _let_join(self, instance: Instance, parts: EngineParts) -> None:
+    def _let_join(self, instance: Server, parts: EngineParts) -> None:
         both = parts.prefills and parts.decodes
         if parts.prefills:
             self._join(self.entry, instance, helps=both and self._hands_over)
         if parts.decodes and self._hands_over:
             self._join(self.decoding, instance, helps=both)
 
-    def _join(self, group: Group, instance: Instance, *, helps: bool) -> None:
+    def _join(self, group: Group, instance: Server, *, helps: bool) -> None:
         group.join(instance, helps=helps)
         parked, group.waiting = group.waiting, []
         for action, _ in parked:
@@ -310,7 +311,7 @@ class Cluster:
             return
         chosen.submit(request)
 
-    def unload(self, instance: Instance) -> None:
+    def unload(self, instance: Server) -> None:
         """Count a request less on an instance."""
         self.loads[instance.number] -= 1
         if self._draining and (number := instance.number) in self._draining and not self.loads[number]:

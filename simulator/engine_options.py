@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from hardware.strict import Strict
+from simulator.layout_flags import refuse_layout_flags
 from simulator.schedulers import Limits
 
 if TYPE_CHECKING:
@@ -48,8 +49,14 @@ class EnginePlan:
         What the policy is told besides, by name; see :data:`simulator.schedulers.SCHEDULERS`.
     plans_ahead
         Each step is planned when the one before begins.
+    polls_every
+        Steps of decoding from one look at who has come to the next.
+    balancer
+        How requests are dealt to attention ranks, if not as the engine does by default.
+    prompt_waits
+        Steps for which attention ranks wait until all have prompts, and for more of them; None if they do not.
     host_gib
-        Host memory that keeps KV for an instance, GiB.
+        Host memory that keeps KV for an instance, or for each of its attention ranks, GiB.
     static
         ``utilization`` is of weights and KV alone.
     of_free
@@ -68,6 +75,9 @@ class EnginePlan:
     budget_option: str | None = "max_num_batched_tokens"
     rules: Mapping[str, Any] = field(default_factory=dict)
     plans_ahead: bool = False
+    polls_every: int = 1
+    balancer: str | None = None
+    prompt_waits: tuple[int, int] | None = None
     host_gib: float = 0.0
     static: bool = False
     of_free: bool = False
@@ -89,15 +99,24 @@ class EngineOptions(Strict):
         Longest sequence, prompt and output; ``"auto"`` lowers it to what the KV cache can hold.
     length_option, memory_option
         What the engine calls the longest sequence, and the share of memory.
+    lone_options
+        What is not simulated where attention ranks step together, but for its default.
     """
 
     model_config = ConfigDict(strict=True)
     length_option: ClassVar[str] = "max_model_len"
     memory_option: ClassVar[str] = "gpu_memory_utilization"
+    lone_options: ClassVar[tuple[str, ...]] = ()
 
     gpu_memory_utilization: float | None = Field(default=0.9, gt=0, le=1)
     block_size: int = Field(default=16, gt=0, le=4096)
     max_model_len: int | Literal["auto"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_layout(cls, table: object) -> object:
+        refuse_layout_flags(table if isinstance(table, dict) else ())
+        return table
 
     @model_validator(mode="after")
     def _some_length(self) -> Self:
@@ -110,14 +129,17 @@ class EngineOptions(Strict):
         """Whether blocks keep what they hold for requests that begin alike."""
         return False
 
+    def of_stages(self, *, prefills: bool, decodes: bool) -> Self:  # noqa: ARG002 - most do not ask
+        """Return the options of a pool of these stages."""
+        return self
+
     def filled(self, chip: Chip, longest: int, layout: Layout | None = None) -> Self:
         """Return the options with the defaults filled in that depend on the chips and on the longest sequence."""
         del chip, longest, layout
         return self
 
-    def fitted(self, room: int, longest: int) -> Self:
+    def fitted(self, room: int, longest: int) -> Self:  # noqa: ARG002 - most do not ask
         """Return filled options with the defaults filled in that depend on the tokens of the KV cache."""
-        del room, longest
         return self
 
     @abstractmethod
@@ -158,6 +180,8 @@ class VllmOptions(EngineOptions):
     async_scheduling
         Plan each step when the one before begins, so that the chip never waits for the host.
     """
+
+    lone_options: ClassVar[tuple[str, ...]] = ("prefill_schedule_interval",)
 
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
     max_num_batched_tokens: int | None = Field(default=None, gt=0)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from perfdb.step_prices import StepPrices
+    from simulator.prompt_balance import PromptBalance
     from simulator.schedulers.plan import Scheduler
 
 __all__ = ["EngineParts"]
@@ -42,8 +43,21 @@ class EngineParts:
         Blocks that hold nothing to be found are taken before all others.
     plans_ahead
         The next step is planned when one begins, as an engine does that schedules asynchronously.
+    polls_every
+        Steps of decoding from one look at who has come to the next; see :mod:`simulator.inbox`.
+    ranks
+        Attention ranks of an instance.
+    balancer
+        Deals requests to them, a key of :data:`simulator.balancers.BALANCERS`.
+    lockstep
+        Ranks step together; else each steps on its own.
+    idle_ranks_lag
+        Ranks with nothing to do plan ahead like the others.
+    prompt_balance
+        Makes what lets the prompts of ranks that step together wait until all have some; None where none waits.
     make
-        What makes an instance, called as :class:`simulator.instance.Instance` is; None for that class.
+        What makes an instance, called as :class:`simulator.instance.Instance` is; None for what
+        :func:`simulator.lockstep.instance_maker` says.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a pool, all named
@@ -63,9 +77,18 @@ class EngineParts:
         host_block_ns: float = 0.0,
         blank_first: bool = True,
         plans_ahead: bool = False,
+        polls_every: int = 1,
+        ranks: int = 1,
+        balancer: str = "round_robin",
+        lockstep: bool = True,
+        idle_ranks_lag: bool = True,
+        prompt_balance: Callable[[], PromptBalance] | None = None,
         make: Callable[..., Any] | None = None,
     ) -> None:
         self.scheduler, self.prices, self.plans_ahead = scheduler, prices, plans_ahead
+        self.polls_every = polls_every
+        self.ranks, self.balancer = ranks, balancer
+        self.lockstep, self.idle_ranks_lag, self.prompt_balance = lockstep, idle_ranks_lag, prompt_balance
         self.blank_first = blank_first
         self.host_blocks, self.host_block_ns = host_blocks, host_block_ns
         self.blocks, self.block_tokens, self.make = blocks, block_tokens, make
@@ -89,6 +112,12 @@ class EngineParts:
             host_block_ns=self.host_block_ns,
             blank_first=self.blank_first,
             plans_ahead=self.plans_ahead,
+            polls_every=self.polls_every,
+            ranks=self.ranks,
+            balancer=self.balancer,
+            lockstep=self.lockstep,
+            idle_ranks_lag=self.idle_ranks_lag,
+            prompt_balance=self.prompt_balance,
             make=make,
         )
 
@@ -101,6 +130,7 @@ class EngineParts:
             blank_first=self.blank_first,
             host_blocks=self.host_blocks,
             longest=self.max_tokens,
+            prompts=self.prefills,
             answers=self.decodes,
             ahead=self.plans_ahead,
         )

@@ -26,10 +26,10 @@ from simulator.engine_options import (
     VllmV0Options,
 )
 from simulator.front_end import FrontEndTime
-from simulator.instance import Instance
 from simulator.live import live_instances
 from simulator.live_options import core_options
 from simulator.option_table import OptionTable
+from simulator.rank_rules import RankRules
 from simulator.schedulers import SCHEDULERS
 from simulator.sglang_options import SglangOptions
 from simulator.trtllm_options import TrtllmOptions
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from perfdb.layout import Layout
     from perfdb.model import ModelSpec
     from perfdb.sources import SourceChain
+    from simulator.instance import Instance
+    from simulator.network import KvMode
     from simulator.schedulers import Scheduler
     from simulator.vllm_eras import Era
 
@@ -105,12 +107,16 @@ class Engine:
         Which releases of vLLM V1 it stands for; None for another engine.
     live
         Decisions are made by the scheduler of an installed vLLM.
+    ranks
+        What it does with attention ranks; None where it has none, or they are not simulated.
     release
         Release whose kernel tables are wanted; None for those the database calls current.
     front_end
         How long a request is under way to its scheduler.
     narrow_sparse_cache
         Architectures of chips on which sparse attention has an 8-bit cache where nothing else is said.
+    kv_modes
+        How it hands KV over, to instances of its own kind alone; its own way first. None for any engine's any way.
     """
 
     framework: str
@@ -127,8 +133,10 @@ class Engine:
     kernels: EagerKernels | None = None
     era: Era | None = None
     live: bool = False
+    ranks: RankRules | None = None
     release: str | None = None
     front_end: FrontEndTime = _UNDELAYED
+    kv_modes: tuple[KvMode, ...] = ()
     narrow_sparse_cache: tuple[str, ...] = ()
 
     def with_cache(self, model: ModelSpec, chip: Chip) -> ModelSpec:
@@ -136,10 +144,10 @@ class Engine:
         narrow = model.sparse_attention and chip.architecture in self.narrow_sparse_cache
         return replace(model, kv_cache="fp8") if narrow else model
 
-    def instances(self, options: EngineOptions, blocks: int) -> Callable[..., Instance]:
-        """Return what makes its instances, of so many KV blocks."""
+    def instances(self, options: EngineOptions, blocks: int) -> Callable[..., Instance] | None:
+        """Return what makes its instances, of so many KV blocks, if not the usual."""
         if not self.live or not isinstance(options, VllmOptions):
-            return Instance
+            return None
         return live_instances(core_options(options, blocks))
 
     def filled(
@@ -217,6 +225,10 @@ _COMMUNICATORS_FREE_SINCE, _UNSORTED_SINCE, _GRAPHS_COUNTED_SINCE = 11, 17, 18
 _SORTING_LOGIT_BYTES = 2 + 4 + (4 + 8) + (8 + 4 + 8)
 
 
+#: vLLM scores ranks by their unfinished requests and the fill of their caches at least since this release.
+_SCORES_SINCE = 33
+
+
 def _vllm(minor: int) -> Engine:
     host = HostTime(step_ns=600_000, sequence_ns=20_000)
     return Engine(
@@ -229,6 +241,11 @@ def _vllm(minor: int) -> Engine:
         logit_bytes=14 if minor >= _UNSORTED_SINCE else _SORTING_LOGIT_BYTES,
         communicators=minor < _COMMUNICATORS_FREE_SINCE,
         era=era_of(minor),
+        # A rank that runs dummy steps waits for each before it looks at its queue; those of dense models are engines
+        # of their own (``run_busy_loop`` of ``v1/engine/core.py``).
+        ranks=RankRules(
+            "lowest_score" if minor >= _SCORES_SINCE else "waiting_first", idle_lags=False, dense_apart=True
+        ),
         # DeepSeek-V3.2 gets ``fp8_ds_mla`` (vllm/model_executor/models/config.py).
         narrow_sparse_cache=("hopper", "blackwell"),
     )
@@ -250,9 +267,10 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             "sglang",
             SglangOptions,
             HostTime(step_ns=600_000, sequence_ns=20_000),
-            both_stages=True,
+            ranks=RankRules("round_robin"),
             # It logs "Setting KV cache dtype to bfloat16 for DeepSeek DSA on SM9 device", and to FP8 on SM10.
             narrow_sparse_cache=("blackwell",),
+            kv_modes=("chunked", "blocking"),
         ),
         "trtllm": Engine(
             "trtllm",
@@ -260,8 +278,9 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             TrtllmOptions,
             HostTime(step_ns=400_000, sequence_ns=20_000),
             graphs=_trtllm_graphs,
+            ranks=RankRules("fewest_tokens", one_chip=True),
         ),
-        "vllm-live": replace(_vllm(LATEST), live=True, both_stages=True),
+        "vllm-live": replace(_vllm(LATEST), live=True, both_stages=True, ranks=None),
         "vllm@0.2": Engine(
             "vllm",
             "vllm_v0",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ from simulator.placement import Demand, place
 from simulator.transfer import Network
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from hardware.node import Node
     from hardware.topology import Topology
@@ -37,9 +38,10 @@ class Fabric:
     topology
         Nodes and links.
     lanes
-        Every instance, and the ways from one to another.
+        Every attention rank of every instance, and the ways from one to another.
     places
-        Number of the endpoint of an instance of a pool on the chips of an instance of the beginning, both by number.
+        Number of the endpoint of an instance of a pool on the chips of an instance of the beginning, both by number;
+        those of its other attention ranks follow.
     changing
         Links whose capacity changes during the run, by the pattern that names them.
     layers
@@ -94,23 +96,20 @@ def build_fabric(
     links = {pattern: _links_named(topology, pattern) for pattern in changing}
     owners = [number for number, pool in enumerate(pools) for _ in range(pool.parts.replicas)]
     numbers = {pool.name: number for number, pool in enumerate(pools)}
-    places = _places(owners, [(numbers[one], numbers[other]) for one, other in switching])
-    endpoints = tuple(
-        _endpoint(pools[pool], tuple(topology.chips[chip] for chip in placement.chips[slot])) for slot, pool in places
-    )
-    routes = [
-        (places[a], places[b])
-        for a in places
-        if not pools[a[1]].parts.decodes
-        for b in places
-        if pools[b[1]].parts.decodes and a[0] != b[0]
+    roles = _roles(owners, [(numbers[one], numbers[other]) for one, other in switching])
+    endpoints = [
+        _endpoint(pools[pool], tuple(topology.chips[chip] for chip in chips))
+        for slot, pool in roles
+        for chips in _chips_of_ranks(placement.chips[slot], pools[pool].layout.data)
     ]
+    ranks = [pools[pool].layout.data for _, pool in roles]
+    places = dict(zip(roles, accumulate(ranks, initial=0), strict=False))
     terms = table.kv_transfer.terms
     efficiency = np.array([terms.efficiency(link.kind) for link in topology.links])
     lanes = Lanes(
         topology,
         endpoints,
-        routes,
+        _routes(places, pools),
         capacity_bytes_per_s=topology.capacity_bytes_per_s * efficiency,
         rails=table.rails,
         messages_per_s=terms.messages_per_s,
@@ -120,17 +119,34 @@ def build_fabric(
     return Fabric(topology, lanes, places, links, pools[0].model.layers, table)
 
 
-def _places(owners: Sequence[int], pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], int]:
-    """Return a number for each instance in each pool it may ever be in; it may change more than once."""
+def _routes(places: Mapping[tuple[int, int], int], pools: Sequence[BuiltPool]) -> list[tuple[int, int]]:
+    """Return the endpoints between which KV may move: every rank that computes prompts, to every one that decodes."""
+    return [
+        (places[a] + rank, places[b] + other)
+        for a in places
+        if not pools[a[1]].parts.decodes
+        for b in places
+        if pools[b[1]].parts.decodes and a[0] != b[0]
+        for rank in range(pools[a[1]].layout.data)
+        for other in range(pools[b[1]].layout.data)
+    ]
+
+
+def _roles(owners: Sequence[int], pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return each instance in each pool it may ever be in; it may change more than once."""
     roles = list(enumerate(owners))
-    places = {role: number for number, role in enumerate(roles)}
     for slot, owner in roles:
         for pool in [pool for pair in pairs if owner in pair for pool in sorted(pair)]:
-            if (slot, pool) not in places:
+            if (slot, pool) not in roles:
                 # The list grows while it is read.
-                places[slot, pool] = len(roles)
                 roles.append((slot, pool))
-    return places
+    return roles
+
+
+def _chips_of_ranks(chips: Sequence[int], ranks: int) -> Iterator[Sequence[int]]:
+    """Yield the chips of each attention rank of an instance."""
+    size = len(chips) // ranks
+    return (chips[start : start + size] for start in range(0, len(chips), size))
 
 
 def _links_named(topology: Topology, pattern: str) -> tuple[int, ...]:

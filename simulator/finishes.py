@@ -18,21 +18,27 @@ _NEVER: Final = 1 << 60
 class Finishes:
     """Requests in the order in which they finish, as long as they decode on.
 
+    Parameters
+    ----------
+    output_tokens
+        Tokens that each request will have produced.
+
     Attributes
     ----------
     next_step
         No request finishes before the step counter is this.
     """
 
-    __slots__ = ("_heap", "next_step")
+    __slots__ = ("_heap", "_output_tokens", "next_step")
 
-    def __init__(self) -> None:
+    def __init__(self, output_tokens: Sequence[int]) -> None:
         self._heap: list[tuple[int, int, int, Request]] = []
-        self.next_step = _NEVER
+        self._output_tokens, self.next_step = output_tokens, _NEVER
 
-    def expect(self, request: Request, step: int) -> None:
-        """Note that a request which decodes from now on has all its tokens when the step counter is ``step``."""
-        heappush(self._heap, (step, request.index, request.stint, request))
+    def expect(self, request: Request, step: int, produced: int) -> None:
+        """Note that a request which has ``produced`` tokens decodes from step counter ``step`` on."""
+        last = step + self._output_tokens[request.index] - produced
+        heappush(self._heap, (last, request.index, request.stint, request))
         self.next_step = self._heap[0][0]
 
     def steps_left(self, step: int) -> int:

@@ -10,9 +10,9 @@ from simulator.router import ObservingRouter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulator.instance import Instance
     from simulator.request import Request
     from simulator.router import Router
+    from simulator.server import Server
 
 __all__ = ["Group"]
 
@@ -47,12 +47,12 @@ class Group:
         self.helpers: list[int] = []
         self.waiting: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self._loads = loads
-        self._instances: dict[int, Instance] = {}
+        self._instances: dict[int, Server] = {}
 
     def __len__(self) -> int:
         return len(self._instances)
 
-    def join(self, instance: Instance, *, helps: bool = False) -> None:
+    def join(self, instance: Server, *, helps: bool = False) -> None:
         """Add an instance."""
         self._instances[instance.number] = instance
         (self.helpers if helps else self.members).append(instance.number)
@@ -64,7 +64,7 @@ class Group:
         if self._instances.pop(number, None) is not None:
             (self.members if number in self.members else self.helpers).remove(number)
 
-    def choose(self, request: Request) -> Instance | None:
+    def choose(self, request: Request) -> Server | None:
         """Return the instance to use and count the request on it; None where there is no instance."""
         if not self._instances:
             return None

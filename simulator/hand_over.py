@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     from simulator.clock import Clock
     from simulator.group import Group
-    from simulator.instance import Instance
     from simulator.network import KvTransfer
     from simulator.passage import Carrier, Shipment
     from simulator.records import Ledger
     from simulator.request import Request
+    from simulator.server import Server
 
 __all__ = ["HandOver", "Owner"]
 
@@ -30,7 +30,7 @@ class Owner(Protocol):
         """Let a request queue at an instance that computes prompts."""
         ...
 
-    def unload(self, instance: Instance) -> None:
+    def unload(self, instance: Server) -> None:
         """Count a request less on an instance."""
         ...
 
@@ -123,7 +123,7 @@ class HandOver:
         """Tell whether there is room for a request already, so that only its prompt must be computed again."""
         return request.index in self._passages
 
-    def computing(self, source: Instance, request: Request, tokens: int, duration_ns: int) -> None:
+    def computing(self, source: Server, request: Request, tokens: int, duration_ns: int) -> None:
         """Let KV leave while a step computes it."""
         passage = self._passages.get(request.index)
         if passage is None or not passage.reserved:
@@ -137,7 +137,7 @@ class HandOver:
         passage.sent_tokens += fresh
         passage.shipment.compute(fresh, duration_ns, last=end == request.tokens)
 
-    def prompt_computed(self, source: Instance, request: Request) -> None:
+    def prompt_computed(self, source: Server, request: Request) -> None:
         """Take note that the first token has appeared, and send the KV on as soon as it is wanted."""
         passage = self._passage(request)
         passage.entered = True
@@ -154,7 +154,7 @@ class HandOver:
         elif passage.wanted is None:
             soon(self.env, 1, lambda: self._seek(passage))
 
-    def reserved(self, instance: Instance, request: Request) -> None:
+    def reserved(self, instance: Server, request: Request) -> None:
         """Take note that an instance has blocks for a request."""
         passage = self._passages[request.index]
         if passage.target is not instance:
@@ -178,7 +178,7 @@ class HandOver:
 
     # --- what can go wrong -----------------------------------------------------------------------------
 
-    def instance_lost(self, lost: Instance) -> None:
+    def instance_lost(self, lost: Server) -> None:
         """Give up what an instance that died was sending or receiving.
 
         A request whose KV is gone with the instance that computed it starts over; one that has lost its target
@@ -199,7 +199,7 @@ class HandOver:
             elif passage.sender is lost:
                 self._drop(passage)
 
-    def _redo(self, passage: Passage, source: Instance) -> None:
+    def _redo(self, passage: Passage, source: Server) -> None:
         """Start a request over that has lost the room it had.
 
         It must not keep its KV while it waits for other room: whoever has room there may wait for blocks here.
@@ -296,11 +296,13 @@ class HandOver:
         passage.shipment.send(passage.prompt.tokens if passage.wanted is None else passage.wanted.missing)
         self._watch(passage, passage.shipment)
 
-    def _open(self, passage: Passage, source: Instance) -> Shipment:
+    def _open(self, passage: Passage, source: Server) -> Shipment:
         if self._carrier is None or passage.target is None:
             raise LawError(f"request {passage.prompt.index} is handed over, but nothing carries its KV")
         passage.sender = source
-        return self._carrier.open(source.number, passage.target.number, lambda: self._arrived(passage))
+        target, wanted = passage.target, passage.wanted or passage.prompt
+        ranks = source.rank_of(passage.prompt), target.rank_of(wanted)
+        return self._carrier.open(source.number, target.number, lambda: self._arrived(passage), ranks)
 
     def _arrived(self, passage: Passage) -> None:
         """Let the source forget KV that has arrived, and the target go on with it."""
@@ -313,5 +315,5 @@ class HandOver:
         self.joins += 1
         self.ledger.kv_ready_ns[index] = self.env.now
         self.owner.unload(source)
-        source.release(passage.prompt)
+        source.release(passage.prompt, sent=True)
         target.deliver(wanted)

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hardware.errors import LawError
-from simulator.decode_run import DecodeRun
-from simulator.finishes import Finishes
-from simulator.host_link import HostLink
-from simulator.lookahead import Lookahead
-from simulator.standstill import Standstill
-from simulator.wake_up import WakeUp
+from simulator.engine_core import EngineCore
 
 if TYPE_CHECKING:
-    from array import array
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Generator, Sequence
 
     from simulator.clock import Clock
     from simulator.engine_parts import EngineParts
@@ -27,30 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["Instance"]
 
 
-class Instance:
-    """One engine: a scheduler, its state, the price of its steps.
+class Instance(EngineCore):
+    """One engine with one scheduler, and the process that lets its steps pass.
 
     Parameters
     ----------
-    env
-        The simulation; its clock counts integer nanoseconds.
-    number
-        Position among all instances, written to the ledger.
-    parts
-        What the instances of its pool are made of. Where it does not decode, KV is handed over to another instance.
-    ledger, log
-        Where times are written.
-    watcher
-        Told when a request is done, and when KV must leave or come.
-    tells_chunks
-        The watcher is told of every chunk of a prompt when its step begins.
-    macro_steps
-        Advance unchanged decode steps in one event. Off, every step is an event; results are the same.
-
-    Attributes
-    ----------
-    started_ns, ended_ns
-        When it began to serve, and when it stopped; -1 while it serves.
+    env, number, parts, ledger, log, watcher, tells_chunks, macro_steps
+        As for :class:`simulator.engine_core.EngineCore`.
     """
 
     def __init__(  # noqa: PLR0913 - the parts an engine is made of, all named
@@ -65,334 +40,53 @@ class Instance:
         tells_chunks: bool = False,
         macro_steps: bool = True,
     ) -> None:
-        self.env, self.number = env, number
-        self.scheduler, self.prices = parts.scheduler, parts.prices
-        self.state = parts.new_state()
-        self._host_link = HostLink(env, parts.host_block_ns)
-        self.scheduler.begin(self.state)
-        self.ledger, self.log, self.watcher = ledger, log, watcher
-        self.decodes_here, self.tells_chunks = parts.decodes, tells_chunks
-        self.longest_run = 1 << 40 if macro_steps else 1
-        self._finishes = Finishes()
-        self._wake_up = WakeUp(env)
-        self._run = DecodeRun(env, self.prices, self.state, self._wake_up)
-        self._mixed: Sequence[int] = ()
-        self._plan: Plan | None = None
-        self._joined: Sequence[Request] = ()
-        # Plans the next step when one begins, as an engine does that schedules asynchronously; or nobody does.
-        self._ahead = Lookahead(self.scheduler, self.state) if parts.plans_ahead else None
-        self._next_plan = partial(self.scheduler.plan, self.state) if self._ahead is None else self._ahead.plan
-        self._standstill = Standstill(ledger.pauses)
-        self.held, self.started_ns, self.ended_ns = 0, env.now, -1
+        super().__init__(
+            env,
+            number,
+            parts,
+            ledger=ledger,
+            log=log,
+            watcher=watcher,
+            tells_chunks=tells_chunks,
+            macro_steps=macro_steps,
+        )
         self._wake_up.drive(self.serve())
 
-    def submit(self, request: Request) -> None:
-        """Queue a request now; a run of decode steps is cut at its next step boundary."""
-        # A plan made ahead lets KV be fetched when it is made, a step before what it computes. Behind the head of the
-        # queue, which could not be admitted and still cannot, a request changes nothing.
-        changes = self.state.waiting.would_lead(request)
-        self._note(self.state.enqueue, request, changes=changes, soon=request.remote)
+    @property
+    def cores(self) -> Sequence[EngineCore]:
+        """What holds requests and blocks: the engine itself."""
+        return (self,)
 
-    def deliver(self, request: Request) -> None:
-        """Take note that the KV a request asked for is here now."""
-        self._note(self.state.deliver, request, changes=True)
+    @property
+    def step_logs(self) -> Sequence[StepLog]:
+        """The log that says how long steps were."""
+        return (self.log,)
 
-    def _fetched(self, request: Request) -> None:
-        """Take note that what the host had of a request is here now, unless the instance is gone."""
-        if self.ended_ns < 0:
-            self._note(self.state.deliver_from_host, request, changes=True)
-
-    def release(self, request: Request) -> None:
-        """Give back the blocks of a request whose KV has left for another instance."""
-        state = self.state
-        self.held -= 1
-        state.release(request)
-        if state.waiting or state.running or state.ready or state.fetched:
-            self._notice(changed=bool(state.waiting))
-
-    def _note(self, action: Callable[[Request], bool], request: Request, *, changes: bool, soon: bool = False) -> None:
-        """Do something that may change the plan; where the next plan is made already, before the one after it."""
-        if self._ahead is None or soon or self._wake_up.asleep:
-            self._notice(changed=action(request))
-            return
-        self._ahead.note(self.env.now, action, request, changes=changes)
-        if changes and self._run.steps > 1:
-            self._run.cut(more=1)
-
-    def cancel(self, request: Request) -> None:
-        """Give up a request that waits for its KV here: for blocks, or for the KV itself."""
-        self._settle()
-        state = self.state
-        if request.loading:
-            state.loading -= 1
-            request.loading = False
-            state.abandon(request)
-            request.computed = request.tokens
-        else:
-            state.waiting.remove(request)
-        self._notice(changed=True)
-
-    def recompute(self, request: Request) -> None:
-        """Compute the prompt of a request here whose KV did not come; it goes to the head of the queue."""
-        self._settle()
-        state = self.state
-        state.loading -= 1
-        request.loading = request.remote = False
-        request.epoch += 1
-        state.abandon(request)
-        request.computed = 0
-        state.waiting.appendleft(request)
-        self._notice(changed=True)
-
-    def stop(self) -> list[Request]:
-        """End the engine now, with all KV it holds; a step that is not over has computed nothing.
-
-        Returns
-        -------
-        list of Request
-            Those that were on it, but for requests whose KV was being fetched or waited to leave.
-            ``tokens`` are those to compute before the next appears, ``computed`` those computed so far (all, for
-            one that was decoding), ``stalled_ns`` when the last token appeared.
-        """
-        state, last_ns = self.state, self._settle()
-        self._run.steps = 0
-        self.ended_ns = self.env.now
-        self._wake_up.silence()
-        computing = {request.index for request, _ in self._plan.chunks} if self._plan is not None else set()
-        computing.update(state.prefilling)
-        for request in state.running.values():
-            if request.index in state.held:
-                request.computed = request.tokens
-            elif request.index not in computing:
-                state.leave_decode(request)
-                request.computed = request.tokens = request.computed + 1
-                if request.stalled_ns < 0:
-                    request.stalled_ns = self._standstill.last_token_ns(request.index, last_ns)
-        for request in state.ready:
-            request.computed = request.tokens
-        self.held = 0
-        return state.lose_all()
-
-    def _settle(self) -> int:
-        """Apply the decode steps of a run that are over before now, and see all; return when the last step ended, ns.
-
-        The step under way has its blocks already, though a run takes them only when it is over.
-        """
-        run = self._run
-        if run.steps > 1 and (over := run.begun() - 1):
-            start_ns = run.start_ns
-            end_ns = run.shorten(over)
-            self._advance(over, start_ns, end_ns, takes_blocks=True)
-        if run.steps and self._plan is not None and self._plan.steps > 1:
-            self.state.pool.take_until(self.state.step, self.state.step + 1)
-        if self._ahead is not None:
-            self._ahead.see_all()
-        return run.start_ns
-
-    def take_begun(self) -> int:
-        """Take the blocks of those decode steps that have begun, before somebody looks at them; return their number."""
-        return self._run.take_begun(self._plan)
+    def rank_of(self, request: Request) -> int:  # noqa: ARG002 - of a server that has several
+        """Return 0: it has one rank."""
+        return 0
 
     def serve(self) -> Generator[None, Any, None]:
         """Run the engine for ever."""
         while True:
-            self._plan = plan = self._next_plan()
-            self._begin(plan)
+            plan = self.next_plan()
             if plan.chunks:
-                self._compute_mixed(plan)
+                duration_ns = self.price_chunks(plan)
+                self.tell_chunks(plan, duration_ns)
+                self._wake_up.after(duration_ns)
                 yield
-                self._apply_chunks(plan)
+                self.apply_chunks(plan)
             elif plan.decodes:
                 self._compute_decodes(plan)
                 yield
-                self._apply_decodes(plan)
-            # Where no step runs, the next plan knows all, whether or not this one preempted somebody.
-            elif not (self._plan_lagged() or plan.preempted):
-                self._sleep()
+                steps, self._run.steps = self._run.steps, 0
+                self.apply_decodes(plan, steps)
+            elif not self.lags(plan):
+                self.check_asleep()
+                self._wake_up.when_rung()
                 yield
-                self._plan_lagged()
-
-    def _plan_lagged(self) -> bool:
-        """Let the next plan know all there is; tell whether the last one did not, though nothing is running."""
-        return self._ahead is not None and self._ahead.catch_up(self.env.now)
-
-    def _fetch(self, request: Request) -> None:
-        """Copy from the host what is there and not here of a request."""
-        self.state.fetching[request.index] = request
-        blocks = (request.computed - request.found) // self.state.pool.block_tokens
-        self._host_link.copy(request, blocks, self._fetched)
-
-    def _begin(self, plan: Plan) -> None:
-        """Note and pass on what a plan decided besides what the step computes."""
-        if plan.preempted:
-            self._note_stalled(plan.preempted, self.ledger.preemptions)
-        if plan.held:
-            self._note_stalled(plan.held)
-        for request in plan.loads:
-            self.state.loading += 1
-            request.loading = True
-            self.watcher.reserved(self.number, request)
-        for request in plan.fetches:
-            self._fetch(request)
-        self._joined = joined = plan.joined
-        for request in joined:
-            self._schedule_finish(request, request.tokens - self.ledger.prompt_tokens[request.index])
-        if plan.spare:
-            self._joined = [*joined, *plan.spare]
-
-    # --- waiting -------------------------------------------------------------------------------------
-
-    def _notice(self, *, changed: bool) -> None:
-        """Wake a sleeping engine; cut a run of steps if what changed may change the plan."""
-        if self._wake_up.asleep:
-            self._wake_up.move(0)
-        elif changed and self._run.steps > 1:
-            self._run.cut()
-
-    def _sleep(self) -> None:
-        if self.state.waiting and not (self.state.loading or self.state.fetching or self.held):
-            raise LawError(f"instance {self.number} has {len(self.state.waiting)} waiting requests and no plan")
-        self._wake_up.when_rung()
-
-    # --- steps ---------------------------------------------------------------------------------------
+                self.lags(plan)
 
     def _compute_decodes(self, plan: Plan) -> None:
-        one = self._ahead is not None and self._ahead.changes
-        self._run.begin(1 if one else min(plan.steps, self.longest_run, self._finishes.steps_left(self.state.step)))
-
-    def _apply_decodes(self, plan: Plan) -> None:
-        run = self._run
-        steps, run.steps = run.steps, 0
-        if self._ahead is not None and self._ahead.unseen:
-            self._ahead.last_step_ns = run.last_step_ns(steps)
-        self._advance(steps, run.start_ns, self.env.now, takes_blocks=plan.steps > 1)
-        if self._finishes.next_step <= self.state.step:
-            self._finish_due()
-
-    def _advance(self, steps: int, start: int, end_ns: int, *, takes_blocks: bool) -> None:
-        """Let decode steps be over; the first block of each sequence was taken by a plan of one step."""
         state = self.state
-        decodes, context, joined = state.decodes, state.context_sum // state.decodes, self._joined
-        if self._standstill.since_ns >= 0:
-            step_ns = self.prices.decode_ns(decodes, context)
-            self._standstill.end(decodes - len(joined), state.running, start + step_ns, step_ns)
-        if joined:
-            first = end_ns - start if steps == 1 else self.prices.decode_ns(decodes, context)
-            self.log.add((start, first, 1, decodes, context, 0, 0, 0, 0, 0, len(joined)))
-            self._end_stalls(start + first)
-            if steps > 1:
-                left = (start + first, end_ns - start - first, steps - 1, decodes, context + 1)
-                self.log.add((*left, 0, 0, 0, 0, 0, 0))
-        else:
-            self.log.add((start, end_ns - start, steps, decodes, context, 0, 0, 0, 0, 0, 0))
-        if takes_blocks:
-            state.pool.take_until(state.step, state.step + steps)
-        state.step += steps
-        state.context_sum += decodes * steps
-
-    def _end_stalls(self, now_ns: int) -> None:
-        """Let the first token appear here of sequences that came from another instance, or one nobody gets."""
-        for request in self._joined:
-            if request.stalled_ns >= 0:
-                self.ledger.note_gap(request.stalled_ns, now_ns)
-            self.state.wasted += request.stalled_ns < 0
-            request.stalled_ns = -1
-        self._joined = ()
-
-    def _compute_mixed(self, plan: Plan) -> None:
-        state, now, ledger = self.state, self.env.now, self.ledger
-        tokens, completed, pairs, reach, squares = plan.sums()
-        for request, _ in plan.chunks:
-            if ledger.admitted_ns[request.index] < 0:
-                ledger.admitted_ns[request.index] = now
-                ledger.cached_tokens[request.index] = request.computed
-        prompts, decodes = len(plan.chunks), plan.decodes
-        context = state.context_sum // decodes if decodes else 0
-        duration = self.prices.mixed_ns(
-            tokens=tokens + decodes,
-            samples=decodes + completed,
-            decodes=decodes,
-            context=context,
-            prompts=prompts,
-            pairs=pairs,
-            reach=reach,
-            squares=squares,
-        )
-        if decodes == 0 < state.decodes and self._standstill.since_ns < 0:
-            self._standstill.since_ns = now
-        self._run.start_ns = now
-        self._mixed = (now, duration, 1, decodes, context, tokens, prompts, completed, pairs, reach, len(self._joined))
-        if self.tells_chunks:
-            for request, new in plan.chunks:
-                self.watcher.computing(self.number, request, new, duration)
-        self._wake_up.after(duration)
-
-    def _apply_chunks(self, plan: Plan) -> None:
-        state = self.state
-        self.log.add(self._mixed)
-        if self._ahead is not None:
-            self._ahead.last_step_ns = self._run.start_ns
-        if plan.decodes:
-            if self._standstill.since_ns >= 0:
-                self._standstill.end(plan.decodes - len(self._joined), state.running, self.env.now, self._mixed[1])
-            state.step += 1
-            state.context_sum += plan.decodes
-        if self._joined:
-            self._end_stalls(self.env.now)
-        for request, new in plan.chunks:
-            request.computed += new
-            if request.computed == request.tokens:
-                state.prefilling.pop(request.index, None)
-                self._first_token(request)
-            else:
-                state.prefilling[request.index] = request
-        if self._finishes.next_step <= state.step:
-            self._finish_due()
-
-    # --- requests ------------------------------------------------------------------------------------
-
-    def _first_token(self, request: Request) -> None:
-        """Let the next token of a computed prompt, or of a recomputed context, appear now."""
-        ledger, index, now = self.ledger, request.index, self.env.now
-        if ledger.first_token_ns[index] < 0:
-            ledger.first_token_ns[index] = now
-        if request.stalled_ns >= 0:
-            ledger.note_gap(request.stalled_ns, now)
-            request.stalled_ns = -1
-        produced = request.tokens - ledger.prompt_tokens[index] + 1
-        if not self.decodes_here and produced < ledger.output_tokens[index]:
-            # Its blocks stay until its KV has left.
-            del self.state.running[index]
-            self.held += 1
-            self.watcher.prompt_computed(self.number, request)
-            return
-        if self._standstill.since_ns >= 0:
-            self._standstill.join(index, now)
-        self.state.join_decode(request)
-        self._schedule_finish(request, produced)
-
-    def _schedule_finish(self, request: Request, produced: int) -> None:
-        """Note the step in which a decoding request will have all its tokens."""
-        self._finishes.expect(request, self.state.step + self.ledger.output_tokens[request.index] - produced)
-
-    def _finish_due(self) -> None:
-        state, now = self.state, self.env.now
-        for request in self._finishes.due(state.step, state.running):
-            index = request.index
-            state.leave_decode(request)
-            state.ending[index] = request
-            if self._ahead is None:
-                state.let_go()
-            self.ledger.finish_ns[index] = now
-            self.watcher.finished(self.number, index)
-
-    def _note_stalled(self, requests: Sequence[Request], counts: array[int] | None = None) -> None:
-        """Note when requests produced their last token that will not produce one in this step."""
-        for request in requests:
-            if counts is not None:
-                counts[request.index] += 1
-            produced = request.tokens > self.ledger.prompt_tokens[request.index]
-            if produced and request.stalled_ns < 0:
-                request.stalled_ns = self._standstill.last_token_ns(request.index, self.env.now)
-            elif not produced and self.ledger.finish_ns[request.index] < 0:  # Its first token was lost, if it had one.
-                self.ledger.first_token_ns[request.index] = -1
+        self._run.begin(self.steps_unchanged(plan), state.decodes, state.context_sum // state.decodes)

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from hardware.errors import LawError
+from simulator.server import cores_of
 
 if TYPE_CHECKING:
     from simulator.cluster import Cluster
@@ -40,15 +41,16 @@ def _requests(cluster: Cluster) -> None:
     failed = int(ledger.column("failed").sum())
     _equal("requests in = finished + failed", finished + failed, len(ledger))
     for instance in cluster.instances:
-        state = instance.state
-        left = len(state.running) + len(state.waiting) + len(state.ready) + state.loading + instance.held
-        left += len(state.fetching) + len(state.fetched)
-        _equal(f"nothing is left on instance {instance.number}", left, 0)
+        for core in instance.cores:
+            state = core.state
+            left = len(state.running) + len(state.waiting) + len(state.ready) + state.loading + core.held
+            left += len(state.fetching) + len(state.fetched)
+            _equal(f"nothing is left on instance {instance.number}", left, 0)
         _equal(f"no load is left on instance {instance.number}", cluster.loads[instance.number], 0)
 
 
 def _blocks(cluster: Cluster) -> None:
-    for instance in cluster.instances:
+    for instance in cores_of(cluster.instances):
         pool = instance.state.pool
         _equal(f"blocks allocated = freed on instance {instance.number}", pool.allocated, pool.freed)
         _equal(f"blocks free at the end of instance {instance.number}", pool.free, pool.blocks)
@@ -60,15 +62,16 @@ def _blocks(cluster: Cluster) -> None:
 def _tokens(cluster: Cluster) -> None:
     """Check that tokens were produced once, and prompts computed once and once more per preemption."""
     ledger = cluster.ledger
-    tables = [log.table() for log in cluster.logs]
+    cores = cores_of(cluster.instances)
+    tables = [core.log.table() for core in cores]
     produced = sum(int((t["decodes"] * t["steps"] + t["completed"]).sum()) for t in tables)
     finished = ledger.column("finish_ns") >= 0
     wanted = int(ledger.column("output_tokens")[finished].sum()) + cluster.lost_output_tokens
-    wanted += sum(instance.state.wasted for instance in cluster.instances)
+    wanted += sum(core.state.wasted for core in cores)
     _equal("tokens produced = output tokens + those of requests lost later + those nobody got", produced, wanted)
     computed = sum(int(t["tokens"].sum()) for t in tables)
     prompts = int(ledger.column("prompt_tokens")[finished].sum())
-    states = [instance.state for instance in cluster.instances]
+    states = [core.state for core in cores]
     again = sum(state.recomputed for state in states)
     again += cluster.recomputed + cluster.hand_over.recomputed + cluster.lost_prompt_tokens
     cached = sum(state.reused for state in states)

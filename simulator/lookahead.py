@@ -61,22 +61,30 @@ class Lookahead:
 
     def plan(self) -> Plan:
         """Return the plan made at the beginning of the step that ends now."""
-        state = self._state
+        self.look()
+        plan = self._scheduler.plan(self._state)
+        self.planned(plan)
+        return plan
+
+    def look(self) -> None:
+        """See what had happened when the step that ends now began."""
         if self.unseen:
             self._see(self.last_step_ns)
-        plan = self._scheduler.plan(state)
+
+    def planned(self, plan: Plan) -> None:
+        """Let those go who ended in the step that ends now, of which the plan did not know."""
+        state = self._state
         self.lags = self.changes = False
-        if state.ending:
+        if state.ending or state.settles is not None:
             if plan.steps > 1 and plan.decodes:
-                # Its first step has its blocks before theirs are free.
+                # Its first step has its blocks before any are freed.
                 state.pool.take_until(state.step, state.step + 1)
-            state.let_go()
-            self.lags = True
-            self.changes = bool(state.waiting or state.ready or state.fetched)
+            if state.let_go():
+                self.lags = True
+                self.changes = bool(state.waiting or state.ready or state.fetched)
         for _, _, request, changes in self.unseen:
             self.lags = True
             self.changes = self.changes or changes or state.waiting.would_lead(request)
-        return plan
 
     def catch_up(self, now_ns: int) -> bool:
         """Let the next plan know all that has happened by now; tell whether the last one did not."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from simulator.instance import Instance
+    from simulator.engine_core import EngineCore
     from simulator.request import Request
+    from simulator.server import Server
 
 __all__ = ["Lookout"]
 
@@ -18,16 +19,23 @@ class Lookout:
     so that a router sees what it would see of single steps.
     """
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Server) -> None:
         self._instance = instance
 
     def find(self, request: Request) -> tuple[int, int]:
-        """Return how many blocks of a request are there, and how many of them nobody uses."""
-        state, begun = self._instance.state, self._instance.take_begun()
-        state.catch_up(request, begun)
-        return state.find(request)
+        """Return how many blocks of a request are on a rank that has the most, and how many of them nobody uses."""
+        return max(_find(core, request) for core in self._instance.cores)
 
     def load(self) -> tuple[int, int, int]:
         """Return tokens that wait to be computed, blocks in use, and tokens of a block."""
-        self._instance.take_begun()
-        return self._instance.state.load()
+        waiting, used, block_tokens = 0, 0, 1
+        for core in self._instance.cores:
+            core.take_begun()
+            more, others, block_tokens = core.state.load()
+            waiting, used = waiting + more, used + others
+        return waiting, used, block_tokens
+
+
+def _find(core: EngineCore, request: Request) -> tuple[int, int]:
+    core.state.catch_up(request, core.take_begun())
+    return core.state.find(request)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
 from hardware.strict import Strict, one_of
 from simulator.connectors import CONNECTORS, Connector, Message, Rails
 
-__all__ = ["KvTransfer", "NetworkTable"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["KvMode", "KvTransfer", "NetworkTable"]
+
+KvMode: TypeAlias = Literal["blocking", "chunked", "layerwise", "grouped"]
+"""What of a prompt's KV leaves together."""
 
 
 class KvTransfer(Strict):
@@ -19,7 +25,8 @@ class KvTransfer(Strict):
     Attributes
     ----------
     mode
-        ``blocking``: all of it, once the prompt is computed. ``layerwise``: layers, or groups of them, as soon as
+        ``blocking``: all of it, once the prompt is computed. ``chunked``: each chunk of the prompt, once its step is
+        over. ``layerwise``: layers, or groups of them, as soon as
         they are computed, without waiting for an answer. ``grouped``: groups of layers as soon as they are computed,
         each after a hand-shake of its own, one at a time.
     direction
@@ -47,7 +54,7 @@ class KvTransfer(Strict):
         ``recompute``: the decoding instance computes the prompt itself. ``fail``: the request fails.
     """
 
-    mode: Literal["blocking", "layerwise", "grouped"] = "blocking"
+    mode: KvMode = "blocking"
     direction: Literal["pull", "push"] | None = None
     decode_chosen: Literal["hand_over", "arrival"] | None = None
     group_layers: Annotated[int, Field(gt=0, strict=True)] = 1
@@ -63,8 +70,8 @@ class KvTransfer(Strict):
     def _agree(self) -> Self:
         if self.overlaps and self.direction == "pull":
             raise ValueError(
-                f"mode = {self.mode!r} sends layers while others are computed, which needs room on the decoding "
-                "instance before; expected direction = 'push', or mode = 'blocking'"
+                f"mode = {self.mode!r} sends KV while the rest of the prompt is computed, which needs room on the "
+                "decoding instance before; expected direction = 'push', or mode = 'blocking'"
             )
         if self.early and self.decode_chosen == "hand_over":
             raise ValueError(
@@ -73,9 +80,16 @@ class KvTransfer(Strict):
             )
         if "on_timeout" in self.model_fields_set and self.timeout_s is None:
             raise ValueError("on_timeout has no meaning without timeout_s; set it, or leave both out")
-        if "group_layers" in self.model_fields_set and not self.overlaps:
-            raise ValueError("group_layers has no meaning for mode = 'blocking', expected 'layerwise' or 'grouped'")
+        if "group_layers" in self.model_fields_set and self.mode in {"blocking", "chunked"}:
+            raise ValueError(f"group_layers has no meaning for mode = {self.mode!r}, expected 'layerwise' or 'grouped'")
         return self
+
+    def as_engine_does(self, modes: Sequence[KvMode]) -> KvTransfer:
+        """Return the terms of an engine that has some modes, its own first, and computes no prompt where it decodes."""
+        ways: dict[str, str] = {"on_timeout": "fail"} if modes else {}
+        if modes and self.direction != "pull":
+            ways["mode"] = modes[0]
+        return self.model_copy(update={key: way for key, way in ways.items() if key not in self.model_fields_set})
 
     @property
     def overlaps(self) -> bool:

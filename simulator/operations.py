@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from simulator.cluster import Cluster
     from simulator.incidents import Incident, OperationsTable, Switching
-    from simulator.instance import Instance
+    from simulator.server import Server
 
 __all__ = ["Operations"]
 
@@ -111,7 +111,7 @@ class Operations:
         then = partial(self._change, leaving, to)
         cluster.drain(leaving, lambda: soon(cluster.env, delay_ns, then))
 
-    def _change(self, leaving: Instance, to: int) -> None:
+    def _change(self, leaving: Server, to: int) -> None:
         cluster = self.cluster
         cluster.stop_instance(leaving)
         self._slots[to].append(cluster.start_instance(to, leaving.number).number)
@@ -138,7 +138,7 @@ class Operations:
         if self.cluster.env.peek() != float("inf"):
             self._look_later(switching)
 
-    def _live(self, pool: int) -> list[Instance]:
+    def _live(self, pool: int) -> list[Server]:
         return [self.cluster.instances[number] for number in self._slots[pool] if number is not None]
 
     def _load(self, pool: int) -> float:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulator.instance import Instance
     from simulator.link_history import LinkSeries
     from simulator.link_use import LinkUse
     from simulator.records import TransferLog
     from simulator.request import Request
+    from simulator.server import Server
 
 __all__ = ["Carrier", "Passage", "Shipment"]
 
@@ -47,8 +47,8 @@ class Carrier(Protocol):
 
     log: TransferLog
 
-    def open(self, source: int, target: int, on_done: Callable[[], None]) -> Shipment:
-        """Return a transfer that has not begun; ``on_done`` is called once all of it is there."""
+    def open(self, source: int, target: int, on_done: Callable[[], None], ranks: tuple[int, int] = (0, 0)) -> Shipment:
+        """Return a transfer between ranks that has not begun; ``on_done`` is called once all of it is there."""
         ...
 
     def place(self, instance: int, like: int, pool: int) -> None:
@@ -112,11 +112,11 @@ class Passage:
 
     def __init__(self, prompt: Request) -> None:
         self.prompt = prompt
-        self.source: Instance | None = None
-        self.target: Instance | None = None
+        self.source: Server | None = None
+        self.target: Server | None = None
         self.wanted: Request | None = None
         self.entered = self.reserved = False
-        self.sender: Instance | None = None
+        self.sender: Server | None = None
         self.shipment: Shipment | None = None
         self.sent_tokens = 0
         self.token_ns = -1

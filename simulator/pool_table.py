@@ -14,6 +14,7 @@ from simulator.engine_options import VllmOptions
 from simulator.engines import ENGINES, mark_options
 from simulator.option_table import AnyOptions
 from simulator.router import ROUTERS
+from simulator.trtllm_options import TrtllmOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,6 +72,7 @@ class Pool(Strict):
     chip: Text
     tensor_parallel: Count = 1
     pipeline_parallel: Count = 1
+    data_parallel: Count = 1
     expert_parallel: Count = 1
     expert_exchange: _Exchange = "gather"
     engine: _Engine = "vllm"
@@ -144,6 +146,23 @@ class Pool(Strict):
             raise ValueError("found step_profile and tables, expected one: a profile prices whole steps")
         if self.step_profile is not None and self.calibration is not None:
             raise ValueError("found step_profile and calibration, expected one: a profile prices whole steps")
+        return self
+
+    @model_validator(mode="after")
+    def _ranks(self) -> Self:
+        if self.data_parallel == 1:
+            options = self.engine_options
+            if isinstance(options, TrtllmOptions) and options.attention_dp_config.enable_balance:
+                raise ValueError("attention_dp_config.enable_balance needs attention ranks; set data_parallel")
+            return self
+        if ENGINES[self.engine].ranks is None:
+            able = ", ".join(name for name, engine in ENGINES.items() if engine.ranks is not None)
+            raise ValueError(
+                f"data_parallel is {self.data_parallel}, but attention ranks of {self.engine!r} are not simulated; "
+                f"expected engine {able}, or replicas"
+            )
+        if self.step_profile is not None:
+            raise ValueError("found data_parallel and step_profile, whose steps are of one rank; leave one out")
         return self
 
     @model_validator(mode="after")

@@ -56,7 +56,7 @@ class PoolPower:
 
 @dataclass(frozen=True, slots=True)
 class Stay:
-    """An instance that was there from a time to another.
+    """An instance, or one of its attention ranks, that was there from a time to another.
 
     Attributes
     ----------
@@ -79,15 +79,15 @@ def pool_power(pool: BuiltPool, stays: Iterable[Stay], last_ns: int) -> PoolPowe
     pool
         Its chips, operators and cap.
     stays
-        Its instances.
+        Its instances, each as its ranks.
     last_ns
         End of the run.
     """
     edges = _edges(last_ns)
-    instance_w = pool.layout.chips * pool.chip.tdp_w
+    rank_w = pool.layout.chips // pool.layout.data * pool.chip.tdp_w
     energy = np.zeros(len(edges))
     for stay in stays:
-        energy += instance_w * _share_ns(pool, stay, edges)
+        energy += rank_w * _share_ns(pool, stay, edges)
     host_w = pool.host_w * pool.chips
     energy += HOST_LOAD * host_w * edges
     return _over(edges, energy, pool.chips * pool.chip.tdp_w * pool.power_cap + host_w)

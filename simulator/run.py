@@ -18,6 +18,7 @@ from simulator.operations import Operations
 from simulator.records import Ledger
 from simulator.request_table import request_table
 from simulator.requests import build_requests
+from simulator.server import cores_of, step_logs_of
 from simulator.summary import summarise
 from simulator.timeline import timeline_table
 from simulator.token_gaps import token_gaps
@@ -152,7 +153,7 @@ def _cluster(  # noqa: PLR0913 - the parts of a run, all named
         requests,
         Ledger(requests.prompt_tokens, requests.output_tokens),
         decode_router=build_decode_router(scenario),
-        terms=scenario.network.kv_transfer,
+        terms=scenario.links.kv_transfer,
         carrier=carrier,
         front_end=build_front_end(scenario),
         helps_above=scenario.helps_above,
@@ -169,7 +170,7 @@ def _fabric(scenario: Scenario, pools: Sequence[BuiltPool]) -> Fabric | None:
     if not scenario.hands_over:
         return None
     table = scenario.operations
-    return build_fabric(scenario.network, pools, switching=table.switches(), changing=table.link_patterns())
+    return build_fabric(scenario.links, pools, switching=table.switches(), changing=table.link_patterns())
 
 
 def _operations(scenario: Scenario, pools: Sequence[BuiltPool], fabric: Fabric | None, cluster: Cluster) -> Operations:
@@ -201,6 +202,7 @@ def _finish(  # noqa: PLR0913 - the parts of a run
             f"workload.warmup_s is {scenario.workload.warmup_s:g}, but every request arrived before that, so that none "
             "would be measured; lower it, or send more requests"
         )
-    prices = [instance.prices for instance in cluster.instances]
-    gaps = token_gaps(cluster.logs, prices, cluster.ledger, after_ns=warmup_ns)
+    cores = cores_of(cluster.instances)
+    logs, prices = [core.log for core in cores], [core.prices for core in cores]
+    gaps = token_gaps(logs, prices, cluster.ledger, paces=step_logs_of(cluster.instances), after_ns=warmup_ns)
     return Finished(scenario, requests, pools, fabric, cluster, operations, times, gaps, tuple(operations.happened))

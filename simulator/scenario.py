@@ -14,6 +14,7 @@ from perfdb.formats import WEIGHT_BYTES
 from simulator.agreement import check_agreement
 from simulator.calibration import read_calibration
 from simulator.cost import Cost
+from simulator.engines import ENGINES
 from simulator.incidents import OperationsTable
 from simulator.network import NetworkTable
 from simulator.overrides import WORKLOAD_KINDS, parse_override, set_key
@@ -167,6 +168,12 @@ class Scenario(Strict):
     def decode_pools(self) -> tuple[Pool, ...]:
         """Pools that requests are handed over to."""
         return decode_pools(self.pool)
+
+    @property
+    def links(self) -> NetworkTable:
+        """The network, with the ways of engines where it says nothing of how KV is handed over."""
+        modes = next((ENGINES[pool.engine].kv_modes for pool in self.decode_pools), ())
+        return self.network.model_copy(update={"kv_transfer": self.network.kv_transfer.as_engine_does(modes)})
 
     @property
     def helps_above(self) -> int:

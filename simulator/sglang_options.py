@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from perfdb.layout import Layout
 from simulator.engine_options import EngineOptions, EnginePlan
 from simulator.schedulers import Limits
 
 if TYPE_CHECKING:
     from hardware.catalogue import Chip
-    from perfdb.layout import Layout
 
 __all__ = ["SglangOptions"]
 
@@ -29,6 +29,12 @@ _BY_MEMORY = (
 
 #: Chips with more memory than this keep at least so much of it for what is neither weights nor KV, MiB.
 _LARGE_MIB, _LEAST_RESERVE_MIB = 60 * 1024, 10 * 1024
+
+#: Of ``schedule_conservativeness``, with attention ranks (``arg_groups/parallel_hook.py``).
+_SHARE_OF_RANKS = 0.3
+
+#: An instance with no more running requests than these takes twice as many besides (``pd_disaggregation_hook.py``).
+_FEW_ROWS = 32
 
 #: Names that other engines have for what SGLang calls otherwise.
 _OTHER_NAMES = {
@@ -64,6 +70,8 @@ class SglangOptions(EngineOptions):
         Tokens of the cache, if it is to have fewer than fit.
     schedule_policy
         How the queue is sorted.
+    load_balance_method
+        How requests are dealt to attention ranks: in turn, or to the one with the fewest.
     schedule_conservativeness
         Factor of the share of answers that is kept free.
     enable_mixed_chunk
@@ -72,6 +80,8 @@ class SglangOptions(EngineOptions):
         Keep no KV for requests that begin alike.
     disable_overlap_schedule
         Plan a step when the one before is over.
+    scheduler_recv_interval
+        Steps of decoding from one look at who has come to the next; see :mod:`simulator.inbox`.
     prefill_decode_interval, prefill_decode_interval_min_bs
         Steps of decoding after one that computes prompts, while at least so many requests run.
     enable_priority_scheduling, disable_priority_preemption, priority_scheduling_preemption_threshold
@@ -81,9 +91,18 @@ class SglangOptions(EngineOptions):
         ``"priority"`` retracts the least urgent first.
     cuda_graph_max_bs_decode
         Sequences of the largest captured decode step; 0 for no graphs. It counts as memory alone.
+    num_reserved_decode_tokens
+        Tokens that an instance that only decodes keeps free for each request before it asks for the KV of others.
+    disaggregation_decode_extra_slots
+        Requests on such an instance beside the running ones; by default twice ``max_running_requests``, if that is
+        given and no more than 32, else none.
+    disaggregation_mode
+        Follows from the stages of the pool.
     ignore_eos
         Requests are sent with this sampling parameter, as benchmarks do: they are known to produce all they may.
     """
+
+    lone_options: ClassVar[tuple[str, ...]] = ("scheduler_recv_interval",)
 
     gpu_memory_utilization: float = Field(default=0.0, exclude=True)
     block_size: int = Field(default=1, exclude=True)
@@ -96,10 +115,12 @@ class SglangOptions(EngineOptions):
     max_running_requests: int | None = Field(default=None, gt=0)
     max_total_tokens: int | None = Field(default=None, gt=0)
     schedule_policy: Literal["fcfs", "lpm", "lof", "random", "dfs-weight", "hrrn", "shortest-prefill-first"] = "fcfs"
+    load_balance_method: Literal["auto", "round_robin", "total_requests"] = "auto"
     schedule_conservativeness: float = Field(default=1.0, ge=0, le=100)
     enable_mixed_chunk: bool = False
     disable_radix_cache: bool = False
     disable_overlap_schedule: bool = False
+    scheduler_recv_interval: int = Field(default=1, ge=0)
     prefill_decode_interval: int = Field(default=0, ge=0)
     prefill_decode_interval_min_bs: int = Field(default=0, ge=0)
     enable_priority_scheduling: bool = False
@@ -107,6 +128,9 @@ class SglangOptions(EngineOptions):
     priority_scheduling_preemption_threshold: int = Field(default=10, ge=0)
     retraction_policy: Literal["length", "priority"] = "length"
     cuda_graph_max_bs_decode: int | None = Field(default=None, ge=0)
+    num_reserved_decode_tokens: int = Field(default=512, gt=0)
+    disaggregation_decode_extra_slots: int | None = Field(default=None, ge=0)
+    disaggregation_mode: Literal["null", "prefill", "decode"] = "null"
     ignore_eos: bool = False
 
     @model_validator(mode="before")
@@ -114,6 +138,8 @@ class SglangOptions(EngineOptions):
     def _own_names(cls, table: Any) -> Any:  # noqa: ANN401 - whatever was written
         for name in _OTHER_NAMES.keys() & set(table if isinstance(table, dict) else ()):
             raise ValueError(f"{name} is not an option of SGLang, which calls it {_OTHER_NAMES[name]}")
+        if isinstance(table, dict) and "disaggregation_mode" in table:
+            raise ValueError("disaggregation_mode follows from the stages of the pool; leave it out")
         return table
 
     @model_validator(mode="after")
@@ -132,15 +158,20 @@ class SglangOptions(EngineOptions):
     @property
     def caches_prefixes(self) -> bool:
         """Whether pages keep what they hold for requests that begin alike."""
-        return not self.disable_radix_cache
+        return not self.disable_radix_cache and self.disaggregation_mode != "decode"
+
+    def of_stages(self, *, prefills: bool, decodes: bool) -> SglangOptions:
+        """Return the options of a pool of these stages."""
+        mode = "null" if prefills and decodes else "prefill" if prefills else "decode"
+        return self.model_copy(update={"disaggregation_mode": mode})
 
     def filled(self, chip: Chip, longest: int, layout: Layout | None = None) -> SglangOptions:
-        """Return the options with the defaults that depend on the chips filled in."""
+        """Return the options of one attention rank with the defaults that depend on the chips filled in."""
         del longest
-        chips = layout.chips if layout is not None else 1
+        layout = layout or Layout()
         memory = chip.visible_memory_bytes / _MIB
         _, chunk, few, many = next(row for row in _BY_MEMORY if memory < row[0])
-        graphs = few if layout is None or layout.tensor < 4 else many
+        graphs = few if layout.tensor * layout.data < 4 else many
         if self.max_running_requests is not None:
             graphs = min(graphs, self.max_running_requests)
         changes = {
@@ -149,19 +180,46 @@ class SglangOptions(EngineOptions):
             if self.cuda_graph_max_bs_decode is None
             else self.cuda_graph_max_bs_decode,
             "max_model_len": "auto" if self.context_length is None else self.context_length,
+            "disaggregation_decode_extra_slots": self.extra_slots(layout.data),
         }
         found = self.model_copy(update=changes)
         if self.mem_fraction_static is None:
-            reserve = found.reserve_mib(chips, memory)
+            reserve = found.reserve_mib(layout, memory)
             found = found.model_copy(update={"mem_fraction_static": round((memory - reserve) / memory, 3)})
-        return found
+        return found.of_rank(layout.data)
 
-    def reserve_mib(self, chips: int, memory: float) -> float:
+    def extra_slots(self, ranks: int) -> int:
+        """Return the requests on each rank that only decodes, beside the running ones."""
+        if self.disaggregation_decode_extra_slots is not None:
+            return self.disaggregation_decode_extra_slots
+        running = max(1, (self.max_running_requests or 0) // ranks)
+        return 2 * running if self.max_running_requests is not None and running <= _FEW_ROWS else 0
+
+    def of_rank(self, ranks: int) -> SglangOptions:
+        """Return the options of each of several attention ranks, to which SGLang deals its budgets."""
+        if ranks == 1:
+            return self
+        chunk, running = self.chunked_prefill_size, self.max_running_requests
+        changes = {
+            "chunked_prefill_size": chunk if chunk is None or chunk < 0 else max(chunk // ranks, self.page_size),
+            "max_running_requests": None if running is None else max(1, running // ranks),
+            "schedule_conservativeness": self.schedule_conservativeness * _SHARE_OF_RANKS,
+        }
+        return self.model_copy(update=changes)
+
+    def reserve_mib(self, layout: Layout, memory: float) -> float:
         """Return the memory of a chip that SGLang keeps from weights and KV, MiB, of filled options."""
+        graphs = self.cuda_graph_max_bs_decode or 0
         chunk = self.chunked_prefill_size or 0
-        tokens = max(chunk if chunk > 0 else self.max_prefill_tokens, 2048)
-        reserve = 512 + 1.5 * tokens + chips / 8 * 1024 + 2 * (self.cuda_graph_max_bs_decode or 0)
-        if chunk > 0:
+        tokens = chunk if chunk > 0 else self.max_prefill_tokens
+        if self.disaggregation_mode == "decode":
+            tokens = self.max_running_requests or graphs
+        reserve = 512 + 1.5 * max(tokens, 2048) + layout.chips / 8 * 1024
+        if self.disaggregation_mode != "prefill":
+            reserve += 2 * graphs
+            if layout.data > 1:
+                reserve += (4.5 if graphs > 300 else 3) * graphs * layout.data
+        if chunk > 0 and self.disaggregation_mode != "decode":
             reserve += 8 * len(_captured_prompts(chunk))
         return max(reserve, _LEAST_RESERVE_MIB) if memory > _LARGE_MIB else reserve
 
@@ -190,6 +248,8 @@ class SglangOptions(EngineOptions):
             "threshold": self.priority_scheduling_preemption_threshold,
             "retracts_by_priority": self.retraction_policy == "priority",
             "ignore_eos": self.ignore_eos,
+            "reserved_tokens": self.num_reserved_decode_tokens,
+            "extra_rows": self.disaggregation_decode_extra_slots or 0,
             "longest": self.context_length or 1 << 30,
         }
         return EnginePlan(
@@ -199,6 +259,8 @@ class SglangOptions(EngineOptions):
             None,
             rules,
             plans_ahead=not self.disable_overlap_schedule,
+            polls_every=self.scheduler_recv_interval,
+            balancer=None if self.load_balance_method == "auto" else self.load_balance_method,
             static=True,
             most_blocks=None if self.max_total_tokens is None else self.max_total_tokens // self.page_size,
             # SGLang ends a request short of its context, and of what the cache holds beside a page or two.

@@ -11,6 +11,7 @@ from simulator.link_windows import link_windows
 from simulator.metrics import latency_summary, throughput_summary
 from simulator.power import HOST_LOAD, Stay, add_up, pool_power
 from simulator.records import TransferLog
+from simulator.server import cores_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +39,7 @@ def summarise(run: Finished) -> dict[str, Any]:
     summary |= latency_summary(run.times, run.gaps)
     chips = sum(pool.chips for pool in run.pools)
     power = _power(run)
+    pools = _pools(run, power)
     whole = add_up(power, run.end_ns())
     per_hour = _cost_per_hour(run, whole)
     summary |= {
@@ -49,7 +51,7 @@ def summarise(run: Finished) -> dict[str, Any]:
         "preemptions": int(ledger.column("preemptions").sum()),
         "prefix_cache_hit_rate": _hit_rate(_prompt_states(run)),
         "host_cache_hit_rate": _host_hit_rate(_prompt_states(run)),
-        "pools": _pools(run, power),
+        "pools": pools,
         "operations": _operations(run),
         "transfers": _transfers(run),
         "links": links,
@@ -57,9 +59,9 @@ def summarise(run: Finished) -> dict[str, Any]:
         "skipped_rows": dict(sorted(run.requests.skipped.items())),
         "requests_with_images": 0 if run.requests.images is None else int((run.requests.images > 0).sum()),
         "events": cluster.events,
-        "steps": int(sum(log.table()["steps"].sum() for log in cluster.logs)),
+        "steps": sum(pool["steps"] for pool in pools.values()),
     }
-    return summary | _shares(_total([pool["time_ms"] for pool in summary["pools"].values()]))
+    return summary | _shares(_total([pool["time_ms"] for pool in pools.values()]))
 
 
 def _cost_per_hour(run: Finished, power: PoolPower) -> float | None:
@@ -82,15 +84,16 @@ def _power(run: Finished) -> list[PoolPower]:
     """Return the power of each pool."""
     owner, end_ns = run.instance_pools(), run.end_ns()
     return [
-        pool_power(pool, [_stay(run, int(i)) for i in np.flatnonzero(owner == number)], end_ns)
+        pool_power(pool, [stay for i in np.flatnonzero(owner == number) for stay in _stays(run, int(i))], end_ns)
         for number, pool in enumerate(run.pools)
     ]
 
 
-def _stay(run: Finished, instance: int) -> Stay:
-    """Return an instance's log, and when it was there."""
-    start_ns = run.cluster.instances[instance].started_ns
-    return Stay(run.cluster.logs[instance].table(), start_ns, start_ns + run.served_ns(instance))
+def _stays(run: Finished, instance: int) -> list[Stay]:
+    """Return the logs of an instance's ranks, and when they were there."""
+    found = run.cluster.instances[instance]
+    end_ns = found.started_ns + run.served_ns(instance)
+    return [Stay(core.log.table(), found.started_ns, end_ns) for core in found.cores]
 
 
 def _energy(run: Finished, power: PoolPower) -> dict[str, float]:
@@ -124,12 +127,13 @@ def _pools(run: Finished, power: Sequence[PoolPower]) -> dict[str, dict[str, Any
 
 def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, Any]:
     cluster = run.cluster
-    tables = [cluster.logs[i].table() for i in members]
+    tables = [log.table() for i in members for log in cluster.instances[i].step_logs]
+    served_ns = sum(run.served_ns(i) * len(cluster.instances[i].step_logs) for i in members)
     busy_ns = sum(int(table["duration_ns"].sum()) for table in tables)
     steps = sum(int(table["steps"].sum()) for table in tables)
-    decoded = sum(int((table["decodes"] * table["steps"]).sum()) for table in tables)
-    served_ns = sum(run.served_ns(i) for i in members)
-    ledger, states = cluster.ledger, [cluster.instances[i].state for i in members]
+    cores = cores_of(cluster.instances[i] for i in members)
+    decoded = sum(int((table["decodes"] * table["steps"]).sum()) for table in (core.log.table() for core in cores))
+    ledger, states = cluster.ledger, [core.state for core in cores]
     served = np.isin(ledger.column("instance"), members) | np.isin(ledger.column("decode_instance"), members)
     time_ns = _total([time_by_origin(pool.costs, table) for table in tables])
     return {
@@ -162,7 +166,8 @@ def _pool_power(pool: BuiltPool, power: PoolPower) -> dict[str, Any]:
 def _prompt_states(run: Finished) -> list[EngineState]:
     """Return the states of all instances that compute prompts."""
     owner, instances = run.instance_pools().tolist(), run.cluster.instances
-    return [i.state for i, pool in zip(instances, owner, strict=True) if run.pools[pool].parts.prefills]
+    found = [i for i, pool in zip(instances, owner, strict=True) if run.pools[pool].parts.prefills]
+    return [core.state for core in cores_of(found)]
 
 
 def _hit_rate(states: Sequence[EngineState]) -> float:

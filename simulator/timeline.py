@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from simulator.link_windows import LinkWindows, link_windows
+from simulator.server import cores_of
 from simulator.windows import mean_open, percentiles, window_of
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from simulator.finished import Finished
+    from simulator.records import StepLog
 
 __all__ = ["LINK", "timeline_table"]
 
@@ -76,7 +78,7 @@ def _requests(run: Finished, edges: NDArray[np.int64]) -> dict[str, NDArray[np.f
 
 
 def _pool(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """Return what waits and runs in a pool, how busy it is and how many sequences decode while some do."""
+    """Return what waits and runs in a pool, how busy it is and how many sequences a scheduler decodes while it does."""
     ledger = run.cluster.ledger
     arrival, admitted, first, ready, finish = (
         ledger.column(f"{name}_ns") for name in ("arrival", "admitted", "first_token", "kv_ready", "finish")
@@ -86,19 +88,28 @@ def _pool(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]) -
     queued = _open(arrival, admitted, here, edges) + _open(first, ready, decodes_here & handed, edges)
     running = _open(admitted, first, here & handed, edges) + _open(admitted, finish, here & ~handed, edges)
     running += _open(ready, finish, decodes_here & handed, edges)
-    begun, lasted, decodes = (
-        np.concatenate([run.cluster.logs[i].table()[name] for i in members])
-        for name in ("start_ns", "duration_ns", "decodes")
-    )
+    cores = cores_of(run.cluster.instances[i] for i in members)
+    begun, lasted, decodes = _columns([core.log for core in cores], "start_ns", "duration_ns", "decodes")
     with_decodes = decodes > 0
     decoding = mean_open(begun[with_decodes], (begun + lasted)[with_decodes], edges)
     batch = mean_open(begun, begun + lasted, edges, decodes)
     return {
         "queued": queued,
         "running": running,
-        "utilisation": mean_open(begun, begun + lasted, edges) / np.maximum(_serving(run, members, edges), 1e-9),
+        "utilisation": _busy(run, members, edges) / np.maximum(_serving(run, members, edges), 1e-9),
         "decode_batch": np.where(decoding > 0, batch / np.where(decoding > 0, decoding, 1.0), np.nan),
     }
+
+
+def _columns(logs: Sequence[StepLog], *names: str) -> list[NDArray[np.int64]]:
+    return [np.concatenate([log.table()[name] for log in logs]) for name in names]
+
+
+def _busy(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return how many instances of a pool were in a step in each window."""
+    found = [run.cluster.instances[i].step_logs for i in members]
+    begun, lasted = _columns([log for logs in found for log in logs], "start_ns", "duration_ns")
+    return mean_open(begun, begun + lasted, edges) / max(1, len(found[0]))
 
 
 def _serving(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -69,16 +69,23 @@ class TokenGaps:
 
 
 def token_gaps(
-    logs: Sequence[StepLog], prices: Sequence[StepPrices], ledger: Ledger, *, after_ns: int = 0
+    logs: Sequence[StepLog],
+    prices: Sequence[StepPrices],
+    ledger: Ledger,
+    *,
+    paces: Sequence[StepLog] | None = None,
+    after_ns: int = 0,
 ) -> TokenGaps:
     """Return the pooled gaps that end at or after a time.
 
     Parameters
     ----------
     logs, prices
-        The step log and the step prices of each instance.
+        The step log and the step prices of each instance, or of each of its ranks.
     ledger
         First tokens, gaps over preemptions, and standstills.
+    paces
+        The step log that says how long the steps of each log were, that of the slowest rank; by default its own.
     after_ns
         End of the warm-up.
     """
@@ -86,7 +93,8 @@ def token_gaps(
     gaps_found = [_counted(ledger.column("stalls")[stall_ends >= after_ns])]
     seconds_found = [_counted(first[first >= 0] // 10**9), _counted(stall_ends // 10**9)]
     gaps_found += _over_pauses(ledger.pauses.table(), after_ns)
-    for price, table in _by_price(logs, prices):
+    tables = [_paced(log.table(), pace.table()) for log, pace in zip(logs, paces or logs, strict=True)]
+    for price, table in _by_price(tables, prices):
         _note_joins(table, after_ns, gaps_found)
         for ends, gaps, sequences in _runs(table, price):
             kept = gaps if after_ns == 0 else gaps[ends >= after_ns]
@@ -96,6 +104,7 @@ def token_gaps(
 
 
 _Counted: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.int64]]"
+_Table: TypeAlias = "dict[str, NDArray[np.int64]]"
 
 
 def _note_joins(table: Mapping[str, NDArray[np.int64]], after_ns: int, found: list[_Counted]) -> None:
@@ -127,11 +136,16 @@ def _merged(pieces: Sequence[_Counted]) -> _Counted:
     return ordered[first][total > 0], total[total > 0]
 
 
-def _by_price(
-    logs: Sequence[StepLog], prices: Sequence[StepPrices]
-) -> Iterator[tuple[StepPrices, dict[str, NDArray[np.int64]]]]:
+def _paced(table: _Table, pace: _Table) -> _Table:
+    """Return a step log with the batch by which each of its steps was priced: ``batch, context`` and ``tokens``."""
+    rows = np.searchsorted(pace["start_ns"], table["start_ns"])
+    batch = {"batch": pace["decodes"][rows], "context": pace["context"][rows], "tokens": pace["tokens"][rows]}
+    return {**table, **batch}
+
+
+def _by_price(tables: Sequence[_Table], prices: Sequence[StepPrices]) -> Iterator[tuple[StepPrices, _Table]]:
     """Yield each set of prices once, with the step logs of all instances that share it."""
-    left = list(zip(prices, (log.table() for log in logs), strict=True))
+    left = list(zip(prices, tables, strict=True))
     while left:
         price = left[0][0]
         shared = [table for other, table in left if other is price]
@@ -149,11 +163,10 @@ def _runs(
         duration = table["duration_ns"][rows]
         yield table["start_ns"][rows] + duration, duration, int(sequences)
     pure = table["tokens"] == 0
-    for sequences in np.unique(table["decodes"][pure]):
-        rows = pure & (table["decodes"] == sequences)
-        n = int(sequences)
+    for n, sequences in np.unique(np.column_stack([table["batch"], table["decodes"]])[pure], axis=0).tolist():
+        rows = pure & (table["batch"] == n) & (table["decodes"] == sequences)
         start_ns, context, steps = (table[name][rows] for name in ("start_ns", "context", "steps"))
-        yield *_unroll(start_ns, context, steps, prices.decode_curve(n), prices.constant_ns(n)), n
+        yield *_unroll(start_ns, context, steps, prices.decode_curve(n), prices.constant_ns(n)), sequences
 
 
 def _unroll(

@@ -10,7 +10,7 @@ from hardware.strict import Strict
 from simulator.engine_options import EngineOptions, EnginePlan
 from simulator.schedulers import Limits
 
-__all__ = ["KvCacheConfig", "SchedulerConfig", "TrtllmOptions"]
+__all__ = ["AttentionDpConfig", "KvCacheConfig", "SchedulerConfig", "TrtllmOptions"]
 
 
 class KvCacheConfig(Strict):
@@ -56,6 +56,26 @@ class SchedulerConfig(Strict):
     enable_prefix_aware_scheduling: bool = True
 
 
+class AttentionDpConfig(Strict):
+    """``attention_dp_config`` of TensorRT-LLM, for attention ranks.
+
+    Attributes
+    ----------
+    enable_balance
+        Ranks compute prompts when all of them have some; see :mod:`simulator.prompt_balance`.
+    timeout_iters
+        Steps after which prompts no longer wait for that.
+    batching_wait_iters
+        Steps for which they wait for more, once all ranks have some.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    enable_balance: bool = False
+    timeout_iters: int = Field(default=50, ge=0)
+    batching_wait_iters: int = Field(default=10, ge=0)
+
+
 _OTHER_NAMES: Final = {
     "gpu_memory_utilization": "kv_cache_config.free_gpu_memory_fraction",
     "block_size": "kv_cache_config.tokens_per_block",
@@ -75,7 +95,7 @@ class TrtllmOptions(EngineOptions):
         Token budget of one step; without chunked prefill, longer prompts are refused.
     enable_chunked_prefill
         Cut prompts to the token budget.
-    kv_cache_config, scheduler_config
+    kv_cache_config, scheduler_config, attention_dp_config
         Tables of their own.
     disable_overlap_scheduler
         Plan each step when the one before is over, and not while it runs.
@@ -85,6 +105,8 @@ class TrtllmOptions(EngineOptions):
 
     length_option: ClassVar[str] = "max_seq_len"
     memory_option: ClassVar[str] = "kv_cache_config.free_gpu_memory_fraction"
+    # TensorRT-LLM does not look at it with attention ranks.
+    lone_options: ClassVar[tuple[str, ...]] = ("batch_wait_timeout_iters",)
 
     gpu_memory_utilization: float = Field(default=0.9, exclude=True)
     block_size: int = Field(default=32, exclude=True)
@@ -96,6 +118,7 @@ class TrtllmOptions(EngineOptions):
     enable_chunked_prefill: bool = False
     kv_cache_config: KvCacheConfig = KvCacheConfig()
     scheduler_config: SchedulerConfig = SchedulerConfig()
+    attention_dp_config: AttentionDpConfig = AttentionDpConfig()
     disable_overlap_scheduler: bool = False
     batch_wait_timeout_iters: int = Field(default=0, ge=0)
     batch_wait_max_tokens_ratio: float = Field(default=0.0, ge=0, le=1)
@@ -129,7 +152,7 @@ class TrtllmOptions(EngineOptions):
     def plan(self, *, prefills: bool) -> EnginePlan:
         """Return what the options come to; the stages of the pool do not matter."""
         del prefills
-        cache, scheduler = self.kv_cache_config, self.scheduler_config
+        cache, scheduler, ranks = self.kv_cache_config, self.scheduler_config, self.attention_dp_config
         rules = {
             "capacity": scheduler.capacity_scheduler_policy,
             "chunking": scheduler.context_chunking_policy or "FIRST_COME_FIRST_SERVED",
@@ -144,6 +167,7 @@ class TrtllmOptions(EngineOptions):
             budget_option=None,
             rules=rules,
             plans_ahead=not self.disable_overlap_scheduler,
+            prompt_waits=(ranks.timeout_iters, ranks.batching_wait_iters) if ranks.enable_balance else None,
             of_free=True,
             most_blocks=None if cache.max_tokens is None else -(-cache.max_tokens // cache.tokens_per_block),
             max_prompt=None if self.enable_chunked_prefill else self.max_num_tokens,

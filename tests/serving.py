@@ -19,6 +19,8 @@ from simulator.operations import Operations
 from simulator.records import Ledger, TransferLog
 from simulator.router import RoundRobin
 from simulator.schedulers import SCHEDULERS, Limits
+from simulator.server import cores_of, step_logs_of
+from simulator.token_gaps import TokenGaps, token_gaps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -122,7 +124,8 @@ class PrivateLinks:
     def place(self, instance: int, like: int, kv_bytes_per_token: int) -> None:
         pass
 
-    def open(self, source: int, target: int, on_done) -> PrivateShipment:
+    def open(self, source: int, target: int, on_done, ranks=(0, 0)) -> PrivateShipment:
+        assert min(ranks) >= 0
         assert source != target
         self.opened += 1
         return PrivateShipment(self, on_done)
@@ -186,6 +189,13 @@ class Deployment:
     identities: Identities | None = None
     rules: dict = field(default_factory=dict)
     plans_ahead: bool = False
+    polls_every: int = 1
+    ranks: int = 1
+    balancer: str = "round_robin"
+    lockstep: bool = True
+    make: Callable | None = None
+    prompt_balance: Callable | None = None
+    idle_ranks_lag: bool = True
     declared_tokens: int = 0
     blank_first: bool = True
     host_blocks: int = 0
@@ -206,7 +216,10 @@ class Deployment:
         own = {"reserve_full_prompt": self.reserve_full_prompt} if self.policy == "vllm" else {}
         scheduler = SCHEDULERS[self.policy](limits, **own, **self.rules)
         common = {"scheduler": scheduler, "prices": self.prices, "block_tokens": self.block_tokens}
-        common |= {"caching": self.caching, "plans_ahead": self.plans_ahead}
+        common |= {"caching": self.caching, "plans_ahead": self.plans_ahead, "polls_every": self.polls_every}
+        common |= {"ranks": self.ranks, "balancer": self.balancer}
+        common |= {"lockstep": self.lockstep, "idle_ranks_lag": self.idle_ranks_lag, "make": self.make}
+        common |= {"prompt_balance": self.prompt_balance}
         common |= {
             "blank_first": self.blank_first,
             "host_blocks": self.host_blocks,
@@ -254,6 +267,13 @@ COLUMNS = (
     "failed",
     "cached_tokens",
 )
+
+
+def gaps_of(cluster: Cluster, **options) -> TokenGaps:
+    """Return the pooled gaps between tokens of a run."""
+    cores = cores_of(cluster.instances)
+    logs, prices, paces = [core.log for core in cores], [core.prices for core in cores], step_logs_of(cluster.instances)
+    return token_gaps(logs, prices, cluster.ledger, paces=paces, **options)
 
 
 def times(cluster: Cluster) -> dict[str, list[int]]:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompts import tree_of_prompts
-from serving import Deployment, OpenLoop, Ranked, Users, linear_prices, times
+from serving import Deployment, OpenLoop, Ranked, Users, gaps_of, linear_prices, times
 
+from simulator.balancers import BALANCERS
 from simulator.network import KvTransfer
+from simulator.prompt_balance import PromptBalance
 from simulator.router import ROUTERS
 from simulator.schedulers import SCHEDULERS
 from simulator.schedulers.capacity import CAPACITY
 from simulator.schedulers.chunking import CHUNKING
 from simulator.schedulers.sglang_order import ORDERS
-from simulator.token_gaps import token_gaps
+from simulator.server import cores_of
+
+#: Ways in which the ranks of TensorRT-LLM wait for each other's prompts.
+BALANCES = [None, *(partial(PromptBalance, timeout, wait, 7) for timeout, wait in [(0, 0), (1, 3), (4, 2), (50, 0)])]
 
 #: Ways of handing KV over.
 TERMS = [
@@ -34,9 +41,6 @@ requests = st.lists(
 
 #: Policies of engines that may plan a step while another runs.
 PLANS_AHEAD = {"vllm", "sglang", "trtllm"}
-#: Policies whose instances compute prompts and decode.
-UNDIVIDED = {"sglang"}
-
 #: What policies may be told besides.
 RULES = {
     "vllm": {
@@ -85,6 +89,7 @@ def deployments(draw) -> dict:
     policy = draw(st.sampled_from(sorted(SCHEDULERS)))
     ahead = policy in PLANS_AHEAD and draw(st.booleans())
     rules = draw(st.fixed_dictionaries({}, optional=RULES.get(policy, {})))
+    polls_every = draw(st.sampled_from([1, 2, 10])) if policy == "sglang" else 1
     if policy == "sglang":
         # SGLang asks for a little more than the longest sequence takes.
         rules, least = rules | {"overlap": ahead}, least + 4 + 4 // block_tokens
@@ -99,13 +104,21 @@ def deployments(draw) -> dict:
         "rules": rules,
         "chunked": policy != "trtllm" or draw(st.booleans()),
         "plans_ahead": ahead,
+        "polls_every": polls_every,
+        "ranks": draw(st.sampled_from([1, 2, 3])) if polls_every == 1 else 1,
+        "balancer": draw(st.sampled_from(sorted(BALANCERS))),
+        "lockstep": draw(st.booleans()),
+        "idle_ranks_lag": draw(st.booleans()),
+        "prompt_balance": draw(st.sampled_from(BALANCES)) if policy == "trtllm" else None,
         "identities": Ranked(),
     }
 
 
 @st.composite
 def split_deployments(draw) -> dict:
-    found = draw(deployments().filter(lambda found: found["policy"] not in UNDIVIDED))
+    found = draw(deployments())
+    if found["policy"] == "sglang":
+        found["rules"] |= {"reserved_tokens": draw(st.sampled_from([1, 7, 60])), "extra_rows": draw(st.integers(0, 3))}
     return found | {
         "decode_replicas": draw(st.integers(1, 3)),
         "decode_blocks": -(-480 // found["block_tokens"]) + draw(st.sampled_from([0, 1, 5, 10_000])),
@@ -121,7 +134,11 @@ def caching_deployments(draw) -> dict:
     found["blocks"] += longer
     if "decode_blocks" in found:
         found["decode_blocks"] += longer
-        found["terms"] = KvTransfer(**draw(st.sampled_from(TERMS)))
+        terms = draw(st.sampled_from(TERMS))
+        if found["policy"] == "sglang" and "timeout_s" in terms:
+            # An instance that only decodes computes no prompts.
+            terms = terms | {"on_timeout": "fail"}
+        found["terms"] = KvTransfer(**terms)
     if found["policy"] == "vllm" and draw(st.booleans()):
         found |= {
             "host_blocks": draw(st.sampled_from([1, 30, 10_000])),
@@ -141,15 +158,13 @@ def serve_both(settings_, arrivals, prompts, outputs, router="round_robin"):
 
 def assert_same(macro, single):
     assert times(macro) == times(single)
-    gaps = [
-        token_gaps(run.logs, [instance.prices for instance in run.instances], run.ledger) for run in (macro, single)
-    ]
+    gaps = [gaps_of(run) for run in (macro, single)]
     for name in ("gap_ns", "count", "seconds", "per_second"):
         assert getattr(gaps[0], name).tolist() == getattr(gaps[1], name).tolist()
     for column in ("steps", "duration_ns", "tokens", "completed", "pairs"):
-        sums = [[int(log.table()[column].sum()) for log in run.logs] for run in (macro, single)]
+        sums = [[int(core.log.table()[column].sum()) for core in cores_of(run.instances)] for run in (macro, single)]
         assert sums[0] == sums[1], column
-    for one, other in zip(macro.instances, single.instances, strict=True):
+    for one, other in zip(cores_of(macro.instances), cores_of(single.instances), strict=True):
         assert one.state.pool.least_free == other.state.pool.least_free
         for count in ("allocated", "blank"):
             assert getattr(one.state.pool, count, 0) == getattr(other.state.pool, count, 0)

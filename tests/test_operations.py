@@ -7,14 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompts import tree_of_prompts
-from serving import Deployment, OpenLoop
-from test_engine_macro_steps import UNDIVIDED, assert_same, requests, serve_both
+from serving import Deployment, OpenLoop, gaps_of
+from test_engine_macro_steps import assert_same, requests, serve_both
 
 from simulator.incidents import OperationsTable
 from simulator.network import KvTransfer
 from simulator.router import ROUTERS
 from simulator.schedulers import SCHEDULERS
-from simulator.token_gaps import token_gaps
 
 MS = 1_000_000
 
@@ -66,6 +65,8 @@ def deployments(draw) -> dict:
         "decode_replicas": draw(st.integers(1, 3)),
         "helpers": draw(st.integers(1, 2)),
         "helps_above": draw(st.sampled_from([0, 3])),
+        "ranks": draw(st.sampled_from([1, 1, 3])),
+        "lockstep": draw(st.booleans()),
         "transfer_ns_per_token": draw(st.sampled_from([0, 1000, 40_000])),
         "terms": KvTransfer.model_validate(draw(transfers)),
         "operations": OperationsTable.model_validate(table),
@@ -108,15 +109,22 @@ def test_nothing_is_lost_where_prefixes_are_cached(seed, size, gap_ns, deploymen
 
 @pytest.mark.parametrize("policy", SCHEDULERS)
 @settings(max_examples=60, deadline=None)
-@given(rows=requests, at_ms=st.integers(0, 60), pool=st.sampled_from(["prefill", "decode"]), spare=st.integers(0, 40))
-def test_every_policy_survives_the_death_of_one_of_two_instances(policy, rows, at_ms, pool, spare):
+@given(
+    rows=requests,
+    at_ms=st.integers(0, 60),
+    pool=st.sampled_from(["prefill", "decode"]),
+    spare=st.integers(0, 40),
+    ranks=st.sampled_from([1, 2]),
+)
+def test_every_policy_survives_the_death_of_one_of_two_instances(policy, rows, at_ms, pool, spare, ranks):
     """Standstills that a death cuts short are counted, too: gaps add up to the time between first and last tokens."""
     rows = sorted(rows)
     found = []
-    for split in (0,) if policy in UNDIVIDED else (2, 0):
+    for split in (2, 0):
         table = operations(down(pool if split else "prefill", at_ms, 5.0))
         deployment = {"policy": policy, "blocks": 30 + spare, "decode_blocks": 30 + spare, "max_sequences": 7}
         deployment |= {"replicas": 2, "decode_replicas": split, "operations": table, "max_tokens": 512}
+        deployment["ranks"] = ranks
         arrivals, prompts, outputs = OpenLoop([r[0] for r in rows]), [r[1] for r in rows], [r[2] for r in rows]
         runs = [
             Deployment(**deployment).serve(arrivals, prompts, outputs, macro_steps=macro) for macro in (True, False)
@@ -124,7 +132,7 @@ def test_every_policy_survives_the_death_of_one_of_two_instances(policy, rows, a
         assert_same(*runs)
         found.append(runs[0])
     for run in found:
-        gaps = token_gaps(run.logs, [instance.prices for instance in run.instances], run.ledger)
+        gaps = gaps_of(run)
         spent = run.ledger.column("finish_ns") - run.ledger.column("first_token_ns")
         assert (gaps.count > 0).all()
         assert int((gaps.gap_ns * gaps.count).sum()) == int(spent.sum())

@@ -1,7 +1,7 @@
 """Every decision of SGLang's own scheduler, as recorded, is ours; and the record notices when a rule is missing.
 
 Recorded by ``python -m benchmarks.conformance_sglang --small --cases 140 --write tests/golden/sglang-steps.json.xz``
-with SGLang 0.5.23.
+with SGLang 0.5.23, and ``sglang-polls.json.xz`` by the same with ``--polling --cases 40``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pytest
 from benchmarks.conformance_sglang import first_difference
 from benchmarks.sglang_ours import decisions
 from hardware.errors import LawError
+from simulator.inbox import Inbox
 from simulator.radix_cache import RadixCache
 from simulator.schedulers import sglang, sglang_order, sglang_retraction
 from simulator.schedulers.reserve import NewTokenRatio
@@ -23,12 +24,15 @@ from simulator.schedulers.sglang import SglangScheduler
 from simulator.schedulers.sglang_admission import Admission
 from simulator.schedulers.sglang_memory import Memory
 
-RECORD = json.loads(lzma.decompress((Path(__file__).parent / "golden" / "sglang-steps.json.xz").read_bytes()))
+RECORD, POLLS = (
+    json.loads(lzma.decompress((Path(__file__).parent / "golden" / name).read_bytes()))
+    for name in ("sglang-steps.json.xz", "sglang-polls.json.xz")
+)
 
 
-def notices() -> bool:
+def notices(record=RECORD) -> bool:
     """Tell whether a decision differs in a recorded case, or none can be made at all."""
-    for pair in RECORD:
+    for pair in record:
         try:
             if first_difference(decisions(pair["case"]), pair["log"]) is not None:
                 return True
@@ -112,3 +116,23 @@ def test_the_record_notices_a_missing_rule(rule, monkeypatch):
     owner, name, replacement = RULES[rule]
     monkeypatch.setattr(owner, name, replacement)
     assert notices()
+
+
+def test_requests_are_received_in_the_passes_in_which_sglang_receives_them():
+    assert not notices(POLLS)
+    assert sum(len(pair["log"]) for pair in POLLS) > 5000
+
+
+#: Every rule of :class:`simulator.inbox.Inbox` by name: what takes it away.
+POLLING = {
+    "requests wait for a look": ("look", lambda self, until: self._receive(until)),
+    "a step that computes prompts lets the next pass look": ("planned", lambda *_: None),
+    "passes without a step count": ("planned", lambda self, plan: setattr(self, "_due", bool(plan.chunks))),
+    "who is idle looks": ("rest", lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("rule", POLLING)
+def test_the_record_notices_a_missing_rule_of_polling(rule, monkeypatch):
+    monkeypatch.setattr(Inbox, *POLLING[rule])
+    assert notices(POLLS)

@@ -69,13 +69,6 @@ def test_impossible_options_are_refused(tmp_path, table, sentence):
         scenario(tmp_path, "[pool.engine_options]\n" + table)
 
 
-def test_pools_of_one_stage_are_refused(tmp_path):
-    path = tmp_path / "split.toml"
-    path.write_text(SCENARIO + 'stages = ["decode"]\n')
-    with pytest.raises(ScenarioError, match="only instances with both stages"):
-        load_scenario(path)
-
-
 def engine(*, overlap, declared=0, **more):
     prices = linear_prices(step_ns=1_000_000, token_ns=0, context_ns=0.0, pair_ns=0.0)
     rules = {"overlap": overlap}
@@ -116,6 +109,20 @@ def test_prompts_stop_decoding():
 def test_a_step_is_planned_when_the_one_before_begins():
     late = engine(overlap=True).serve(OpenLoop([0, 2_500_000]), [10, 10], [8, 1])
     assert times(late)["first_token_ns"][1] == 5_000_000
+
+
+class Alike:
+    """Prompts whose first 100 tokens are the same."""
+
+    def identify(self, request) -> None:
+        request.prefix, request.prefix_ends, request.named = (1,), (100,), True
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_prompt_is_found_while_its_request_decodes(overlap):
+    deployment = engine(overlap=overlap, caching=True, identities=Alike())
+    cluster = deployment.serve(OpenLoop([0, 20_000_000]), [120, 120], [80, 5])
+    assert times(cluster)["cached_tokens"] == [0, 100]
 
 
 def test_pages_of_one_token_cost_no_more_events():

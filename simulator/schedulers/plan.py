@@ -44,7 +44,8 @@ class Plan:
     decodes
         Sequences that compute one token besides: all that decode, or none, and then they stand still.
     steps
-        Steps for which the plan surely holds if nothing arrives and nothing finishes: at least 1.
+        Steps for which the plan surely holds if nothing arrives and nothing finishes: at least 1; 0 where nothing is
+        computed because the next plan, made at once, knows more.
     preempted
         Requests put back into the queue to make room.
     loads

@@ -23,6 +23,7 @@ from simulator.schedulers.sglang_admission import Admission
 from simulator.schedulers.sglang_line import Line
 from simulator.schedulers.sglang_memory import Memory
 from simulator.schedulers.sglang_order import arrange
+from simulator.schedulers.sglang_reception import Reception, ReceptionLine
 from simulator.schedulers.sglang_retraction import make_room, outranked, push_out, room_to_decode
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ class SglangScheduler:
         The least urgent are retracted first (``retraction_policy``).
     ignore_eos
         Requests produce all they may, as those do that are sent with ``ignore_eos``.
+    reserved_tokens
+        Tokens kept free for every request on an instance that only decodes, before KV is asked for
+        (``num_reserved_decode_tokens``).
+    extra_rows
+        Requests on such an instance beside the running ones (``disaggregation_decode_extra_slots``).
     longest
         The model's context.
     """
@@ -85,24 +91,35 @@ class SglangScheduler:
     threshold: int = 10
     retracts_by_priority: bool = False
     ignore_eos: bool = False
+    reserved_tokens: int = 512
+    extra_rows: int = 0
     longest: int = 1 << 30
 
     def begin(self, state: EngineState) -> None:
         """Prepare a new instance; see :class:`simulator.schedulers.plan.Scheduler`."""
-        caching = state.cache is not None
+        caching = state.cache is not None and state.prompts
         pool = RadixCache(state.pool.blocks, state.pool.block_tokens, keeps=caching)
         state.pool = pool
         # It answers what the engine asks of either cache; without a tree, what is known of a request is its length.
         state.cache = pool if caching else None
         # An answer as long as the cache allows would never be admitted where all answers are planned to their ends.
         room = pool.blocks * pool.block_tokens - (self.ignore_eos and not caching)
-        memory = Memory(pool, NewTokenRatio(self.conservativeness), room, min(self.longest, room) - 1)
+        memory = Memory(pool, NewTokenRatio(self.conservativeness), room, min(self.longest, room) - 1, state.answers)
         state.memory, state.waiting = memory, Line(memory)
         state.settles = memory.settle if self.overlap else memory.wait_for_plan
+        if not state.answers:
+            state.departs = memory.depart
+        if not state.prompts:
+            memory.reception = Reception(self, memory)
+            state.waiting, state.next_block = ReceptionLine(memory, ranked=self.ranked), False
+            if self.overlap:
+                state.settles = memory.reception.settle
 
     def plan(self, state: EngineState) -> Plan:
         """Return the next plan; see :class:`simulator.schedulers.plan.Scheduler`."""
         memory: Memory = state.memory
+        if memory.reception is not None:
+            return self._receive(state, memory, memory.reception)
         memory.turn_over(state, knows=not self.overlap)
         plan = Plan([], 0, 1, [])
         if not (memory.reserve.size or state.waiting or memory.chunked):
@@ -110,10 +127,33 @@ class SglangScheduler:
                 memory.ratio.reset(state.step)
             return plan
         defers = self._defers(state, memory)
-        if defers or not self._prefill(state, memory, plan):
+        if (defers or not self._prefill(state, memory, plan)) and state.answers:
             self._decode(state, memory, plan)
             if defers and not plan.decodes:
                 memory.deferred_until -= 1
+        return plan
+
+    def _receive(self, state: EngineState, memory: Memory, reception: Reception) -> Plan:
+        """Return the next plan of an instance that decodes what others computed."""
+        plan = Plan([], 0, 1, [])
+        rows = state.decodes + len(state.ending)
+        if self.overlap:
+            memory.turn_over(state, knows=False)
+        else:
+            crowd = reception.crowd(state, state.ending.values())
+            memory.turn_over(state, knows=True)
+            reception.look(state, plan, crowd)
+        ended = rows > state.decodes
+        reception.join(state, plan, self.max_sequences - rows)
+        # Rows that ended are out of the batch in the next pass.
+        leaves = ended and bool(state.waiting or state.ready)
+        reception.wavers = leaves or (reception.wavers and not self.overlap)
+        self._decode(state, memory, plan)
+        if plan.preempted and plan.joined:
+            plan.joined = [request for request in plan.joined if request.index in state.running]
+        if leaves and not plan.decodes:
+            plan.steps = 0
+        reception.plan = plan
         return plan
 
     def _defers(self, state: EngineState, memory: Memory) -> bool:
@@ -130,8 +170,8 @@ class SglangScheduler:
 
     def _prefill(self, state: EngineState, memory: Memory, plan: Plan) -> bool:
         """Fill in a step that computes prompts; tell whether there is one."""
-        running, pool = memory.reserve.size, memory.pool
-        if self.preempts or not running:
+        running, pool = memory.rows(len(state.waiting)), memory.pool
+        if self.preempts or not memory.reserve.size:
             memory.full = False
         if memory.chunked is None:
             if memory.full or not state.waiting:
@@ -142,7 +182,7 @@ class SglangScheduler:
         line = state.waiting
         assert isinstance(line, Line)  # noqa: S101 - given at the beginning
         arrange(self.schedule_policy, memory, pool, line, ranked=self.ranked)
-        chosen = Admission(self, state, memory, pool, running if self.mixed and self.chunk_tokens else 0)
+        chosen = Admission(self, state, memory, pool, memory.reserve.size if self.mixed and self.chunk_tokens else 0)
         if memory.chunked is not None:
             chosen.go_on(memory.chunked)
         preempted = self._offer_all(state, memory, chosen, plan)
@@ -159,7 +199,7 @@ class SglangScheduler:
         if (chosen.chosen or chosen.taken) and chosen.spent():
             return preempted
         for request in state.waiting:
-            running = memory.reserve.size
+            running = memory.rows(len(state.waiting))
             if len(chosen.chosen) >= self.max_sequences - running:
                 memory.full = True
             if memory.full:
@@ -239,6 +279,8 @@ class SglangScheduler:
     def _lasting(self, state: EngineState, memory: Memory) -> int:
         """Return the steps for which nothing changes if nobody comes and nobody ends; 1 or less if not even one."""
         steps = state.pool.lasting(state.step)
+        if memory.reception is not None:
+            return 1 if memory.reception.wavers else steps
         if memory.chunked is not None or (state.waiting and not (memory.full and not self.preempts)):
             # Without those that end now, too few may run for prompts to be put off any longer.
             fewer = bool(state.ending) and self.interval_batch > 0

@@ -12,6 +12,7 @@ from simulator.request import Request  # noqa: TC001 - the same
 from simulator.schedulers.reserve import CLIP_TOKENS, NewTokenRatio, Reserve
 
 if TYPE_CHECKING:
+    from simulator.schedulers.sglang_reception import Reception
     from simulator.schedulers.state import EngineState
 
 __all__ = ["Memory", "Seat"]
@@ -69,6 +70,8 @@ class Memory:
         Tokens of the whole cache.
     most
         The most tokens of a request.
+    answers
+        Requests decode here; else they are known to leave with their first token.
     full
         Nobody is admitted before a running request leaves (``batch_is_full``).
     shrunk
@@ -81,10 +84,16 @@ class Memory:
         The same for the step before, until what it brought is known.
     fresh
         Requests whose prompts were completed by the step before, by index.
+    arrived
+        Requests whose KV is here and that decode from the step on that is planned, by index.
     spare
         Requests that decode once more although they have all their tokens.
     deferred_until
         Step counter before which no prompt is computed.
+    widest
+        The most tokens that a request was ever thought to need.
+    reception
+        Of an instance that only decodes.
     looks, processed, entries
         Times the queue was looked at; prompt tokens computed; times a request joined the queue.
     first_place, last_place
@@ -95,6 +104,7 @@ class Memory:
     ratio: NewTokenRatio
     room: int
     most: int
+    answers: bool = True
     reserve: Reserve = field(default_factory=Reserve)
     seats: dict[int, Seat] = field(default_factory=dict)
     full: bool = False
@@ -105,8 +115,11 @@ class Memory:
     last: list[Request] = field(default_factory=list)
     last_kind: str = ""
     fresh: dict[int, Request] = field(default_factory=dict)
+    arrived: dict[int, Request] = field(default_factory=dict)
     spare: list[Request] = field(default_factory=list)
     deferred_until: int = 0
+    widest: int = 0
+    reception: Reception | None = None
     looks: int = 0
     processed: int = 0
     entries: int = 0
@@ -122,7 +135,8 @@ class Memory:
         if seat is None or seat.request is not request:
             prompt, page = request.tokens - request.remote, self.pool.block_tokens
             answer = min(request.longest, self.most - 1) - prompt
-            answer = min(answer, self.room - -(-prompt // page) * page - page - 1)
+            answer = min(answer, self.room - -(-prompt // page) * page - page - 1) if self.answers else 1
+            self.widest = max(self.widest, prompt + min(answer, CLIP_TOKENS))
             seat = self.seats[request.index] = Seat(request, prompt, prompt + max(0, answer))
         self.entries += 1
         seat.entered, seat.processed = self.entries, self.processed
@@ -145,6 +159,27 @@ class Memory:
         del self.seats[index]
         self.shrunk = True
 
+    def admit(self, request: Request, step: int) -> None:
+        """Count a request whose KV was fetched, or brought back, among the running ones, behind the others."""
+        seat = self.seats[request.index]
+        seat.place = self.last_place
+        self.last_place += 1
+        self.reserve.add(request.index, step + seat.limit - request.tokens)
+        self.arrived[request.index] = request
+
+    def depart(self, request: Request) -> None:
+        """Let a request go whose KV is elsewhere; what it computed stays in the tree."""
+        self.pool.retire(request, request.tokens, request.tokens)
+        if self.seats[request.index].request is request:
+            # Else it is back already, to be computed once more.
+            del self.seats[request.index]
+
+    def rows(self, waiting: int) -> int:
+        """Return the running requests, or those that hold KV until it has left, but for a prompt in progress."""
+        if self.answers:
+            return self.reserve.size
+        return len(self.seats) - waiting - (self.chunked is not None)
+
     # --- from step to step ---------------------------------------------------------------------------
 
     def turn_over(self, state: EngineState, *, knows: bool) -> None:
@@ -157,6 +192,8 @@ class Memory:
         self.last, self.last_kind, self.kind = last, kind, ""
         if self.fresh:
             self.fresh = {}
+        if self.arrived:
+            self.arrived = {}
         if last:
             self.batch = []
         if knows:
@@ -164,7 +201,7 @@ class Memory:
         if self.chunked is not None and any(request is self.chunked for request in last):
             # The tree gets a chunk when the next step is planned, before its result is known.
             self.pool.checkpoint(self.chunked, self.chunked.computed, self.seats[self.chunked.index].prompt)
-        if last:
+        if last and self.answers:
             self._merge(state, last, kind)
         if self.shrunk:
             self.full = self.shrunk = False
@@ -186,7 +223,7 @@ class Memory:
             self.reserve.add(request.index, state.step + seat.limit - request.tokens - 1)
             self.fresh[request.index] = request
 
-    def settle(self, state: EngineState) -> None:
+    def settle(self, state: EngineState) -> bool:
         """Take note of what the step before brought: prompts enter the tree, finished requests go."""
         pool = self.pool
         for request in self.last:
@@ -201,9 +238,12 @@ class Memory:
         self.last_kind = ""
         if self.last:
             self.last = []
+        return False
 
-    def wait_for_plan(self, state: EngineState) -> None:
+    def wait_for_plan(self, state: EngineState) -> bool:
         """Take note of nothing yet: the next plan, which is made at once, does."""
+        del state
+        return False
 
     # --- rows that end -------------------------------------------------------------------------------
 
@@ -231,7 +271,7 @@ class Memory:
         """Return the tokens of a running request that the policy does not know of yet: 1 if one is under way."""
         if self.last_kind == "prefill":
             return int(request.index in self.fresh)
-        return int(self.last_kind != "")
+        return int(self.last_kind != "" and request.index not in self.arrived)
 
     def left(self, request: Request, step: int) -> int:
         """Return what a running request may still produce, as the policy knows."""

@@ -122,9 +122,13 @@ def put_back(state: EngineState, memory: Memory, request: Request, plan: Plan, *
     # The token under way is lost.
     request.tokens = request.computed + 1 - lag
     state.wasted += lag
-    state.recomputed += request.tokens
     request.epoch += 1
-    request.computed = 0
+    if state.prompts:
+        state.recomputed += request.tokens
+        request.computed = 0
+    else:
+        # Its KV is copied to the host.
+        request.computed = request.tokens
     memory.seats[index].found = 0
     return True
 

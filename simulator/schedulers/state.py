@@ -38,8 +38,8 @@ class EngineState:
         Blocks of host memory that keep what requests leave behind.
     longest
         Longest sequence that is served.
-    answers
-        Sequences decode here; else they leave with their first token.
+    prompts, answers
+        Prompts are computed here; else KV is fetched. Sequences decode here; else they leave with their first token.
     ahead
         Each step is planned while the one before runs.
 
@@ -95,7 +95,12 @@ class EngineState:
     wasted
         Tokens that were produced, but that nobody got.
     settles
-        What a policy does that itself lets those go who have all their tokens; None for others.
+        What a policy does that itself lets those go who have all their tokens, and whether that lets others go on; None
+        for others.
+    departs
+        What a policy does with a request whose KV has left; None where its blocks are given back.
+    next_block
+        Where KV is fetched, blocks are taken for the next token, too.
     """
 
     __slots__ = (
@@ -104,6 +109,7 @@ class EngineState:
         "cache",
         "context_sum",
         "decodes",
+        "departs",
         "ending",
         "fetched",
         "fetching",
@@ -114,12 +120,14 @@ class EngineState:
         "loading",
         "longest",
         "memory",
+        "next_block",
         "plans_ahead",
         "pool",
         "preemptions",
         "prefilling",
         "promised",
         "promises",
+        "prompts",
         "queried",
         "ready",
         "recomputed",
@@ -141,10 +149,11 @@ class EngineState:
         blank_first: bool = True,
         host_blocks: int = 0,
         longest: int = 1 << 30,
+        prompts: bool = True,
         answers: bool = True,
         ahead: bool = False,
     ) -> None:
-        self.longest, self.answers, self.ahead = longest, answers, ahead
+        self.longest, self.prompts, self.answers, self.ahead = longest, prompts, answers, ahead
         self.step = 0
         self.waiting: Queue = ArrivalQueue()
         self.loading = 0
@@ -168,7 +177,9 @@ class EngineState:
         self.queried = self.hits = self.host_hits = self.reused = 0
         self.unseen_tokens = self.wasted = 0
         self.plans_ahead = False
-        self.settles: Callable[[EngineState], None] | None = None
+        self.settles: Callable[[EngineState], bool] | None = None
+        self.departs: Callable[[Request], None] | None = None
+        self.next_block = True
 
     @property
     def showing(self) -> PrefixCache | None:
@@ -219,15 +230,24 @@ class EngineState:
             self.join_decode(request)
         return held
 
-    def let_go(self) -> None:
-        """Let those go that have all their tokens, or the policy, if it wants to."""
+    def let_go(self) -> bool:
+        """Let those go that have all their tokens, or the policy, if it wants to; tell whether others may go on."""
+        ended = bool(self.ending)
         if self.settles is not None:
-            self.settles(self)
-            return
+            return self.settles(self) or ended
         for index, request in self.ending.items():
             del self.running[index]
             self.release(request)
         self.ending.clear()
+        return ended
+
+    def depart(self, request: Request) -> bool:
+        """Give back the blocks of a request that goes on elsewhere; tell whether that may change the plan."""
+        if self.departs is not None:
+            self.departs(request)
+        else:
+            self.release(request)
+        return bool(self.waiting)
 
     def release(self, request: Request, known: int | None = None) -> None:
         """Give back the blocks of a request that is not decoding; the host keeps what they hold.
@@ -259,8 +279,10 @@ class EngineState:
         return computed + (scheduled and decoded < 0) - (not scheduled and decoded > 0)
 
     def abandon(self, request: Request) -> None:
-        """Give back the blocks of a request for all its tokens; only what it found here holds anything."""
-        blocks = self.pool.blocks_for(request.tokens)
+        """Give back the blocks of a request whose KV does not come; only what it found here holds anything."""
+        self.loading -= 1
+        request.loading = False
+        blocks = self.pool.blocks_for(request.tokens - (not self.next_block))
         if self.cache is None:
             self.pool.give(blocks)
             return

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 from simulator.prefix_cache import PrefixCache
 from simulator.schedulers.capacity import CAPACITY, Fitting
-from simulator.schedulers.chunking import cut, whole
+from simulator.schedulers.chunking import Context, cut, whole
 from simulator.schedulers.plan import Plan
 from simulator.schedulers.queue import TurnQueue
 
 if TYPE_CHECKING:
     from simulator.pieces import Piece
     from simulator.request import Request
-    from simulator.schedulers.chunking import Context
     from simulator.schedulers.state import EngineState
 
 __all__ = ["Recall", "TrtllmScheduler"]
@@ -41,6 +40,8 @@ class Recall:
         Prompts of which the last step, and the one before, computed a chunk, with the pieces they hold.
     idle
         The last plan computed nothing.
+    chosen
+        The prompts that a plan would compute, until it is complete.
     """
 
     loading: dict[int, Request] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Recall:
     fresh: list[tuple[Request, list[Piece]]] = field(default_factory=list)
     stale: list[tuple[Request, list[Piece]]] = field(default_factory=list)
     idle: bool = False
+    chosen: list[Context] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,12 @@ class TrtllmScheduler:
 
     def plan(self, state: EngineState) -> Plan:
         """Return the next plan; see :class:`simulator.schedulers.plan.Scheduler`."""
+        plan = self.propose(state)
+        self.complete(state, plan, holds=False)
+        return plan
+
+    def propose(self, state: EngineState) -> Plan:
+        """Return the next plan without its prompts, which may have to wait for other ranks."""
         recall: Recall = state.memory
         _store(state, recall)
         plan = Plan([], 0, 1, [])
@@ -104,8 +112,14 @@ class TrtllmScheduler:
             fitting = Fitting(self.max_sequences, self.prefix_aware and state.cache is not None)
             CAPACITY[self.capacity](state, fitting)
             self._decide(state, plan, fitting)
-        recall.idle = not (plan.chunks or plan.decodes)
         return plan
+
+    def complete(self, state: EngineState, plan: Plan, *, holds: bool) -> None:
+        """Let a plan compute the prompts it would, unless something ``holds`` them, and take its blocks."""
+        recall: Recall = state.memory
+        chosen, recall.chosen = recall.chosen, []
+        self._take(state, plan, [] if holds else chosen)
+        recall.idle = not (plan.chunks or plan.decodes)
 
     def _decide(self, state: EngineState, plan: Plan, fitting: Fitting) -> None:
         """Fill in a plan with what fits."""
@@ -120,7 +134,7 @@ class TrtllmScheduler:
             chosen = []
         elif not (chosen or plan.preempted or self._may_change(recall, fitting)):
             plan.steps = _UNBOUNDED if self.capacity != "MAX_UTILIZATION" else max(1, state.pool.lasting(state.step))
-        self._take(state, plan, chosen)
+        recall.chosen = chosen
 
     def _may_change(self, recall: Recall, fitting: Fitting) -> bool:
         """Tell whether prompts may be computed in the next step though nobody leaves and none comes before all others.

@@ -1,0 +1,270 @@
+"""An engine whose attention ranks step together.
+
+Attention data parallelism of a model with experts: ranks share these, so that a step of all begins when the last one
+is over, and lasts as long as that of the slowest rank (:mod:`simulator.pace`); a rank with nothing to do takes part in
+it with an empty batch. See ``docs/decisions/026-attention-ranks.md``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from simulator.decode_run import DecodeRun
+from simulator.engine_core import EngineCore
+from simulator.instance import Instance
+from simulator.pace import slowest, step_of_all_ns, steps_paced
+from simulator.ranks import IndependentRanks, RankGroup
+from simulator.records import StepLog
+from simulator.schedulers.trtllm import TrtllmScheduler
+from simulator.wake_up import WakeUp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from simulator.clock import Clock
+    from simulator.engine_parts import EngineParts
+    from simulator.records import Ledger
+    from simulator.request import Request
+    from simulator.server import Server
+    from simulator.watcher import Watcher
+
+__all__ = ["LockstepRanks", "Rank", "instance_maker"]
+
+
+class Rank(EngineCore):
+    """One rank of those that step together."""
+
+    def __init__(self, owner: LockstepRanks, parts: EngineParts, ledger: Ledger, *, macro_steps: bool) -> None:
+        super().__init__(
+            owner.env,
+            owner.number,
+            parts,
+            ledger=ledger,
+            log=StepLog(),
+            watcher=owner,
+            tells_chunks=owner.tells_chunks,
+            macro_steps=macro_steps,
+        )
+        self._wake_up, self._run = owner.wake_up, owner.run
+        self._owner, self._idle_lags = owner, parts.idle_ranks_lag
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has something to do in the step of all."""
+        return bool(self.plan.chunks or self.plan.decodes)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a step of all must be followed by another plan: its own may differ, or gaps are more than steps."""
+        if self.plan.preempted or not self.plan.steps:
+            return True
+        if self.ahead is not None and (self.ahead.changes or self.ahead.lags > self.busy):
+            return True
+        return bool(self.joined) or self._standstill.since_ns >= 0
+
+    def propose(self) -> int:
+        """Plan the next step but for its prompts; return of how many it would compute some."""
+        if self.ahead is not None:
+            self.ahead.look()
+        policy = self.scheduler
+        assert isinstance(policy, TrtllmScheduler)  # noqa: S101 - no other engine has its ranks wait for prompts
+        self.plan = policy.propose(self.state)
+        return len(self.state.memory.chosen)
+
+    def complete(self, *, holds: bool) -> None:
+        """Complete the plan that was proposed, and begin it."""
+        policy, plan = self.scheduler, self.plan
+        assert isinstance(policy, TrtllmScheduler)  # noqa: S101 - the same
+        policy.complete(self.state, plan, holds=holds)
+        if self.ahead is not None:
+            self.ahead.planned(plan)
+        self.begin(plan)
+
+    def batch(self) -> tuple[int, int]:
+        """Return the sequences that decode, and the floor of their mean context."""
+        return self.state.decodes, self.state.context_sum // self.state.decodes
+
+    def idled(self, steps: int) -> None:
+        """Let steps of all be over in which it had nothing to do."""
+        if self.ahead is None:
+            return
+        if self._idle_lags:
+            self.ahead.last_step_ns = self._run.last_step_ns(steps)
+        else:
+            self.ahead.catch_up(self.env.now)
+
+    def _note(self, action: Callable[[Request], bool], request: Request, *, changes: bool, soon: bool = False) -> None:
+        if self.busy or self._idle_lags or self.ahead is None:
+            super()._note(action, request, changes=changes, soon=soon)
+        else:
+            # Its next plan is not made before the step of all is over.
+            self.ahead.see_all()
+            self._notice(changed=action(request))
+
+    def _split_run(self, over: int) -> None:
+        self._owner.split_run(over)
+
+
+class LockstepRanks(RankGroup):
+    """Ranks that step together, and the process that lets their steps pass.
+
+    Parameters
+    ----------
+    env, number, parts, ledger, log, watcher, tells_chunks, macro_steps
+        As for :class:`simulator.instance.Instance`. The log has a row for each event, that of the slowest rank; what
+        each rank does is in its own log.
+
+    Attributes
+    ----------
+    wake_up, run
+        What the ranks have in common.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts an engine is made of, all named
+        self,
+        env: Clock,
+        number: int,
+        parts: EngineParts,
+        *,
+        ledger: Ledger,
+        log: StepLog,
+        watcher: Watcher,
+        tells_chunks: bool = False,
+        macro_steps: bool = True,
+    ) -> None:
+        self.wake_up = WakeUp(env)
+        self.run = DecodeRun(env, parts.prices, self.wake_up)
+        self._ranks: list[Rank] = []
+        self._row: Sequence[int] = ()
+        self._balance = parts.prompt_balance() if parts.prompt_balance is not None else None
+        super().__init__(
+            env,
+            number,
+            parts,
+            ledger=ledger,
+            log=log,
+            watcher=watcher,
+            tells_chunks=tells_chunks,
+            macro_steps=macro_steps,
+        )
+        self.wake_up.drive(self.serve())
+
+    @property
+    def step_logs(self) -> Sequence[StepLog]:
+        """The log of the slowest ranks."""
+        return (self.log,)
+
+    def new_rank(self, parts: EngineParts, ledger: Ledger, *, macro_steps: bool) -> EngineCore:
+        """Return a new rank, which steps with the others."""
+        rank = Rank(self, parts, ledger, macro_steps=macro_steps)
+        self._ranks.append(rank)
+        return rank
+
+    # --- steps ---------------------------------------------------------------------------------------
+
+    def serve(self) -> Generator[None, Any, None]:
+        """Run the engine for ever."""
+        ranks = self._ranks
+        while True:
+            self._plan()
+            busy = [rank for rank in ranks if rank.busy]
+            if busy:
+                self._begin_step(busy)
+                yield
+                self._end_step()
+            elif not self._lag():
+                for rank in ranks:
+                    rank.check_asleep()
+                self.wake_up.when_rung()
+                yield
+                self._lag()
+
+    def _plan(self) -> None:
+        """Let every rank plan the next step; prompts may wait until all ranks have some."""
+        ranks, balance = self._ranks, self._balance
+        if balance is None:
+            for rank in ranks:
+                rank.next_plan()
+            return
+        prompts = [rank.propose() for rank in ranks]
+        # TensorRT-LLM gives a rank that has no request one to decode, which counts.
+        decodes = [rank.state.decodes or int(not load.requests) for rank, load in zip(ranks, self._loads, strict=True)]
+        holds = balance.holds(prompts, decodes)
+        for rank in ranks:
+            rank.complete(holds=holds)
+
+    def _lag(self) -> bool:
+        """Let every rank's next plan know all there is; tell whether one of the last plans did not."""
+        return sum(rank.lags(rank.plan) for rank in self._ranks) > 0
+
+    def _begin_step(self, busy: Sequence[Rank]) -> None:
+        """Begin a step of all ranks, or a run of them while none of their plans can change."""
+        if any(rank.plan.chunks for rank in busy):
+            self._begin_chunks(busy)
+            return
+        batches = [rank.batch() for rank in busy]
+        pace = slowest(self.prices, batches)
+        steps = 1
+        if not any(rank.unsettled for rank in self._ranks):
+            steps = min(rank.steps_unchanged(rank.plan) for rank in busy)
+            steps = steps_paced(self.prices, batches, pace, steps)
+        decodes, context = batches[pace]
+        self._row = ()
+        self.run.begin(steps, decodes, context)
+
+    def _begin_chunks(self, busy: Sequence[Rank]) -> None:
+        """Begin a step in which some ranks compute prompts."""
+        costs, computing = [], [rank for rank in busy if rank.plan.chunks]
+        for rank in busy:
+            if rank.plan.chunks:
+                costs.append((rank.price_chunks(rank.plan), rank.row[3] + rank.row[5]))
+            else:
+                costs.append((self.prices.decode_ns(*rank.batch()), rank.state.decodes))
+        duration_ns = step_of_all_ns(self.prices, costs, len(self._ranks))
+        self._row = max((rank.row for rank in computing), key=lambda row: row[1])
+        for rank in computing:
+            rank.row[1] = duration_ns
+            rank.tell_chunks(rank.plan, duration_ns)
+        self.run.begin_one(duration_ns)
+
+    def _end_step(self) -> None:
+        run = self.run
+        steps, run.steps = run.steps, 0
+        self._repeat(steps - 1)
+        self.log.add(self._row or self._run_row(steps))
+        for rank in self._ranks:
+            plan = rank.plan
+            if plan.chunks:
+                rank.apply_chunks(plan)
+            elif plan.decodes:
+                rank.apply_decodes(plan, steps)
+            else:
+                rank.idled(steps)
+
+    def _repeat(self, steps: int) -> None:
+        if steps and self._balance is not None:
+            self._balance.repeat(steps)
+
+    def split_run(self, over: int) -> None:
+        """Let so many steps of the run under way be over now, for all ranks."""
+        run = self.run
+        self._repeat(over)
+        start_ns, row = run.start_ns, self._run_row(over)
+        end_ns = run.shorten(over)
+        self.log.add(row)
+        for rank in self._ranks:
+            if rank.plan.decodes:
+                rank.advance(over, start_ns, end_ns, takes_blocks=True)
+
+    def _run_row(self, steps: int) -> Sequence[int]:
+        """Return the row of the log for the next ``steps`` steps of the run."""
+        run = self.run
+        duration_ns = self.prices.decode_ns(run.decodes, run.context, steps)
+        return (run.start_ns, duration_ns, steps, run.decodes, run.context, 0, 0, 0, 0, 0, 0)
+
+
+def instance_maker(parts: EngineParts) -> Callable[..., Server]:
+    """Return what makes the instances of a pool."""
+    if parts.make is not None or parts.ranks == 1:
+        return parts.make or Instance
+    return LockstepRanks if parts.lockstep else IndependentRanks

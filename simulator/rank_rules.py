@@ -1,0 +1,65 @@
+"""What engines do with attention ranks (``data_parallel``), and which pools may have them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hardware.errors import ScenarioError
+
+if TYPE_CHECKING:
+    from perfdb.layout import Layout
+    from perfdb.model import ModelSpec
+    from simulator.engine_options import EngineOptions
+
+__all__ = ["RankRules"]
+
+
+@dataclass(frozen=True, slots=True)
+class RankRules:
+    """An engine's attention data parallelism.
+
+    Attributes
+    ----------
+    balancer
+        How it deals requests, a key of :data:`simulator.balancers.BALANCERS`.
+    idle_lags
+        Ranks with nothing to do plan ahead like the others.
+    dense_apart
+        Ranks of models without experts share nothing; else an engine has them for models with experts only.
+    one_chip
+        A rank is one chip.
+    """
+
+    balancer: str
+    idle_lags: bool = True
+    dense_apart: bool = False
+    one_chip: bool = False
+
+    def steps_together(self, model: ModelSpec) -> bool:
+        """Tell whether ranks wait for each other: where they share experts."""
+        return bool(model.experts) or not self.dense_apart
+
+    def check(self, where: str, engine: str, model: ModelSpec, layout: Layout, options: EngineOptions) -> None:
+        """Check that a pool may have ranks.
+
+        Raises
+        ------
+        ScenarioError
+            Naming the pool and what to change.
+        """
+        key = f"{where}.data_parallel is {layout.data}"
+        if not (self.dense_apart or model.experts):
+            raise ScenarioError(
+                f"{key}, but {model.name} has no experts that attention ranks of {engine} could share, and a dense MLP "
+                "over the chips of all ranks is not priced; use replicas, or tensor_parallel"
+            )
+        if self.one_chip and layout.tensor > 1:
+            raise ScenarioError(
+                f"{key} with tensor_parallel {layout.tensor}, but an attention rank of {engine} is one chip; expected "
+                f"data_parallel = {layout.data * layout.tensor} and tensor_parallel = 1"
+            )
+        fields = type(options).model_fields
+        lone = [name for name in options.lone_options if getattr(options, name) != fields[name].default]
+        if lone and self.steps_together(model):
+            raise ScenarioError(f"{key}, with which engine_options.{lone[0]} is not simulated; leave one of them out")
