@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_by_users", "plot_scatter"]
 
+#: A run that queues for ever must not hide the others.
+_LOWEST, _HIGHEST = -105, 200
+
 
 def plot_scatter(table: pd.DataFrame, metric: str, path: Path) -> None:
     """Draw predicted against measured values of a metric, a panel for each engine, both axes logarithmic.
@@ -83,7 +86,9 @@ def plot_by_users(table: pd.DataFrame, metrics: list[str], path: Path) -> None:
     """
     engines = sorted(table["engine"].unique())
     figure = Figure(figsize=(6.4 * len(metrics), 3.1 * len(engines)), layout="constrained")
-    figure.suptitle("Signed error by number of users, %: boxes are quartiles, whiskers 10 to 90 %", parse_math=False)
+    figure.suptitle(
+        "Signed error by number of users, %: boxes are quartiles, whiskers 10 to 90 %, cut at 200", parse_math=False
+    )
     panels = figure.subplots(len(engines), len(metrics), squeeze=False)
     for row, engine in enumerate(engines):
         for axes, metric in zip(panels[row], metrics, strict=True):
@@ -101,6 +106,8 @@ def _boxes(axes: Axes, rows: pd.DataFrame) -> None:
     axes.axhline(0, color="#555555", linewidth=1)
     axes.grid(visible=True, axis="y", alpha=0.25)
     if groups:
-        labels = [f"{name}\n({len(errors)})" for name, errors in groups.items()]
+        labels = [f"{name.replace(' and', chr(10) + 'and')}\n({len(errors)})" for name, errors in groups.items()]
         axes.boxplot(list(groups.values()), tick_labels=labels, whis=(10, 90), showfliers=False)
         axes.tick_params(axis="x", labelsize=7)
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, _LOWEST), min(high, _HIGHEST))

@@ -49,17 +49,26 @@ class Validation:
         Figures by case id; a case that is not there was skipped.
     skipped
         Why, by case id.
+    chips
+        What the chip of each case is called here, by case id.
     """
 
     cases: tuple[Case, ...]
     predicted: Mapping[str, Mapping[str, float]]
     skipped: Mapping[str, str]
+    chips: Mapping[str, str]
 
     def table(self) -> pd.DataFrame:
         """Return a row for each case and metric that was measured, ``predicted`` NaN where there is no prediction."""
         return pd.DataFrame(
             [
-                _labels(case) | {"metric": metric, "measured": case.measured[metric], "predicted": found}
+                _labels(case)
+                | {
+                    "chip": self.chips[case.case_id],
+                    "metric": metric,
+                    "measured": case.measured[metric],
+                    "predicted": found,
+                }
                 for case in self.cases
                 for metric in METRICS
                 if metric in case.measured
@@ -125,7 +134,10 @@ def validate(
             skipped[case.case_id] = f"the recorded requests name no {part}"
     order = [case.case_id for case in cases]
     return Validation(
-        tuple(cases), {name: predicted[name] for name in order if name in predicted}, dict(sorted(skipped.items()))
+        tuple(cases),
+        {name: predicted[name] for name in order if name in predicted},
+        dict(sorted(skipped.items())),
+        {case.case_id: rules.chip_name(case) or "unknown" for case in cases},
     )
 
 
@@ -137,7 +149,6 @@ def _labels(case: Case) -> dict[str, Any]:
         "source": case.origin,
         "mode": case.mode,
         "engine": case.engine,
-        "chip": case.texts.get("gpu", "unknown"),
         "model": case.model,
         "users": "open loop" if users is None else _range(users),
         "trusted": case.trusted,

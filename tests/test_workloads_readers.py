@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hardware.errors import TraceError
+from workloads.prefixes import prefixes_of
 from workloads.readers import READERS
 from workloads.readers.azure import date_ns
 from workloads.readers.plain_csv import ALIASES
@@ -253,6 +254,20 @@ def test_the_azure_trace_of_2025_has_images(tmp_path: Path) -> None:
     assert arrivals.prompt_tokens.tolist() == [900, 30]
     assert arrivals.arrival_ns.tolist() == [0, 10**9]
     assert arrivals.image_tokens is None
+
+
+def test_prompts_of_a_plain_csv_with_the_same_id_are_the_same_text(tmp_path: Path) -> None:
+    arrivals = read(tmp_path, "arrival_s,isl,osl,prompt_id\n0,700,1,7\n1,30,1,8\n2,700,1,7\n")
+    found = prefixes_of(arrivals)
+    assert found.offsets.tolist() == [0, 1, 1, 2]
+    assert found.contents[0] == found.contents[1]
+    assert found.ends.tolist() == [700, 700]
+
+
+def test_a_prompt_id_is_a_whole_number(tmp_path: Path) -> None:
+    lines = ["arrival_s,isl,osl,prompt_id", "0,700,1,7", "1,30,1,x"]
+    with pytest.raises(TraceError, match=r":3: prompt_id is 'x', expected a whole number of at least 0"):
+        read(tmp_path, "\n".join(lines))
 
 
 # --- mooncake
