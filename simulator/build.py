@@ -21,7 +21,6 @@ from perfdb.whole_steps import whole_step_costs
 from simulator.calibration import Calibration, read_calibration
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
-from simulator.front_end import FrontEnd
 from simulator.host_memory import copy_bytes_per_s, host_blocks
 from simulator.pool_table import own_pools
 from simulator.prompt_balance import PromptBalance
@@ -33,12 +32,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hardware.catalogue import Chip
+    from perfdb.compile import HostTime
     from perfdb.model import ModelSpec
     from perfdb.operators import StepOperators
     from perfdb.sources import SourceChain
     from perfdb.step_profile import ProfiledCosts
     from simulator.engine_options import EngineOptions, EnginePlan
     from simulator.engines import Engine
+    from simulator.front_end import FrontEndTime
     from simulator.pool_table import Pool
     from simulator.router import Router
     from simulator.scenario import Scenario
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 __all__ = [
     "BuiltPool",
     "build_decode_router",
-    "build_front_end",
     "build_pools",
     "build_router",
     "cost_chain",
@@ -117,13 +117,6 @@ def build_decode_router(scenario: Scenario) -> Router | None:
     return ROUTERS[own_pools(scenario.decode_pools)[0].router](stream(scenario.seed, "decode_router"))
 
 
-def build_front_end(scenario: Scenario) -> FrontEnd | None:
-    """Return what requests pass before a scheduler sees them, None where nothing: one server per entry instance."""
-    pools = own_pools(scenario.entry_pools)
-    time = _calibration(pools[0]).front_end_time(ENGINES[pools[0].engine].front_end)
-    return FrontEnd(time, sum(pool.replicas for pool in pools)) if time else None
-
-
 def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
     """Return every pool of a scenario.
 
@@ -190,7 +183,8 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     most = min(_most_tokens(plan, max_tokens), blocks * plan.block_tokens + plan.limits.max_sequences)
     limits = StepLimits(most, plan.limits.max_sequences, max_tokens)
     operators = step_operators(model, layout)
-    costs, tables, set_aside = _priced(pool, name, model, chip, operators, limits)
+    host = _calibration(pool).host_time(engine.host_on(chip, layout.tensor, ahead=plan.plans_ahead))
+    costs, tables, set_aside = _priced(pool, name, model, chip, operators, limits, host)
     parts = EngineParts(
         scheduler=engine.scheduler(plan),
         prices=costs.prices,
@@ -208,6 +202,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         plans_ahead=plan.plans_ahead,
         polls_every=plan.polls_every,
         **_ranks(engine, plan, model, layout),
+        front_end=_front_end(pool, options),
         make=engine.instances(options, blocks),
     )
     host_w = host_w_per_chip(topology or chip.node)
@@ -224,6 +219,12 @@ def _within_states(plan: EnginePlan, memory: MemoryPlan) -> EnginePlan:
     return replace(plan, limits=replace(plan.limits, max_sequences=most))
 
 
+def _front_end(pool: Pool, options: EngineOptions) -> FrontEndTime:
+    """Return what stands between clients and an instance; tokens that leave together are one message."""
+    time = _calibration(pool).front_end_time(ENGINES[pool.engine].front_end)
+    return replace(time, output_ns=time.output_ns // getattr(options, "stream_interval", 1))
+
+
 def _copy_rate(pool: Pool, chip: Chip, topology: str | None) -> float:
     """Return the rate at which a chip reads host memory, bytes/s."""
     given, node = pool.limits.host_gb_per_s, topology or chip.node
@@ -231,15 +232,14 @@ def _copy_rate(pool: Pool, chip: Chip, topology: str | None) -> float:
 
 
 def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
-    pool: Pool, name: str, model: ModelSpec, chip: Chip, operators: StepOperators, limits: StepLimits
+    pool: Pool, name: str, model: ModelSpec, chip: Chip, operators: StepOperators, limits: StepLimits, host: HostTime
 ) -> tuple[CompiledCosts | ProfiledCosts, dict[str, str], dict[str, Mapping[str, int]]]:
     """Return the costs of a pool's steps, the SHA-256 of every file they come from, and what was set aside in them."""
-    engine, layout = ENGINES[pool.engine], _layout(pool)
+    layout = _layout(pool)
     if pool.step_profile is not None:
         where = f"pool.{name}.step_profile {pool.step_profile!r}"
         return *whole_step_costs(pool.step_profile, model, layout, chip, limits, cap=pool.power_cap, where=where), {}
     source = cost_chain(pool, name, chip)
-    host = _calibration(pool).host_time(engine.host_on(chip, layout.tensor))
     costs = compile_costs(operators, source, limits, host, layout.pipeline)
     tables = {_in_database(path): sha256(path) for path in source.files}
     return costs, tables, {_in_database(path): counts for path, counts in source.set_aside.items()}

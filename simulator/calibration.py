@@ -37,6 +37,7 @@ class FrontEndTable(Strict):
     latency_ns: _Nanoseconds | None = None
     request_ns: _Nanoseconds | None = None
     token_ns: _Nanoseconds | None = None
+    output_ns: _Nanoseconds | None = None
 
 
 class Factors(Strict):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 from simpy.events import URGENT
 
 from simulator.batch import Batch
 from simulator.clock import Clock, soon
+from simulator.front_end import FrontEnd, Outlet
 from simulator.group import Group
 from simulator.hand_over import HandOver
 from simulator.lockstep import instance_maker
@@ -18,62 +19,16 @@ from simulator.request import Request
 from simulator.wake_up import WakeUp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
+    from simulator.arrivals import Arrivals, Identities
     from simulator.engine_parts import EngineParts
-    from simulator.front_end import FrontEnd
     from simulator.passage import Carrier
     from simulator.records import Ledger
     from simulator.router import Router
     from simulator.server import Server
 
-__all__ = ["Arrivals", "Cluster", "Following", "Identities"]
-
-
-class Following(NamedTuple):
-    """A request that waits for the end of another.
-
-    Attributes
-    ----------
-    row
-        Its row in the ledger.
-    think_ns
-        How long after that end it is sent.
-    goes_on
-        Its prompt contains the other one's answer, so that it cannot be sent without it.
-    """
-
-    row: int
-    think_ns: int
-    goes_on: bool = False
-
-
-class Arrivals(Protocol):
-    """When requests are sent."""
-
-    def first(self) -> Iterable[tuple[int, int]]:
-        """Return rows and arrival times, ns and never decreasing, of requests that wait for no other."""
-        ...
-
-    def after(self, index: int, finished: int) -> Following | None:
-        """Return the request that is sent once another is finished or has failed; None for none.
-
-        Parameters
-        ----------
-        index
-            Row of that other request.
-        finished
-            Requests finished or failed so far, that one included.
-        """
-        ...
-
-
-class Identities(Protocol):
-    """What tells requests apart but for their lengths."""
-
-    def identify(self, request: Request) -> None:
-        """Fill in the session and the prefix of a request."""
-        ...
+__all__ = ["Cluster"]
 
 
 class Cluster:
@@ -93,8 +48,6 @@ class Cluster:
         How KV is handed over.
     carrier
         Makes what carries KV between instances, given the clock; needed where a pool serves one stage only.
-    front_end
-        What requests pass before a scheduler sees them; None where nothing delays them.
     helps_above
         See :class:`simulator.group.Group`.
     fails_with_instance
@@ -135,7 +88,6 @@ class Cluster:
         decode_router: Router | None = None,
         terms: KvTransfer | None = None,
         carrier: Callable[[Clock], Carrier] | None = None,
-        front_end: FrontEnd | None = None,
         helps_above: int = 0,
         fails_with_instance: bool = False,
         identities: Identities | None = None,
@@ -156,10 +108,11 @@ class Cluster:
         )
         self._arrivals = WakeUp(self.env, URGENT)
         self.instances: list[Server] = []
+        self._front_ends: list[FrontEnd | None] = []
         self.logs: list[StepLog] = []
         self.owners: list[int] = []
         self.fails_with_instance, self.macro_steps = fails_with_instance, macro_steps
-        self.front_end, self.identities, self.declared_tokens = front_end, identities, declared_tokens
+        self.identities, self.declared_tokens = identities, declared_tokens
         self.on_progress = on_progress
         self.events = self.awaited = 0
         self.recomputed = self.lost_prompt_tokens = self.lost_output_tokens = 0
@@ -207,6 +160,11 @@ class Cluster:
             macro_steps=self.macro_steps,
         )
         self.instances.append(instance)
+        front_end = FrontEnd(parts.front_end) if parts.front_end else None
+        self._front_ends.append(front_end)
+        if front_end is not None:
+            for core in instance.cores:
+                core.outlet = Outlet(front_end)
         self.logs.append(log)
         self.owners.append(pool)
         self.loads.append(0)
@@ -273,11 +231,12 @@ class Cluster:
     def finished(self, instance: int, index: int) -> None:
         """Count a request that produced its last token."""
         self.ledger.decode_instance[index] = instance
+        later_ns = self.ledger.finish_ns[index] - self.env.now
         self.unload(self.instances[instance])
         if self._hands_over:
             self.hand_over.finished(index)
-        self.ended_ns = self.env.now
-        self._count_done(index)
+        self.ended_ns = max(self.ended_ns, self.env.now + later_ns)
+        self._count_done(index, later_ns)
 
     def prompt_computed(self, instance: int, request: Request) -> None:
         """Hand over a request whose prompt is computed."""
@@ -370,17 +329,24 @@ class Cluster:
             self._sent += 1
             if self.identities is not None:
                 self.identities.identify(request)
-            if self.front_end is None:
+            front_end = self._front_end()
+            if front_end is None:
                 self._begin(request)
             else:
-                soon(self.env, self.front_end.delay_ns(self.env.now, prompt), lambda: self._begin(request))
+                soon(self.env, front_end.take_in(self.env.now, prompt), lambda: self._begin(request))
+
+    def _front_end(self) -> FrontEnd | None:
+        """Return the front end that takes the next request in: the least busy one of those that could serve it."""
+        now, members = self.env.now, self.entry.members
+        found = [front_end for number in members if (front_end := self._front_ends[number]) is not None]
+        return min(found, key=lambda front_end: front_end.left_ns(now), default=None)
 
     def _refuse(self, index: int) -> None:
         self.ledger.failed[index] = 1
         self._count_done(index)
 
-    def _count_done(self, index: int) -> None:
-        """Count a request that finished or failed, and let the one come that waits for it."""
+    def _count_done(self, index: int, later_ns: int = 0) -> None:
+        """Count a request that finished or failed, and let the one come that waits for its client to know."""
         ledger = self.ledger
         self._done += 1
         following = self.arrivals.after(index, self._done)
@@ -391,7 +357,7 @@ class Cluster:
             following = self.arrivals.after(index, self._done)
         if following is not None:
             row = following.row
-            soon(self.env, max(1, following.think_ns), lambda: self._send(row))
+            soon(self.env, max(1, following.think_ns + later_ns), lambda: self._send(row))
         if self.on_progress is not None and self._done % self._stride == 0:
             self.on_progress(self._done)
         if self._done == self._total:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from simulator.clock import Clock
     from simulator.engine_parts import EngineParts
+    from simulator.front_end import Outlet
     from simulator.records import Ledger, StepLog
     from simulator.request import Request
     from simulator.watcher import Watcher
@@ -58,6 +59,8 @@ class EngineCore:
         Requests whose prompts are computed and whose KV waits to leave.
     row
         Of the step log, for a step that computes prompts.
+    outlet
+        Where tokens leave; None where that takes no time.
     started_ns, ended_ns
         When it began to serve, and when it stopped; -1 while it serves.
     """
@@ -91,6 +94,7 @@ class EngineCore:
         self.ahead = Lookahead(self.scheduler, self.state) if parts.plans_ahead else None
         self._inbox = Inbox(self.state, parts.polls_every) if parts.polls_every > 1 else None
         self._standstill = Standstill(ledger)
+        self.outlet: Outlet | None = None
         self.held, self.started_ns, self.ended_ns = 0, env.now, -1
 
     def submit(self, request: Request) -> None:
@@ -298,6 +302,8 @@ class EngineCore:
             state.pool.take_until(state.step, state.step + steps)
         state.step += steps
         state.context_sum += decodes * steps
+        if self.outlet is not None:
+            self.outlet.waiting += decodes * steps
 
     def _end_stalls(self, now_ns: int) -> None:
         """Let the first token appear here of sequences that came from another instance, or one nobody gets."""
@@ -309,9 +315,7 @@ class EngineCore:
         state, now, ledger = self.state, self.env.now, self.ledger
         tokens, completed, pairs, reach, squares = plan.sums()
         for request, _ in plan.chunks:
-            if ledger.admitted_ns[request.index] < 0:
-                ledger.admitted_ns[request.index] = now
-                ledger.cached_tokens[request.index] = request.computed
+            ledger.note_admitted(request.index, request.computed, now)
         prompts, decodes = len(plan.chunks), plan.decodes
         context = state.context_sum // decodes if decodes else 0
         duration = self.prices.mixed_ns(
@@ -349,6 +353,8 @@ class EngineCore:
             state.context_sum += plan.decodes
         if self.joined:
             self._end_stalls(self.env.now)
+        if self.outlet is not None:
+            self.outlet.waiting += plan.decodes + self.row[7]
         for request, new in plan.chunks:
             request.computed += new
             if request.computed == request.tokens:
@@ -365,7 +371,7 @@ class EngineCore:
         """Let the next token of a computed prompt, or of a recomputed context, appear now."""
         ledger, index, now = self.ledger, request.index, self.env.now
         if ledger.first_token_ns[index] < 0:
-            ledger.first_token_ns[index] = now
+            ledger.first_token_ns[index] = now if self.outlet is None else self.outlet.sent_ns(now)
         if request.stalled_ns >= 0:
             ledger.note_gap(request.stalled_ns, now)
             request.stalled_ns = -1
@@ -389,5 +395,5 @@ class EngineCore:
             state.ending[index] = request
             if self.ahead is None:
                 state.let_go()
-            self.ledger.finish_ns[index] = now
+            self.ledger.finish_ns[index] = now if self.outlet is None else self.outlet.sent_ns(now)
             self.watcher.finished(self.number, index)

@@ -19,12 +19,9 @@ if TYPE_CHECKING:
     from perfdb.layout import Layout
 
 __all__ = [
-    "BatchOptions",
     "DistserveOptions",
     "EngineOptions",
     "EnginePlan",
-    "PromptFirstOptions",
-    "SarathiOptions",
     "SplitwiseOptions",
     "VllmOptions",
     "VllmV0Options",
@@ -179,6 +176,8 @@ class VllmOptions(EngineOptions):
         Host memory, GiB over all chips of an instance, that keeps the KV of blocks which are gone from the chips.
     async_scheduling
         Plan each step when the one before begins, so that the chip never waits for the host.
+    stream_interval
+        Tokens that go to a client together.
     """
 
     lone_options: ClassVar[tuple[str, ...]] = ("prefill_schedule_interval",)
@@ -196,6 +195,7 @@ class VllmOptions(EngineOptions):
     watermark: float = Field(default=0.0, ge=0, lt=1)
     kv_offloading_size: float = Field(default=0.0, ge=0, le=2**20)
     async_scheduling: bool | None = None
+    stream_interval: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -311,85 +311,6 @@ class SplitwiseOptions(EngineOptions):
         del prefills
         limits = Limits(self.max_batch_tokens, self.max_batch_size, chunked=False)
         return EnginePlan(limits, self.gpu_memory_utilization or 0.0, self.block_size, None)
-
-
-class SarathiOptions(EngineOptions):
-    """Options of Sarathi-Serve, with the defaults of its ``SarathiSchedulerConfig``.
-
-    Attributes
-    ----------
-    chunk_size
-        Tokens of one step, as long as it computes prompts.
-    max_num_seqs
-        Requests that hold KV.
-    """
-
-    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
-    chunk_size: int = Field(default=512, gt=0)
-    max_num_seqs: int = Field(default=128, gt=0)
-
-    def plan(self, *, prefills: bool) -> EnginePlan:
-        """Return what the options come to; the stages of the pool do not matter."""
-        del prefills
-        limits = Limits(self.chunk_size, self.max_num_seqs)
-        return EnginePlan(limits, self.gpu_memory_utilization, self.block_size, None)
-
-
-class PromptFirstOptions(EngineOptions):
-    """Options of vLLM's first scheduler in the code of those who compare with it (Sarathi-Serve, Vidur).
-
-    Attributes
-    ----------
-    max_num_batched_tokens
-        Prompt tokens of one step; by default those of the longest sequence.
-    max_num_seqs
-        Running requests.
-    max_paddings
-        Prompts of one step count as if all were as long as the longest (vLLM 0.2.2 to 0.3.3, and Vidur), and what that
-        adds may be so many tokens; by default they lie end to end.
-    """
-
-    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
-    max_num_batched_tokens: int | None = Field(default=None, gt=0)
-    max_num_seqs: int = Field(default=128, gt=0)
-    max_paddings: int | None = Field(default=None, ge=0)
-
-    def filled(self, chip: Chip, longest: int, layout: Layout | None = None) -> PromptFirstOptions:
-        """Return the options with a token budget for the longest prompt."""
-        del chip, layout
-        return self.model_copy(update={"max_num_batched_tokens": self.max_num_batched_tokens or longest})
-
-    def plan(self, *, prefills: bool) -> EnginePlan:
-        """Return what filled options come to; the stages of the pool do not matter."""
-        del prefills
-        limits = Limits(self.max_num_batched_tokens or 0, self.max_num_seqs, chunked=False)
-        rules = {"max_paddings": self.max_paddings}
-        return EnginePlan(limits, self.gpu_memory_utilization, self.block_size, rules=rules)
-
-
-class BatchOptions(EngineOptions):
-    """Options of engines that hold memory for the longest answer: Orca, and static batches.
-
-    Attributes
-    ----------
-    max_batch_size
-        Requests of a batch.
-    """
-
-    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
-    max_batch_size: int = Field(default=16, gt=0)
-
-    def filled(self, chip: Chip, longest: int, layout: Layout | None = None) -> BatchOptions:
-        """Return the options with the longest sequence, by which a full batch of prompts is bounded."""
-        del chip, layout
-        return self.model_copy(update={"max_model_len": longest}) if self.max_model_len is None else self
-
-    def plan(self, *, prefills: bool) -> EnginePlan:
-        """Return what filled options come to; the stages of the pool do not matter."""
-        del prefills
-        longest = self.max_model_len if isinstance(self.max_model_len, int) else 1
-        limits = Limits(self.max_batch_size * longest, self.max_batch_size, chunked=False)
-        return EnginePlan(limits, self.gpu_memory_utilization, self.block_size, None)
 
 
 def _holds_every_sequence(tokens: int | None, sequences: int | None) -> None:

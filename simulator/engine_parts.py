@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from perfdb.step_prices import StepPrices
+    from simulator.front_end import FrontEndTime
     from simulator.prompt_balance import PromptBalance
     from simulator.schedulers.plan import Scheduler
 
@@ -55,6 +56,8 @@ class EngineParts:
         Ranks with nothing to do plan ahead like the others.
     prompt_balance
         Makes what lets the prompts of ranks that step together wait until all have some; None where none waits.
+    front_end
+        What stands between clients and an instance; None where nothing takes time.
     make
         What makes an instance, called as :class:`simulator.instance.Instance` is; None for what
         :func:`simulator.lockstep.instance_maker` says.
@@ -83,10 +86,11 @@ class EngineParts:
         lockstep: bool = True,
         idle_ranks_lag: bool = True,
         prompt_balance: Callable[[], PromptBalance] | None = None,
+        front_end: FrontEndTime | None = None,
         make: Callable[..., Any] | None = None,
     ) -> None:
         self.scheduler, self.prices, self.plans_ahead = scheduler, prices, plans_ahead
-        self.polls_every = polls_every
+        self.polls_every, self.front_end = polls_every, front_end
         self.ranks, self.balancer = ranks, balancer
         self.lockstep, self.idle_ranks_lag, self.prompt_balance = lockstep, idle_ranks_lag, prompt_balance
         self.blank_first = blank_first
@@ -113,6 +117,7 @@ class EngineParts:
             blank_first=self.blank_first,
             plans_ahead=self.plans_ahead,
             polls_every=self.polls_every,
+            front_end=self.front_end,
             ranks=self.ranks,
             balancer=self.balancer,
             lockstep=self.lockstep,

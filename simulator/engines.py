@@ -14,13 +14,11 @@ from perfdb.eager import DISTSERVE_KERNELS, KERNELS_OF_2023, KERNELS_OF_2024, Ea
 from perfdb.memory import MemoryBudget
 from perfdb.sources import source_chain
 from perfdb.tables import TableChoice
+from simulator.baseline_options import BatchOptions, PromptFirstOptions, SarathiOptions
 from simulator.engine_options import (
-    BatchOptions,
     DistserveOptions,
     EngineOptions,
     EnginePlan,
-    PromptFirstOptions,
-    SarathiOptions,
     SplitwiseOptions,
     VllmOptions,
     VllmV0Options,
@@ -89,6 +87,8 @@ class Engine:
         The type of its options.
     host
         Time of the host per step that kernels do not hide; of an eager engine, beside an A100.
+    host_ahead
+        That time where it plans each step when the one before begins; None for the same.
     reserved_blocks
         KV blocks that no sequence gets (vLLM V1 keeps block 0 as a placeholder).
     graphs
@@ -112,7 +112,7 @@ class Engine:
     release
         Release whose kernel tables are wanted; None for those the database calls current.
     front_end
-        How long a request is under way to its scheduler.
+        What stands between clients and its scheduler.
     narrow_sparse_cache
         Architectures of chips on which sparse attention has an 8-bit cache where nothing else is said.
     kv_modes
@@ -136,6 +136,7 @@ class Engine:
     ranks: RankRules | None = None
     release: str | None = None
     front_end: FrontEndTime = _UNDELAYED
+    host_ahead: HostTime | None = None
     kv_modes: tuple[KvMode, ...] = ()
     narrow_sparse_cache: tuple[str, ...] = ()
 
@@ -173,15 +174,16 @@ class Engine:
         chain = source_chain(chip, self.framework, names, TableChoice(tables, self.release))
         return chain if self.kernels is None else EagerChain(chip, chain, self.kernels)
 
-    def host_on(self, chip: Chip, workers: int) -> HostTime:
+    def host_on(self, chip: Chip, workers: int, *, ahead: bool = False) -> HostTime:
         """Return the time of the host beside so many chips: that of an eager engine follows the speed of its cores."""
         speed = _CORE_SPEED.get(chip.architecture, 1.0) if self.kernels else 1.0
         messages_ns = self.message_ns * workers if workers > 1 else 0
+        host = self.host if self.host_ahead is None or not ahead else self.host_ahead
         return replace(
-            self.host,
-            step_ns=round(self.host.step_ns / speed),
-            sequence_ns=round((self.host.sequence_ns + messages_ns) / speed),
-            launch_ns=round(self.host.launch_ns / speed),
+            host,
+            step_ns=round(host.step_ns / speed),
+            sequence_ns=round((host.sequence_ns + messages_ns) / speed),
+            launch_ns=round(host.launch_ns / speed),
         )
 
     def memory_budget(self, plan: EnginePlan) -> MemoryBudget:
@@ -229,13 +231,25 @@ _SORTING_LOGIT_BYTES = 2 + 4 + (4 + 8) + (8 + 4 + 8)
 _SCORES_SINCE = 33
 
 
+#: What stands before each engine, and the time of its host: docs/decisions/005-host-time.md says what they were found
+#: from. vLLM tokenises prompts in its API server, and waits for its host only where it schedules step by step.
+_VLLM_HOST = HostTime(step_ns=1_300_000, sequence_ns=35_000)
+_VLLM_HOST_AHEAD = HostTime(step_ns=100_000, sequence_ns=10_000)
+_VLLM_FRONT_END = FrontEndTime(latency_ns=8_000_000, token_ns=4_700, output_ns=25_000)
+_SGLANG_HOST = HostTime(step_ns=500_000, sequence_ns=15_000)
+_SGLANG_FRONT_END = FrontEndTime(latency_ns=100_000_000, output_ns=45_000)
+_TRTLLM_HOST = HostTime(step_ns=300_000, sequence_ns=5_000)
+_TRTLLM_FRONT_END = FrontEndTime(latency_ns=20_000_000, output_ns=95_000)
+
+
 def _vllm(minor: int) -> Engine:
-    host = HostTime(step_ns=600_000, sequence_ns=20_000)
     return Engine(
         "vllm",
         "vllm",
         VllmOptions,
-        host,
+        _VLLM_HOST,
+        host_ahead=_VLLM_HOST_AHEAD,
+        front_end=_VLLM_FRONT_END,
         reserved_blocks=1,
         graphs=_vllm_graphs if minor >= _GRAPHS_COUNTED_SINCE else None,
         logit_bytes=14 if minor >= _UNSORTED_SINCE else _SORTING_LOGIT_BYTES,
@@ -251,22 +265,20 @@ def _vllm(minor: int) -> Engine:
     )
 
 
-#: Engines by name; one after an ``@`` is a version whose behaviour differs. The host time of today's vLLM, 0.6 ms
-#: per step and 20 us per sequence, is the median of measured minus simulated token times over 120 public runs on
-#: H100 to B200 (docs/decisions/005-host-time.md). Where those of the engines of 2023 come from is said in
-#: docs/decisions/010-engines-of-2023.md.
+#: Engines by name; one after an ``@`` is a version whose behaviour differs. Where the constants of the engines of 2023
+#: come from is said in docs/decisions/010-engines-of-2023.md.
 ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
         "vllm": _vllm(LATEST),
         **{
             f"vllm@0.{minor}": replace(_vllm(minor), release=f"0.{minor}") for minor in range(ERAS[0].since, LATEST + 1)
         },
-        # Host time as vLLM's, which overlaps it with the kernels in the same way (docs/decisions/019-sglang.md).
         "sglang": Engine(
             "sglang",
             "sglang",
             SglangOptions,
-            HostTime(step_ns=600_000, sequence_ns=20_000),
+            _SGLANG_HOST,
+            front_end=_SGLANG_FRONT_END,
             ranks=RankRules("round_robin"),
             # It logs "Setting KV cache dtype to bfloat16 for DeepSeek DSA on SM9 device", and to FP8 on SM10.
             narrow_sparse_cache=("blackwell",),
@@ -276,7 +288,8 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             "trtllm",
             "trtllm",
             TrtllmOptions,
-            HostTime(step_ns=400_000, sequence_ns=20_000),
+            _TRTLLM_HOST,
+            front_end=_TRTLLM_FRONT_END,
             graphs=_trtllm_graphs,
             ranks=RankRules("fewest_tokens", one_chip=True),
         ),

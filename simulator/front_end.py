@@ -1,52 +1,90 @@
-"""What stands between a client and a scheduler: HTTP, tokenisation, and the way to the engine's process."""
+"""What stands between clients and a scheduler: HTTP, tokenisation, and the way of tokens back to their clients."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from heapq import heapreplace
 
-__all__ = ["FrontEnd", "FrontEndTime"]
+__all__ = ["FrontEnd", "FrontEndTime", "Outlet"]
 
 
 @dataclass(frozen=True, slots=True)
 class FrontEndTime:
-    """How long a request is under way to the scheduler, ns.
+    """What one front end needs, ns.
 
     Attributes
     ----------
     latency_ns
         From the client to the scheduler, and of the first token back, with nothing else to do.
     request_ns, token_ns
-        In which a server does nothing else, per request and per prompt token: requests that come together queue.
+        In which it does nothing else, per request and per prompt token: requests that come together queue.
+    output_ns
+        Same, per token that goes back to its client (per message, where several go in one).
     """
 
     latency_ns: int = 0
     request_ns: int = 0
     token_ns: int = 0
+    output_ns: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.latency_ns or self.request_ns or self.token_ns)
+        return bool(self.latency_ns or self.request_ns or self.token_ns or self.output_ns)
 
 
 class FrontEnd:
-    """The front ends of a deployment, one per instance, each of which takes one request after the other.
+    """The front end of one instance: one process that takes requests in and sends tokens out, one after the other.
+
+    Work it has not done yet is kept as a sum. Tokens of a run of steps come evenly between the moments at which
+    somebody looks, which are the same however steps are gathered: when a request comes, gets its first token, or ends.
 
     Parameters
     ----------
     time
-        What each needs.
-    servers
-        How many there are.
+        What it needs.
     """
 
-    def __init__(self, time: FrontEndTime, servers: int) -> None:
-        self.time = time
-        self._free_ns = [0] * servers
+    __slots__ = ("_at_ns", "_left_ns", "time")
 
-    def delay_ns(self, now_ns: int, prompt_tokens: int) -> int:
-        """Take a request in now; return after how many ns a scheduler sees it. The server free first takes it."""
+    def __init__(self, time: FrontEndTime) -> None:
+        self.time = time
+        self._left_ns = self._at_ns = 0
+
+    def take_in(self, now_ns: int, prompt_tokens: int) -> int:
+        """Take a request in now; return after how many ns a scheduler sees it."""
         time = self.time
-        start_ns = max(now_ns, self._free_ns[0])
-        done_ns = start_ns + time.request_ns + time.token_ns * prompt_tokens
-        heapreplace(self._free_ns, done_ns)
-        return max(1, done_ns + time.latency_ns - now_ns)
+        self._work(now_ns, 0)
+        self._left_ns += time.request_ns + time.token_ns * prompt_tokens
+        return max(1, self._left_ns + time.latency_ns)
+
+    def send_out(self, now_ns: int, tokens: int) -> int:
+        """Send out what appeared since the last time; return after how many ns clients have the last of it."""
+        self._work(now_ns, tokens * self.time.output_ns)
+        return self._left_ns
+
+    def left_ns(self, now_ns: int) -> int:
+        """Return how long it will be busy with what it has."""
+        self._work(now_ns, 0)
+        return self._left_ns
+
+    def _work(self, now_ns: int, added_ns: int) -> None:
+        self._left_ns = max(0, self._left_ns + added_ns - (now_ns - self._at_ns))
+        self._at_ns = now_ns
+
+
+class Outlet:
+    """Where the tokens of one scheduler leave.
+
+    Attributes
+    ----------
+    waiting
+        Tokens that have appeared and are not sent out yet.
+    """
+
+    __slots__ = ("_front_end", "waiting")
+
+    def __init__(self, front_end: FrontEnd) -> None:
+        self._front_end, self.waiting = front_end, 0
+
+    def sent_ns(self, now_ns: int) -> int:
+        """Send out all that waits, and return when its clients have it."""
+        tokens, self.waiting = self.waiting, 0
+        return now_ns + self._front_end.send_out(now_ns, tokens)

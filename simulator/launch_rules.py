@@ -58,11 +58,6 @@ def _prompt_and_batch(facts: Mapping[str, float]) -> int:
     return -(-int(facts["isl"] + facts["concurrency"] + 64) // 64) * 64
 
 
-def _generated_batch(facts: Mapping[str, float]) -> int:
-    """Return the batch AIConfigurator sets where it was given none, or what the users need."""
-    return max(128, int(facts["concurrency"]))
-
-
 #: What an option may be computed by; each takes numbers of a case.
 FORMULAS: Final[Mapping[str, Callable[[Mapping[str, float]], int]]] = MappingProxyType(
     {
@@ -72,9 +67,8 @@ FORMULAS: Final[Mapping[str, Callable[[Mapping[str, float]], int]]] = MappingPro
         "longest": lambda facts: int(facts["isl"] + facts["osl"]) + 20,
         "prompt_and_batch": _prompt_and_batch,
         "prompt_and_batch_or_8192": lambda facts: max(_prompt_and_batch(facts), 8192),
-        "generated_for_vllm": lambda facts: int(facts["isl"]) + 512 + 1500,
-        "generated_for_trtllm": lambda facts: -(-(int(facts["isl"]) + _generated_batch(facts) + 500) // 32) * 32,
-        "generated_batch": _generated_batch,
+        "two_prompts_and_batch": lambda facts: 2 * int(facts["isl"]) + int(facts["concurrency"]),
+        "prompt_and_batch_in_blocks": lambda facts: -(-(int(facts["isl"] + facts["concurrency"]) + 500) // 32) * 32,
         "generated_prefill": lambda facts: int(facts["isl"]) + 1500,
         "recipe_batch": lambda facts: int(facts["batch"]),
     }

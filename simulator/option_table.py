@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import Discriminator, Tag
 
+from simulator.baseline_options import BatchOptions, PromptFirstOptions, SarathiOptions
 from simulator.engine_options import (
-    BatchOptions,
     DistserveOptions,
     EngineOptions,
-    PromptFirstOptions,
-    SarathiOptions,
     SplitwiseOptions,
     VllmOptions,
     VllmV0Options,

@@ -78,6 +78,11 @@ class Ledger:
     def __len__(self) -> int:
         return len(self.prompt_tokens)
 
+    def note_admitted(self, index: int, cached_tokens: int, now_ns: int) -> None:
+        """Write down that a prompt is being computed, if that is the first time."""
+        if self.admitted_ns[index] < 0:
+            self.admitted_ns[index], self.cached_tokens[index] = now_ns, cached_tokens
+
     def note_gap(self, since_ns: int, now_ns: int) -> None:
         """Write down a time between two tokens that was more than a step."""
         self.stalls.append(now_ns - since_ns)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hardware.errors import ScenarioError
-from simulator.cluster import Following
+from simulator.arrivals import Following
 from simulator.identity import KnownIdentities
 from simulator.router import PREFIX_ROUTERS, SESSION_ROUTERS
 from workloads.closed_loop import plan_closed_loop
@@ -30,7 +30,7 @@ __all__ = ["Requests", "build_requests", "synthetic_arrivals", "trace_requests"]
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """The workload: lengths, and when requests are sent; a :class:`simulator.cluster.Arrivals`.
+    """The workload: lengths, and when requests are sent; a :class:`simulator.arrivals.Arrivals`.
 
     Attributes
     ----------

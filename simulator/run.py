@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from hardware.errors import ScenarioError
-from simulator.build import build_decode_router, build_front_end, build_pools, build_router
+from simulator.build import build_decode_router, build_pools, build_router
 from simulator.cluster import Cluster
 from simulator.fabric import build_fabric
 from simulator.finished import Finished
@@ -155,7 +155,6 @@ def _cluster(  # noqa: PLR0913 - the parts of a run, all named
         decode_router=build_decode_router(scenario),
         terms=scenario.links.kv_transfer,
         carrier=carrier,
-        front_end=build_front_end(scenario),
         helps_above=scenario.helps_above,
         identities=requests.identities,
         declared_tokens=scenario.workload.max_output_tokens or 0,

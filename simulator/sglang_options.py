@@ -80,6 +80,8 @@ class SglangOptions(EngineOptions):
         Keep no KV for requests that begin alike.
     disable_overlap_schedule
         Plan a step when the one before is over.
+    stream_interval
+        Tokens that go to a client together.
     scheduler_recv_interval
         Steps of decoding from one look at who has come to the next; see :mod:`simulator.inbox`.
     prefill_decode_interval, prefill_decode_interval_min_bs
@@ -120,6 +122,7 @@ class SglangOptions(EngineOptions):
     enable_mixed_chunk: bool = False
     disable_radix_cache: bool = False
     disable_overlap_schedule: bool = False
+    stream_interval: int = Field(default=1, ge=1)
     scheduler_recv_interval: int = Field(default=1, ge=0)
     prefill_decode_interval: int = Field(default=0, ge=0)
     prefill_decode_interval_min_bs: int = Field(default=0, ge=0)

@@ -99,6 +99,8 @@ class TrtllmOptions(EngineOptions):
         Tables of their own.
     disable_overlap_scheduler
         Plan each step when the one before is over, and not while it runs.
+    stream_interval
+        Tokens that go to a client together.
     batch_wait_timeout_iters, batch_wait_max_tokens_ratio
         While sequences decode, prompts wait for at most so many steps, or until a step has this share of its tokens.
     """
@@ -120,6 +122,7 @@ class TrtllmOptions(EngineOptions):
     scheduler_config: SchedulerConfig = SchedulerConfig()
     attention_dp_config: AttentionDpConfig = AttentionDpConfig()
     disable_overlap_scheduler: bool = False
+    stream_interval: int = Field(default=1, ge=1)
     batch_wait_timeout_iters: int = Field(default=0, ge=0)
     batch_wait_max_tokens_ratio: float = Field(default=0.0, ge=0, le=1)
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, StepPrices
+from simulator.arrivals import Following
 from simulator.clock import Clock, Urgent
-from simulator.cluster import Cluster, Following
+from simulator.cluster import Cluster
 from simulator.engine_parts import EngineParts
-from simulator.front_end import FrontEnd, FrontEndTime
+from simulator.front_end import FrontEndTime
 from simulator.incidents import OperationsTable
 from simulator.laws import check_laws
 from simulator.network import KvTransfer
@@ -25,7 +26,7 @@ from simulator.token_gaps import TokenGaps, token_gaps
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from simulator.cluster import Identities
+    from simulator.arrivals import Identities
     from simulator.router import Router
 
 LONGEST = 1 << 17
@@ -219,7 +220,7 @@ class Deployment:
         common |= {"caching": self.caching, "plans_ahead": self.plans_ahead, "polls_every": self.polls_every}
         common |= {"ranks": self.ranks, "balancer": self.balancer}
         common |= {"lockstep": self.lockstep, "idle_ranks_lag": self.idle_ranks_lag, "make": self.make}
-        common |= {"prompt_balance": self.prompt_balance}
+        common |= {"prompt_balance": self.prompt_balance, "front_end": self.front_end}
         common |= {
             "blank_first": self.blank_first,
             "host_blocks": self.host_blocks,
@@ -240,7 +241,6 @@ class Deployment:
             decode_router=self.decode_router,
             terms=self.terms,
             carrier=lambda env: PrivateLinks(env, self.transfer_ns_per_token),
-            front_end=FrontEnd(self.front_end, self.replicas) if self.front_end else None,
             helps_above=self.helps_above,
             identities=self.identities,
             declared_tokens=self.declared_tokens,

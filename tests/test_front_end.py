@@ -1,29 +1,39 @@
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import Deployment, OpenLoop, times
+from serving import Deployment, OpenLoop, Users, times
 
-from simulator.front_end import FrontEnd, FrontEndTime
+from simulator.front_end import FrontEnd, FrontEndTime, Outlet
 
-TIMES = st.builds(FrontEndTime, st.integers(0, 10**8), st.integers(0, 10**7), st.integers(0, 10**4))
+TIMES = st.builds(
+    FrontEndTime, st.integers(0, 10**8), st.integers(0, 10**7), st.integers(0, 10**4), st.integers(0, 10**6)
+)
 
 
 def test_requests_that_come_together_queue_and_one_alone_takes_its_own_time():
-    front_end = FrontEnd(FrontEndTime(latency_ns=1000, request_ns=10, token_ns=2), 1)
-    assert [front_end.delay_ns(at, 5) for at in (0, 0, 5, 500)] == [1020, 1040, 1055, 1020]
+    front_end = FrontEnd(FrontEndTime(latency_ns=1000, request_ns=10, token_ns=2))
+    assert [front_end.take_in(at, 5) for at in (0, 0, 5, 500)] == [1020, 1040, 1055, 1020]
 
 
-def test_as_many_requests_are_taken_in_at_once_as_there_are_servers():
-    front_end = FrontEnd(FrontEndTime(request_ns=100), 2)
-    assert [front_end.delay_ns(0, 1) for _ in range(4)] == [100, 100, 200, 200]
+def test_tokens_that_come_faster_than_they_can_be_sent_wait_and_requests_behind_them():
+    front_end = FrontEnd(FrontEndTime(request_ns=10, output_ns=5))
+    assert [front_end.send_out(at, tokens) for at, tokens in ((100, 10), (200, 30), (300, 40))] == [0, 50, 150]
+    assert front_end.take_in(400, 1) == 60
+    assert (front_end.left_ns(420), front_end.left_ns(1000)) == (40, 0)
+
+
+def test_what_waits_is_sent_once():
+    outlet = Outlet(FrontEnd(FrontEndTime(output_ns=7)))
+    outlet.waiting = 100
+    assert [outlet.sent_ns(at) for at in (200, 200, 650)] == [700, 700, 700]
 
 
 @given(TIMES, st.lists(st.tuples(st.integers(0, 10**7), st.integers(1, 1000)), min_size=1, max_size=30))
 def test_nobody_is_faster_than_alone_nor_slower_than_behind_all(time, requests):
-    front_end, now, work = FrontEnd(time, 1), 0, 0
+    front_end, now, work = FrontEnd(time), 0, 0
     for gap, tokens in requests:
         now, own = now + gap, time.request_ns + time.token_ns * tokens
         work += own
-        assert max(1, own + time.latency_ns) <= front_end.delay_ns(now, tokens) <= max(1, work + time.latency_ns)
+        assert max(1, own + time.latency_ns) <= front_end.take_in(now, tokens) <= max(1, work + time.latency_ns)
 
 
 @given(st.integers(1, 10**8), st.lists(st.integers(0, 10**8), min_size=1, max_size=12))
@@ -36,6 +46,27 @@ def test_a_latency_moves_every_time_but_the_arrival(latency, gaps):
     assert moved["arrival_ns"] == plain["arrival_ns"]
     for name in ("admitted_ns", "first_token_ns", "finish_ns"):
         assert moved[name] == [at + latency for at in plain[name]]
+
+
+@given(st.integers(1, 10**6), st.integers(1, 3))
+def test_what_leaves_late_leaves_in_order(output_ns, ranks):
+    """Nothing is told before it is there, and no end before its begin; ranks share what stands before them."""
+    sizes = [300, 20, 700, 64] * 5, [40, 60, 20, 33] * 5
+    arrivals = [i * 10**6 + 1 for i in range(20)]
+    kind = {"ranks": ranks, "balancer": "round_robin"}
+    late = times(Deployment(**kind, front_end=FrontEndTime(output_ns=output_ns)).serve(OpenLoop(arrivals), *sizes))
+    assert all(first <= last for first, last in zip(late["first_token_ns"], late["finish_ns"], strict=True))
+    if ranks == 1:
+        plain = times(Deployment(**kind).serve(OpenLoop([at + 1 for at in arrivals]), *sizes))
+        for name in ("first_token_ns", "finish_ns"):
+            assert all(there >= produced for there, produced in zip(late[name], plain[name], strict=True))
+
+
+def test_no_more_tokens_leave_than_a_front_end_can_send():
+    """A closed loop settles at the rate of the slower of engine and front end."""
+    work = [200] * 300, [100] * 300
+    cluster = Deployment(front_end=FrontEndTime(output_ns=500_000)).serve(Users(30, [0] * 270), *work)
+    assert 0.95 < 300 * 100 * 500_000 / cluster.ended_ns <= 1.0
 
 
 @given(TIMES)
