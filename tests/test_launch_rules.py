@@ -10,9 +10,6 @@ from hardware.errors import CaseError
 from simulator.engines import ENGINES
 from simulator.launch_rules import FORMULAS, LaunchRules, load_rules
 
-#: Options that rules set although no engine has them yet: cases that need them are skipped with a sentence.
-TO_COME = {"scheduler_recv_interval", "attention_dp_config"}
-
 BLOCKS = {"enable_block_reuse": False, "free_gpu_memory_fraction": 0.8}
 
 
@@ -223,4 +220,4 @@ def test_every_option_of_the_rules_shipped_is_one_of_its_engine(rule):
         return
     known = {name for name, field in ENGINES[engine].options.model_fields.items() if not field.exclude}
     aliases = {"max_seq_len"} if engine == "trtllm" else set()
-    assert rule.set.engine_options.keys() <= known | aliases | TO_COME
+    assert rule.set.engine_options.keys() <= known | aliases

@@ -130,7 +130,7 @@ def test_a_repeated_prompt_is_found_in_the_cache_and_so_is_one_sent_before(whole
     found = predictions(whole[0] / "out")
     # Of six prompts the first of each pair is computed; sent before, none is.
     computed, hit = found["run/all", "ttft_p99"], found["again", "ttft_p50"]
-    assert computed > 3 * hit
+    assert computed > hit + 20
     assert found["run/all", "ttft_mean"] == pytest.approx((computed + hit) / 2, rel=0.1)
     assert found["again", "ttft_p99"] == pytest.approx(hit, rel=0.05)
 
