@@ -202,6 +202,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         plans_ahead=plan.plans_ahead,
         polls_every=plan.polls_every,
         **_ranks(engine, plan, model, layout),
+        tells_late=engine.tells_late,
         front_end=_front_end(pool, options),
         make=engine.instances(options, blocks),
     )

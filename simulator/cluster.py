@@ -9,7 +9,7 @@ from simpy.events import URGENT
 
 from simulator.batch import Batch
 from simulator.clock import Clock, soon
-from simulator.front_end import FrontEnd, Outlet
+from simulator.front_end import FrontEnd
 from simulator.group import Group
 from simulator.hand_over import HandOver
 from simulator.lockstep import instance_maker
@@ -164,7 +164,7 @@ class Cluster:
         self._front_ends.append(front_end)
         if front_end is not None:
             for core in instance.cores:
-                core.outlet = Outlet(front_end)
+                core.outlet.front_end = front_end
         self.logs.append(log)
         self.owners.append(pool)
         self.loads.append(0)

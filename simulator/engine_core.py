@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from hardware.errors import LawError
 from simulator.decode_run import DecodeRun
 from simulator.finishes import Finishes
+from simulator.front_end import Outlet
 from simulator.host_link import HostLink
 from simulator.inbox import Inbox
 from simulator.lookahead import Lookahead
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from simulator.clock import Clock
     from simulator.engine_parts import EngineParts
-    from simulator.front_end import Outlet
     from simulator.records import Ledger, StepLog
     from simulator.request import Request
     from simulator.watcher import Watcher
@@ -60,7 +60,7 @@ class EngineCore:
     row
         Of the step log, for a step that computes prompts.
     outlet
-        Where tokens leave; None where that takes no time.
+        Where tokens leave.
     started_ns, ended_ns
         When it began to serve, and when it stopped; -1 while it serves.
     """
@@ -83,7 +83,7 @@ class EngineCore:
         self._host_link = HostLink(env, parts.host_block_ns)
         self.scheduler.begin(self.state)
         self.ledger, self.log, self.watcher = ledger, log, watcher
-        self.decodes_here, self.tells_chunks = parts.decodes, tells_chunks
+        self.decodes_here, self._tells_late, self.tells_chunks = parts.decodes, parts.tells_late, tells_chunks
         self.longest_run = 1 << 40 if macro_steps else 1
         self._finishes = Finishes(ledger.output_tokens)
         self._wake_up = WakeUp(env)
@@ -94,7 +94,7 @@ class EngineCore:
         self.ahead = Lookahead(self.scheduler, self.state) if parts.plans_ahead else None
         self._inbox = Inbox(self.state, parts.polls_every) if parts.polls_every > 1 else None
         self._standstill = Standstill(ledger)
-        self.outlet: Outlet | None = None
+        self.outlet = Outlet(ledger)
         self.held, self.started_ns, self.ended_ns = 0, env.now, -1
 
     def submit(self, request: Request) -> None:
@@ -221,10 +221,7 @@ class EngineCore:
         return plan
 
     def lags(self, plan: Plan) -> bool:
-        """Let the plan after one without a step know all there is; tell whether that one did not.
-
-        It does not matter then whether that one preempted somebody.
-        """
+        """Let the plan after one without a step know all there is; tell whether that one did not."""
         lagged = self.ahead is not None and self.ahead.catch_up(self.env.now)
         again = lagged or bool(plan.preempted) or not plan.steps
         if not again and self._inbox is not None:
@@ -248,6 +245,10 @@ class EngineCore:
             self._host_link.copy(request, missing, self._fetched)
         self.joined = [*plan.joined, *plan.spare] if plan.spare else plan.joined
         for request in plan.joined:
+            if self.ledger.told_ns[request.index] < 0:
+                # Its first token came with its KV, and leaves from here.
+                request.stalled_ns = self.env.now
+                self.outlet.first(request.index, self.env.now)
             self._finishes.expect(request, state.step, request.tokens - self.ledger.prompt_tokens[request.index])
 
     def _notice(self, *, changed: bool) -> None:
@@ -262,8 +263,6 @@ class EngineCore:
         state = self.state
         if state.waiting and not (state.loading or state.fetching or self.held):
             raise LawError(f"instance {self.number} has {len(state.waiting)} waiting requests and no plan")
-
-    # --- steps ---------------------------------------------------------------------------------------
 
     def steps_unchanged(self, plan: Plan) -> int:
         """Return for how many steps of decoding a plan holds, as far as anybody knows now."""
@@ -302,8 +301,7 @@ class EngineCore:
             state.pool.take_until(state.step, state.step + steps)
         state.step += steps
         state.context_sum += decodes * steps
-        if self.outlet is not None:
-            self.outlet.waiting += decodes * steps
+        self.outlet.waiting += decodes * steps
 
     def _end_stalls(self, now_ns: int) -> None:
         """Let the first token appear here of sequences that came from another instance, or one nobody gets."""
@@ -353,8 +351,7 @@ class EngineCore:
             state.context_sum += plan.decodes
         if self.joined:
             self._end_stalls(self.env.now)
-        if self.outlet is not None:
-            self.outlet.waiting += plan.decodes + self.row[7]
+        self.outlet.waiting += plan.decodes + self.row[7]
         for request, new in plan.chunks:
             request.computed += new
             if request.computed == request.tokens:
@@ -365,18 +362,19 @@ class EngineCore:
         if self._finishes.next_step <= state.step:
             self._finish_due()
 
-    # --- requests ------------------------------------------------------------------------------------
-
     def _first_token(self, request: Request) -> None:
         """Let the next token of a computed prompt, or of a recomputed context, appear now."""
         ledger, index, now = self.ledger, request.index, self.env.now
         if ledger.first_token_ns[index] < 0:
-            ledger.first_token_ns[index] = now if self.outlet is None else self.outlet.sent_ns(now)
+            ledger.first_token_ns[index] = now
         if request.stalled_ns >= 0:
             ledger.note_gap(request.stalled_ns, now)
             request.stalled_ns = -1
         produced = request.tokens - ledger.prompt_tokens[index] + 1
-        if not self.decodes_here and produced < ledger.output_tokens[index]:
+        goes_on = not self.decodes_here and produced < ledger.output_tokens[index]
+        if ledger.told_ns[index] < 0 and not (goes_on and self._tells_late):
+            self.outlet.first(index, now)
+        if goes_on:
             # Its blocks stay until its KV has left.
             del self.state.running[index]
             self.held += 1
@@ -395,5 +393,5 @@ class EngineCore:
             state.ending[index] = request
             if self.ahead is None:
                 state.let_go()
-            self.ledger.finish_ns[index] = now if self.outlet is None else self.outlet.sent_ns(now)
+            self.outlet.last(index, now)
             self.watcher.finished(self.number, index)

@@ -56,6 +56,8 @@ class EngineParts:
         Ranks with nothing to do plan ahead like the others.
     prompt_balance
         Makes what lets the prompts of ranks that step together wait until all have some; None where none waits.
+    tells_late
+        Where it does not decode, clients get the first token from the instance that does, once the KV is there.
     front_end
         What stands between clients and an instance; None where nothing takes time.
     make
@@ -86,11 +88,12 @@ class EngineParts:
         lockstep: bool = True,
         idle_ranks_lag: bool = True,
         prompt_balance: Callable[[], PromptBalance] | None = None,
+        tells_late: bool = False,
         front_end: FrontEndTime | None = None,
         make: Callable[..., Any] | None = None,
     ) -> None:
         self.scheduler, self.prices, self.plans_ahead = scheduler, prices, plans_ahead
-        self.polls_every, self.front_end = polls_every, front_end
+        self.polls_every, self.tells_late, self.front_end = polls_every, tells_late, front_end
         self.ranks, self.balancer = ranks, balancer
         self.lockstep, self.idle_ranks_lag, self.prompt_balance = lockstep, idle_ranks_lag, prompt_balance
         self.blank_first = blank_first
@@ -117,6 +120,7 @@ class EngineParts:
             blank_first=self.blank_first,
             plans_ahead=self.plans_ahead,
             polls_every=self.polls_every,
+            tells_late=self.tells_late,
             front_end=self.front_end,
             ranks=self.ranks,
             balancer=self.balancer,

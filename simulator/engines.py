@@ -113,6 +113,8 @@ class Engine:
         Release whose kernel tables are wanted; None for those the database calls current.
     front_end
         What stands between clients and its scheduler.
+    tells_late
+        The first token of a request that is handed over reaches its client from the instance that decodes.
     narrow_sparse_cache
         Architectures of chips on which sparse attention has an 8-bit cache where nothing else is said.
     kv_modes
@@ -137,6 +139,7 @@ class Engine:
     release: str | None = None
     front_end: FrontEndTime = _UNDELAYED
     host_ahead: HostTime | None = None
+    tells_late: bool = False
     kv_modes: tuple[KvMode, ...] = ()
     narrow_sparse_cache: tuple[str, ...] = ()
 
@@ -235,7 +238,7 @@ _SCORES_SINCE = 33
 #: from. vLLM tokenises prompts in its API server, and waits for its host only where it schedules step by step.
 _VLLM_HOST = HostTime(step_ns=1_300_000, sequence_ns=35_000)
 _VLLM_HOST_AHEAD = HostTime(step_ns=100_000, sequence_ns=10_000)
-_VLLM_FRONT_END = FrontEndTime(latency_ns=8_000_000, token_ns=4_700, output_ns=25_000)
+_VLLM_FRONT_END = FrontEndTime(latency_ns=16_000_000, token_ns=4_700, output_ns=25_000)
 _SGLANG_HOST = HostTime(step_ns=500_000, sequence_ns=15_000)
 _SGLANG_FRONT_END = FrontEndTime(latency_ns=100_000_000, output_ns=45_000)
 _TRTLLM_HOST = HostTime(step_ns=300_000, sequence_ns=5_000)
@@ -250,6 +253,7 @@ def _vllm(minor: int) -> Engine:
         _VLLM_HOST,
         host_ahead=_VLLM_HOST_AHEAD,
         front_end=_VLLM_FRONT_END,
+        tells_late=True,
         reserved_blocks=1,
         graphs=_vllm_graphs if minor >= _GRAPHS_COUNTED_SINCE else None,
         logit_bytes=14 if minor >= _UNSORTED_SINCE else _SORTING_LOGIT_BYTES,
@@ -279,6 +283,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             SglangOptions,
             _SGLANG_HOST,
             front_end=_SGLANG_FRONT_END,
+            tells_late=True,
             ranks=RankRules("round_robin"),
             # It logs "Setting KV cache dtype to bfloat16 for DeepSeek DSA on SM9 device", and to FP8 on SM10.
             narrow_sparse_cache=("blackwell",),
@@ -290,6 +295,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             TrtllmOptions,
             _TRTLLM_HOST,
             front_end=_TRTLLM_FRONT_END,
+            tells_late=True,
             graphs=_trtllm_graphs,
             ranks=RankRules("fewest_tokens", one_chip=True),
         ),

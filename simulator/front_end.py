@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from simulator.records import Ledger
 
 __all__ = ["FrontEnd", "FrontEndTime", "Outlet"]
 
@@ -71,20 +75,37 @@ class FrontEnd:
 
 
 class Outlet:
-    """Where the tokens of one scheduler leave.
+    """Where the tokens of one scheduler leave for their clients.
+
+    Parameters
+    ----------
+    ledger
+        Where it is noted when clients have them.
 
     Attributes
     ----------
+    front_end
+        What they pass; None where that takes no time.
     waiting
         Tokens that have appeared and are not sent out yet.
     """
 
-    __slots__ = ("_front_end", "waiting")
+    __slots__ = ("_ledger", "front_end", "waiting")
 
-    def __init__(self, front_end: FrontEnd) -> None:
-        self._front_end, self.waiting = front_end, 0
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger, self.waiting = ledger, 0
+        self.front_end: FrontEnd | None = None
 
-    def sent_ns(self, now_ns: int) -> int:
-        """Send out all that waits, and return when its clients have it."""
+    def first(self, index: int, now_ns: int) -> None:
+        """Let a client have the first token as soon as it gets through."""
+        self._ledger.told_ns[index] = self._leaves_ns(now_ns)
+
+    def last(self, index: int, now_ns: int) -> None:
+        """Let a client have the last token as soon as it gets through."""
+        self._ledger.finish_ns[index] = self._leaves_ns(now_ns)
+
+    def _leaves_ns(self, now_ns: int) -> int:
+        if self.front_end is None:
+            return now_ns
         tokens, self.waiting = self.waiting, 0
-        return now_ns + self._front_end.send_out(now_ns, tokens)
+        return now_ns + self.front_end.send_out(now_ns, tokens)

@@ -85,6 +85,9 @@ def _order_of_times(cluster: Cluster) -> None:
     for earlier, later in pairwise(("arrival_ns", "admitted_ns", "first_token_ns", "finish_ns")):
         backwards = ledger.column(later)[finished] < ledger.column(earlier)[finished]
         _equal(f"clock never backwards before {later}", int(backwards.sum()), 0)
+    told = ledger.column("told_ns")
+    untimely = (told < ledger.column("first_token_ns")) | (told > ledger.column("finish_ns"))
+    _equal("a first token is told between its birth and the end", int((untimely & finished).sum()), 0)
     ready = ledger.column("kv_ready_ns")
     handed = (ready >= 0) & finished
     early = (ready <= ledger.column("first_token_ns")) | (ready >= ledger.column("finish_ns"))

@@ -146,6 +146,7 @@ class LiveInstance(Instance):
                 self._wake_up.after(row[0] + row[1] - self.env.now)
                 yield
                 self.log.add(row)
+                self.outlet.waiting += row[3] + row[7]
             self._apply_step(step, completes)
 
     # --- steps ---------------------------------------------------------------------------------------
@@ -201,6 +202,7 @@ class LiveInstance(Instance):
             request = self._requests[index]
             if ledger.first_token_ns[index] < 0:
                 ledger.first_token_ns[index] = now
+                self.outlet.first(index, now)
             if index in completes and request.stalled_ns >= 0:
                 ledger.note_gap(request.stalled_ns, now)
             # One that was put back while its token was under way waits from now on.
@@ -214,7 +216,7 @@ class LiveInstance(Instance):
             self._producing.discard(index)
             # It was put back while its last token was under way: nothing is computed once more.
             self.state.recomputed -= self._lost.pop(index, 0)
-            ledger.finish_ns[index] = now
+            self.outlet.last(index, now)
             self.watcher.finished(self.number, index)
 
     # --- requests ------------------------------------------------------------------------------------

@@ -72,9 +72,9 @@ def request_times(ledger: Ledger, bounds: Bounds, warmup_ns: int = 0) -> Request
     arrival, admitted, first, finish = (
         ledger.column(name) for name in ("arrival_ns", "admitted_ns", "first_token_ns", "finish_ns")
     )
-    completed, ready = finish >= 0, ledger.column("kv_ready_ns")
+    completed, ready, told = finish >= 0, ledger.column("kv_ready_ns"), ledger.column("told_ns")
     missing = np.where(completed, 0.0, np.nan)
-    ttft, e2e = (first - arrival) / 1e6 + missing, (finish - arrival) / 1e6 + missing
+    ttft, e2e = (told - arrival) / 1e6 + missing, (finish - arrival) / 1e6 + missing
     later_tokens = ledger.column("output_tokens") - 1
     tpot = np.where(later_tokens > 0, (e2e - ttft) / np.maximum(later_tokens, 1), np.nan)
     met = completed & _within(ttft, bounds.ttft_ms) & _within(e2e, bounds.e2e_ms)

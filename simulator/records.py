@@ -36,6 +36,9 @@ class Ledger:
     arrival_ns, admitted_ns, first_token_ns, finish_ns
         Times; :data:`NEVER` until they come. Admission is the start of the first step that computes part
         of the prompt.
+    told_ns
+        When its client had the first token: later than it was produced by what the front end took, or the way to the
+        instance that decodes.
     instance, decode_instance
         Instance that computed its prompt, and the one that produced its later tokens; the same unless its
         KV was handed over.
@@ -63,6 +66,7 @@ class Ledger:
         self.arrival_ns = _filled(rows, NEVER)
         self.admitted_ns = _filled(rows, NEVER)
         self.first_token_ns = _filled(rows, NEVER)
+        self.told_ns = _filled(rows, NEVER)
         self.finish_ns = _filled(rows, NEVER)
         self.kv_ready_ns = _filled(rows, NEVER)
         self.instance = _filled(rows, NEVER)

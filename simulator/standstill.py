@@ -46,7 +46,7 @@ class Standstill:
             if produced and request.stalled_ns < 0:
                 request.stalled_ns = self.last_token_ns(request.index, now_ns)
             elif not produced and ledger.finish_ns[request.index] < 0:  # Its first token was lost, if it had one.
-                ledger.first_token_ns[request.index] = -1
+                ledger.first_token_ns[request.index] = ledger.told_ns[request.index] = -1
 
     def join(self, index: int, now_ns: int) -> None:
         """Note that a request produced a token, the first or one after a preemption, while others wait."""

@@ -54,9 +54,7 @@ def timeline_table(run: Finished) -> pd.DataFrame:
 def _requests(run: Finished, edges: NDArray[np.int64]) -> dict[str, NDArray[np.float64] | NDArray[np.int64]]:
     """Return counts and latencies; first tokens by when they came, all else by when a request was over."""
     ledger, times, windows = run.cluster.ledger, run.times, len(edges) - 1
-    arrived, first, over = (
-        window_of(ledger.column(name), edges) for name in ("arrival_ns", "first_token_ns", "finish_ns")
-    )
+    arrived, first, over = (window_of(ledger.column(name), edges) for name in ("arrival_ns", "told_ns", "finish_ns"))
     failed = ledger.column("failed") > 0
     # A request that is refused or lost is counted where it arrived: when it was given up is not recorded.
     over = np.where(failed, arrived, over)

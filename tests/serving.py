@@ -258,6 +258,7 @@ COLUMNS = (
     "arrival_ns",
     "admitted_ns",
     "first_token_ns",
+    "told_ns",
     "kv_ready_ns",
     "finish_ns",
     "instance",

@@ -1,8 +1,10 @@
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from serving import Deployment, OpenLoop, Users, times
 
 from simulator.front_end import FrontEnd, FrontEndTime, Outlet
+from simulator.records import Ledger
 
 TIMES = st.builds(
     FrontEndTime, st.integers(0, 10**8), st.integers(0, 10**7), st.integers(0, 10**4), st.integers(0, 10**6)
@@ -22,9 +24,15 @@ def test_tokens_that_come_faster_than_they_can_be_sent_wait_and_requests_behind_
 
 
 def test_what_waits_is_sent_once():
-    outlet = Outlet(FrontEnd(FrontEndTime(output_ns=7)))
+    ledger = Ledger(np.ones(3, np.int64), np.ones(3, np.int64))
+    outlet = Outlet(ledger)
+    outlet.first(0, 150)
+    outlet.front_end = FrontEnd(FrontEndTime(output_ns=7))
     outlet.waiting = 100
-    assert [outlet.sent_ns(at) for at in (200, 200, 650)] == [700, 700, 700]
+    outlet.first(1, 200)
+    outlet.last(1, 200)
+    outlet.last(0, 650)
+    assert (ledger.told_ns.tolist(), ledger.finish_ns.tolist()) == ([150, 700, -1], [700, 700, -1])
 
 
 @given(TIMES, st.lists(st.tuples(st.integers(0, 10**7), st.integers(1, 1000)), min_size=1, max_size=30))
@@ -55,10 +63,10 @@ def test_what_leaves_late_leaves_in_order(output_ns, ranks):
     arrivals = [i * 10**6 + 1 for i in range(20)]
     kind = {"ranks": ranks, "balancer": "round_robin"}
     late = times(Deployment(**kind, front_end=FrontEndTime(output_ns=output_ns)).serve(OpenLoop(arrivals), *sizes))
-    assert all(first <= last for first, last in zip(late["first_token_ns"], late["finish_ns"], strict=True))
+    assert all(first <= last for first, last in zip(late["told_ns"], late["finish_ns"], strict=True))
     if ranks == 1:
         plain = times(Deployment(**kind).serve(OpenLoop([at + 1 for at in arrivals]), *sizes))
-        for name in ("first_token_ns", "finish_ns"):
+        for name in ("told_ns", "finish_ns"):
             assert all(there >= produced for there, produced in zip(late[name], plain[name], strict=True))
 
 
