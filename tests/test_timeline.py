@@ -205,9 +205,8 @@ def test_a_degraded_link_shows_in_the_windows_it_was_degraded_in(monkeypatch):
     assert before[f"{LINK}n0/gpu0>n0/nvswitch"].max() < 0.05
     assert meanwhile[f"{LINK}n0/gpu0>n0/nvswitch"].min() > 0.99
     assert meanwhile["queued_decode"].min() > 8 * before["queued_decode"].max()
-    assert meanwhile["kv_transfers"].iloc[-1] > meanwhile["kv_transfers"].iloc[0]
-    after = table[table["start_s"].between(62, 70)]
-    assert after["p99_ttft_ms"].max() > 5 * before["p99_ttft_ms"].max()
+    assert meanwhile["kv_transfers"].min() > 8 * before["kv_transfers"].max()
+    assert meanwhile["p99_ttft_ms"].max() > 5 * before["p99_ttft_ms"].max()
 
 
 def test_without_hand_over_there_is_no_link():
