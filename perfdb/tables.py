@@ -38,6 +38,7 @@ __all__ = [
     "sha256",
     "system_of",
     "tables_root",
+    "tables_sha256",
 ]
 
 #: Whose kernels were measured.
@@ -240,3 +241,11 @@ def read_points(
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def tables_sha256(root: Path) -> str:
+    """Return the SHA-256 of the names and contents of all tables below a ``systems`` folder, hexadecimal."""
+    digest = hashlib.sha256()
+    for path in sorted((root / "data").rglob("*.parquet")):
+        digest.update(f"{path.relative_to(root).as_posix()} {sha256(path)}\n".encode())
+    return digest.hexdigest()

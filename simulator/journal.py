@@ -109,7 +109,13 @@ def _table_files(scenario: Mapping[str, Any]) -> Iterator[str]:
     for pool in scenario.get("pool", ()):
         for folder in (pool.get("tables"), pool.get("step_profile")):
             if folder is not None and Path(folder).is_dir():
-                yield from (str(path) for path in Path(folder).rglob("*") if path.is_file())
+                yield from _listed(folder)
+
+
+@cache
+def _listed(folder: str) -> tuple[str, ...]:
+    """Return the files below a folder, a thousand in a kernel database; like these tables, they are read once."""
+    return tuple(str(path) for path in Path(folder).rglob("*") if path.is_file())
 
 
 def _file_sha256(path: str) -> str:

@@ -210,6 +210,10 @@ class LaunchRules(Strict):
                 _merge(found, rule.set.model_dump(), numbers)
         return Settings(**found)
 
+    def with_pool(self, keys: Mapping[str, Any]) -> LaunchRules:
+        """Return the same rules, after which every pool of every case has these keys."""
+        return self.model_copy(update={"rule": (*self.rule, Rule(set=Settings(pool=dict(keys))))})
+
 
 def load_rules(path: str | Path | None = None) -> LaunchRules:
     """Read a rules file; None takes the one that is shipped.

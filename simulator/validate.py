@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from hardware.errors import UserError
+from perfdb.tables import tables_sha256
 from simulator.case_scenario import case_replay
 from simulator.cases import METRICS
 from simulator.made_by import versions
@@ -16,6 +17,7 @@ from simulator.scores import grouped, score
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from simulator.case_scenario import Replay
     from simulator.cases import Case
@@ -76,8 +78,14 @@ class Validation:
             ]
         )
 
-    def content(self) -> dict[str, Any]:
-        """Return the content of ``report.json``."""
+    def content(self, tables: Path | None = None) -> dict[str, Any]:
+        """Return the content of ``report.json``.
+
+        Parameters
+        ----------
+        tables
+            The ``systems`` folder whose tables were named; None for those of the installed package.
+        """
         table = self.table()
         sets = {"clean": table[table["trusted"]], "all": table}
         reasons = pd.Series(list(self.skipped.values()), dtype=object).value_counts(sort=False)
@@ -87,6 +95,7 @@ class Validation:
             "cases": len(self.cases),
             "predicted": len(self.predicted),
             "skipped": {str(reason): int(count) for reason, count in ordered},
+            "tables": None if tables is None else {"folder": str(tables), "sha256": tables_sha256(tables)},
             "scores": {name: _scores(rows) for name, rows in sets.items()},
             "versions": versions(),
         }

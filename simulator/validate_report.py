@@ -57,8 +57,9 @@ def markdown(content: Mapping[str, Any]) -> str:
 
 
 def _headline(content: Mapping[str, Any]) -> str:
+    tables = f" from the kernel tables in {content['tables']['folder']}" if content["tables"] else ""
     return (
-        f"{content['cases']:,} cases, {content['predicted']:,} predicted; errors in % of what was measured, "
+        f"{content['cases']:,} cases, {content['predicted']:,} predicted{tables}; errors in % of what was measured, "
         "signed is the median, above 0 where predicted too high; ranks is Spearman's correlation"
     )
 

@@ -8,7 +8,8 @@ import json
 
 import numpy as np
 import pytest
-from command import servesim
+from command import error_sentence, servesim
+from test_perfdb_tables import gemm_table, write
 
 import simulator.replay
 from simulator.build import build_pools
@@ -269,3 +270,37 @@ def test_a_replay_that_fails_is_kept_as_skipped(tmp_path):
     key, summary = journal.found
     assert (key, list(summary)) == ("key", ["skipped"])
     assert ALL not in summary
+
+
+# --- which tables ------------------------------------------------------------------------------------
+
+
+def test_every_case_is_priced_from_the_tables_that_are_named(folder):
+    rules = folder / "rules.toml"
+    rules.write_text(rules.read_text().replace('["roofline"]', '["silicon", "roofline"]'))
+    for name, utilisation in (("slow", 0.1), ("fast", 0.4)):
+        write(folder / name / "systems", "gemm", "gemm", gemm_table(utilisation), system="h100_sxm")
+    found = {}
+    for name in ("slow", "fast"):
+        tables = str(folder / name)
+        options = ("--where", "case_id=a|b", "--tables", tables, "--json")
+        content = json.loads(validated(folder, *options, out=f"{name}-out").stdout)
+        assert content["tables"]["folder"] == str((folder / name / "systems").resolve())
+        found[name] = predictions(folder / f"{name}-out"), content["tables"]["sha256"]
+        assert f"2 predicted from the kernel tables in {tables}" in (folder / f"{name}-out" / "report.md").read_text()
+    assert found["slow"][1] != found["fast"][1]
+    assert found["slow"][0]["a", "tpot_mean"] > 2 * found["fast"][0]["a", "tpot_mean"]
+    # There are tables of vLLM alone.
+    assert found["slow"][0]["b", "tpot_mean"] == found["fast"][0]["b", "tpot_mean"]
+
+
+def test_without_named_tables_the_report_names_none(whole):
+    assert whole[1]["tables"] is None
+
+
+def test_a_folder_that_holds_no_tables_is_refused(folder):
+    paths = ("--cases", str(folder / "cases.csv"), "--tables", str(folder), "--out", str(folder / "out"))
+    found = servesim("validate", *paths)
+    sentence = error_sentence(found.exit_code, found.stdout, found.stderr)
+    assert sentence.startswith(f"{folder}: found no folder data in it; expected data/<chip>/")
+    assert not (folder / "out").exists()
