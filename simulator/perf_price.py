@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,6 +62,11 @@ class StepAsked:
         return sum(chunk.new for chunk in self.chunks) + self.decodes
 
     @property
+    def reach(self) -> int:
+        """Tokens that the chunks look at: cached ones, and their own."""
+        return sum(chunk.past + chunk.new for chunk in self.chunks)
+
+    @property
     def sequences(self) -> int:
         """Sequences, each of which samples a token."""
         return len(self.chunks) + self.decodes
@@ -85,7 +90,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class PricedStep:
-    """One step of a pool: its operators, and what the engine pays for it, ns."""
+    """One step of a pool: its operators, and what the engine pays for it, ns.
+
+    Attributes
+    ----------
+    lines
+        Operators and the host; ``between_lengths`` is what interpolating attention between lengths adds or takes off,
+        and ``wait_for_launches`` for how long the kernels wait for an eager host.
+    """
 
     pool: BuiltPool
     step: StepAsked
@@ -156,21 +168,23 @@ def _check(pool: BuiltPool, step: StepAsked) -> None:
 def _priced(pool: BuiltPool, step: StepAsked, chain: SourceChain) -> PricedStep:
     costs = pool.costs
     prices = costs.passes if isinstance(costs, CompiledCosts) else costs.prices
-    total = prices.mixed_ns(
-        tokens=step.tokens,
-        samples=step.sequences,
-        decodes=step.decodes,
-        context=step.context,
-        prompts=len(step.chunks),
-        pairs=sum(chunk.pairs for chunk in step.chunks),
-        reach=sum(chunk.past + chunk.new for chunk in step.chunks),
-        squares=sum(chunk.new**2 for chunk in step.chunks),
-    )
+    sums = {
+        "tokens": step.tokens,
+        "samples": step.sequences,
+        "decodes": step.decodes,
+        "context": step.context,
+        "prompts": len(step.chunks),
+        "pairs": sum(chunk.pairs for chunk in step.chunks),
+        "reach": step.reach,
+    }
+    total = prices.mixed_ns(**sums, squares=sum(chunk.new**2 for chunk in step.chunks))
     if not isinstance(costs, CompiledCosts):
         return PricedStep(pool, step, (Line("whole step, by its profile", 1, total, math.nan, "interpolated"),), total)
-    lines = [*_lines(pool, step, chain), Line("host", 1, prices.host_ns[step.sequences], math.nan, "host")]
-    rest = total - sum(line.ns for line in lines)
-    lines.append(Line("rounding", 1, rest, math.nan, ""))
+    host, kernels = prices.host_ns[step.sequences], prices.kernels_ns(**sums)
+    lines = [*_lines(pool, step, chain), Line("host", 1, host, math.nan, "host")]
+    lines.append(Line("between_lengths", 1, kernels + host - sum(line.ns for line in lines), math.nan, ""))
+    if total > kernels + host:
+        lines.append(Line("wait_for_launches", 1, total - kernels - host, math.nan, "host"))
     return PricedStep(pool, step, tuple(lines), total)
 
 
@@ -180,10 +194,30 @@ def _lines(pool: BuiltPool, step: StepAsked, chain: SourceChain) -> Iterator[Lin
         for operator in kind:
             at = np.array([rows])
             yield _line(operator.name, operator.count, chain.rows(operator, at), _light_ns(pool.chip, operator, rows))
-    for kernel in operators.context if step.chunks else ():
-        yield _attention(pool.chip, kernel, chain, len(step.chunks), _equal_length(step.chunks, kernel.window))
+    if step.chunks:
+        yield from _over_prompts(pool, step, chain)
     for kernel in operators.generation if step.decodes else ():
         yield _attention(pool.chip, kernel, chain, step.decodes, step.context)
+
+
+def _over_prompts(pool: BuiltPool, step: StepAsked, chain: SourceChain) -> list[Line]:
+    """Return attention over the chunks: as of equal prompts, or of one sequence that reads all they look at if longer.
+
+    :meth:`perfdb.step_prices.StepPrices.mixed_ns` says why.
+    """
+    operators, chunks = pool.operators, step.chunks
+    found = [
+        _attention(pool.chip, kernel, chain, len(chunks), _equal_length(chunks, kernel.window))
+        for kernel in operators.context
+    ]
+    if not any(chunk.past for chunk in chunks):
+        return found
+    reading = [
+        replace(line, name=f"{line.name} of prompts")
+        for kernel in operators.generation
+        for line in [_attention(pool.chip, kernel, chain, 1, step.reach)]
+    ]
+    return max(found, reading, key=lambda lines: sum(line.ns for line in lines))
 
 
 def _equal_length(chunks: Sequence[Chunk], window: int) -> int:
@@ -242,4 +276,5 @@ def price_report(priced: PricedStep) -> Group:
     table.add_row("the step", "", "", f"{priced.total_ns / 1e6:,.3f}", "", "", "")
     past = [f"{chunk.new:,} tokens after {chunk.past:,}" for chunk in step.chunks]
     decode = [f"{step.decodes:,} x {step.context:,} decoded"] * bool(step.decodes)
-    return Group(table, Text(f"One pass over {', '.join([*past, *decode])}."))
+    ranks = f", on each of {pool.layout.data} attention ranks" if pool.layout.data > 1 else ""
+    return Group(table, Text(f"One pass over {', '.join([*past, *decode])}{ranks}."))

@@ -167,7 +167,7 @@ def test_the_lines_add_up_to_what_the_engine_pays(scenario):
     for chunks, decode in (((), "8x100"), (("512",), None), (("512", "64@1000"), "3x999")):
         step = next(priced_pools(loaded, parse_step(chunks, decode)))
         assert sum(line.ns for line in step.lines) == pytest.approx(step.total_ns)
-        rest = next(line for line in step.lines if line.name == "rounding")
+        rest = next(line for line in step.lines if line.name == "between_lengths")
         assert abs(rest.ns) < 0.01 * step.total_ns
         assert all(0 < line.light_ns <= line.each_ns for line in step.lines if not np.isnan(line.light_ns))
     assert next(priced_pools(loaded, parse_step((), "8x100"))).total_ns == prices.decode_ns(8, 100)
