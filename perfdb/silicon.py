@@ -258,7 +258,8 @@ def _sequences_alike(operator: Attention, kin: Attention, sequences: NDArray[np.
     """
     prompts = operator.name == "context_attention"
     more = operator.heads / kin.heads if prompts else operator.kv_heads / kin.kv_heads
-    return np.maximum(np.rint(sequences * more), 1).astype(np.int64)
+    alike: NDArray[np.int64] = np.maximum(np.rint(sequences * more), 1).astype(np.int64)
+    return alike
 
 
 def over_batches(
