@@ -22,11 +22,12 @@ from perfdb.interpolate import Curve
 from perfdb.latent import IndexScan, LatentAttention
 from perfdb.operators import Attention, Gemm, LatentProjections
 from perfdb.roofline import RooflineSource
+from perfdb.screening import STILL_SLOWER
 from perfdb.silicon import GEMM_FORMATS, KV_FORMATS, over_batches
 from perfdb.speed_of_light import attention_bound, attention_light, gemm_bound, row_bound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -39,6 +40,8 @@ _NS_PER_MS: Final = 1e6
 #: Where the fastest module over prompts takes so many times as long as the fastest over the cache, which is captured in
 #: a graph, the host takes so long to launch it; modules within as much of that time show an upper bound alone.
 _HOST_BOUND: Final = 1.25
+#: Modules are held against each other over 1 to 512 rows, which steps that decode have.
+_DECODE_DOUBLINGS: Final = 10
 _COLUMNS: Final = (
     *("num_heads", "batch_size", "isl", "step", "kv_cache_dtype", "gemm_type", "architecture", "op_name"),
     "latency",
@@ -113,6 +116,8 @@ class LatentTables:
         Prices a projection from the tables, or returns None.
     plain
         Prices attention of the common kind from them, or returns None.
+    siblings
+        Returns the tables of other frameworks on the chip, which modules are held against.
     """
 
     def __init__(
@@ -121,13 +126,25 @@ class LatentTables:
         read: Callable[[str, str, tuple[str, ...]], Mapping[str, NDArray[Any]] | None],
         gemm: Callable[[Gemm, NDArray[np.int64]], Estimate | None],
         plain: Callable[[Attention, NDArray[np.int64], NDArray[np.int64]], Estimate | None],
+        siblings: Callable[[], Iterable[LatentTables]] = tuple,
     ) -> None:
         self.chip, self._read, self._gemm, self._plain = chip, read, gemm, plain
         self._roofline = RooflineSource(chip)
+        self._siblings = siblings
         self._found: dict[_Shape, _Measured | None] = {}
+        self._lenders: dict[_Shape, LatentTables] = {}
 
     def rows(self, operator: LatentProjections, rows: NDArray[np.int64]) -> Estimate | None:
         """Return the cost of the projections and what goes with them; None where they were not measured."""
+        wanted = _Shape(operator.latent, operator.hidden, operator.weights, operator.kv_cache)
+        if wanted not in self._lenders:
+            self._lenders[wanted] = self._lender(wanted)
+        lender = self._lenders[wanted]
+        found = lender.own_rows(operator, rows)
+        return found if lender is self or found is None else Estimate.of(found.ns, Origin.BORROWED)
+
+    def own_rows(self, operator: LatentProjections, rows: NDArray[np.int64]) -> Estimate | None:
+        """Return what :meth:`rows` does, from the framework's own tables, however slow they are."""
         wanted = _Shape(operator.latent, operator.hidden, operator.weights, operator.kv_cache)
         found = self._measured(wanted)
         if found is None:
@@ -173,6 +190,31 @@ class LatentTables:
                 found = self._modules(wanted, "mla", "mla_{}_module") or self._kernels(wanted)
             self._found[wanted] = found
         return self._found[wanted]
+
+    def _lender(self, wanted: _Shape) -> LatentTables:
+        """Return whose projections to believe: the framework's own, or those of a sibling that is far faster.
+
+        Notes
+        -----
+        Frameworks multiply the same matrices and do little between them: timed as a step runs it, the part of a dense
+        module that goes by rows is within a half of the others'. Beyond that, norms and rotations were launched one by
+        one, which engines fuse or capture. It shows where there is least work, with one head.
+        """
+        least = replace(wanted, latent=replace(wanted.latent, heads=1))
+        own = None if wanted.latent.indexer else self.decode_rows(least)
+        if own is None:
+            return self
+        others = {one: takes for one in self._siblings() if (takes := one.decode_rows(least)) and takes[0] == own[0]}
+        slowest = max(others, key=lambda one: others[one][1], default=self)
+        return slowest if own[1] > STILL_SLOWER * others.get(slowest, own)[1] else self
+
+    def decode_rows(self, shape: _Shape) -> tuple[_Shape, float] | None:
+        """Return the nearest kin measured as a module, and the median time of its rows where sequences decode, ns."""
+        found = self._measured(shape)
+        if found is None or found.rows is None:
+            return None
+        kin, at = found.kin, 2 ** np.arange(_DECODE_DOUBLINGS)
+        return kin, float(np.median(found.rows.estimate(at, lambda n: self._rows_ns(kin, n)).ns))
 
     def _one_by_one(self, operator: LatentProjections, rows: NDArray[np.int64]) -> Estimate | None:
         known = [part for gemm in operator.gemms if (part := self._gemm(gemm, rows)) is not None]

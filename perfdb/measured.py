@@ -14,7 +14,7 @@ from perfdb.silicon import SiliconSource
 from perfdb.tables import read_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -47,7 +47,13 @@ class MeasuredSource(SiliconSource):
 
     @cached_property
     def _latent(self) -> LatentTables:
-        return LatentTables(self.chip, self._read, super().rows, super().attention)
+        return LatentTables(self.chip, self._read, super().rows, super().attention, self._latent_siblings)
+
+    def _latent_siblings(self) -> Iterator[LatentTables]:
+        for tables in self.tables.siblings:
+            source = MeasuredSource(self.chip, tables.framework, tables.root)
+            source.files = self.files
+            yield source._latent
 
     @cached_property
     def _delta(self) -> DeltaTables:

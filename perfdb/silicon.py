@@ -98,14 +98,13 @@ class SiliconSource:
         if found is None:
             return None
         nearest, curves = found
-        estimate = over_batches(self.chip, nearest, curves, batch, tokens)
+        alike = _sequences_alike(operator, nearest, batch)
+        estimate = over_batches(self.chip, nearest, curves, alike, tokens)
         if nearest == operator:
             return estimate
-        ratio = (
-            attention_bound(self.chip, operator, batch, tokens).ns
-            / attention_bound(self.chip, nearest, batch, tokens).ns
-        )
-        return Estimate.of(estimate.ns * ratio, Origin.EXTRAPOLATED)
+        own = attention_bound(self.chip, operator, batch, tokens).ns
+        its = attention_bound(self.chip, nearest, alike, tokens).ns
+        return Estimate.of(estimate.ns * own / its, Origin.EXTRAPOLATED)
 
     def attention_curves(self, operator: Attention) -> tuple[Attention, dict[int, Curve]] | None:
         """Return the nearest operator that was measured and its curves by batch size, or None."""
@@ -248,6 +247,19 @@ def _nearest_heads(operator: Attention, measured: NDArray[np.int64]) -> Attentio
     distance += np.where(shapes[:, 2] == operator.window, 0.0, np.where(shapes[:, 2] == 0, 100.0, 1000.0))
     heads, kv_heads, window = (int(x) for x in shapes[np.argmin(distance)])
     return Attention(operator.name, heads, kv_heads, operator.head_dim, operator.kv_cache, window, operator.count)
+
+
+def _sequences_alike(operator: Attention, kin: Attention, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return over how many sequences a kernel of other head counts has as many heads to spread over the chip.
+
+    Notes
+    -----
+    Over the cache a kernel has work for each KV head of each sequence, over prompts for each query head.
+    """
+    prompts = operator.name == "context_attention"
+    more = operator.heads / kin.heads if prompts else operator.kv_heads / kin.kv_heads
+    alike: NDArray[np.int64] = np.maximum(np.rint(sequences * more), 1).astype(np.int64)
+    return alike
 
 
 def over_batches(

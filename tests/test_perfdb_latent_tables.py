@@ -121,6 +121,32 @@ def test_what_goes_by_rows_is_told_from_what_attention_adds(modules):
     assert added.ns == pytest.approx(2 * light("generation", 16, 16_384))
 
 
+def sibling(root, slower):
+    """Write TensorRT-LLM's modules: ours, so many times faster but for attention."""
+    for phase, points in (("context", PROMPTS), ("generation", CACHED)):
+        whole = prompt_module if phase == "context" else cache_module
+
+        def ns_of(batch, tokens, phase=phase, whole=whole):
+            rows = batch * (tokens if phase == "context" else 1)
+            return whole(batch, tokens) - (1 - 1 / slower) * (START + BY_ROW * rows)
+
+        name = f"mla_{phase}_module"
+        write(root, "mla", name, module_rows(name, points, ns_of), framework="trtllm")
+
+
+@pytest.mark.parametrize(("slower", "share", "origin"), [(1.4, 1.0, Origin.MEASURED), (1.6, 1 / 1.6, Origin.BORROWED)])
+def test_projections_far_slower_than_a_siblings_were_timed_with_launches_and_are_borrowed(
+    modules, tmp_path, slower, share, origin
+):
+    sibling(tmp_path, slower)
+    found = modules.rows(projections(), at(1, 256, 65_536))
+    assert found.ns == pytest.approx(share * (START + BY_ROW * at(1, 256, 65_536)), rel=1e-6)
+    assert set(found.origin.tolist()) == {origin}
+    added = modules.attention(attention("generation"), at(16), at(16_384))
+    assert added.ns == pytest.approx(2 * light("generation", 16, 16_384))
+    assert any("trtllm" in path.parts for path in modules.files)
+
+
 def test_heads_that_were_not_measured_scale_with_the_bound(modules):
     fewer = replace(LATENT, heads=8)
     own, kin = (modules.rows(projections(latent), at(64)) for latent in (fewer, LATENT))
@@ -357,3 +383,10 @@ COLUMNS = ("num_heads", "batch_size", "isl", "step", "kv_cache_dtype", "gemm_typ
 def test_modules_left_out_of_the_table_come_out_close(phase, axis, positions, most):
     errors = np.concatenate([left_out_errors(phase, axis, position) for position in positions])
     assert np.median(errors) < most
+
+
+@needs_tables
+@pytest.mark.parametrize(("chip", "origin"), [("h200_sxm", Origin.BORROWED), ("b200_sxm", Origin.MEASURED)])
+def test_of_two_chips_vllms_latent_projections_were_timed_as_a_step_runs_them_on_one(chip, origin):
+    found = MeasuredSource(load_chip(chip), "vllm").rows(projections(), at(16))
+    assert found.origin.tolist() == [origin]

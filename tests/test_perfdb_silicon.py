@@ -279,12 +279,25 @@ def test_head_counts_never_measured_borrow_from_their_nearest_kin(name):
     (operator,) = step.context if name == "context_attention" else step.generation
     kin = attention_of(name, 32, 4)
     assert (operator.heads, operator.kv_heads) == (28, 4)
-    point = np.array([1, 8, 64]), np.array([1023, 511, 255])
-    found, near = source.attention(operator, *point), source.attention(kin, *point)
-    ratio = attention_bound(chip, operator, *point).ns / attention_bound(chip, kin, *point).ns
+    sequences, tokens = np.array([1, 8, 64]), np.array([1023, 511, 255])
+    # As many query heads over prompts, as many KV heads over the cache.
+    alike = np.array([1, 7, 56]) if name == "context_attention" else sequences
+    found, near = source.attention(operator, sequences, tokens), source.attention(kin, alike, tokens)
+    ratio = attention_bound(chip, operator, sequences, tokens).ns / attention_bound(chip, kin, alike, tokens).ns
     assert found.ns == pytest.approx(near.ns * ratio)
     assert set(found.origin.tolist()) == {Origin.EXTRAPOLATED}
-    assert (ratio <= 1).all()
+
+
+@pytest.mark.parametrize(("framework", "worst"), [("sglang", 0.07), ("trtllm", 0.15)])
+@pytest.mark.parametrize("heads", [16, 32, 64])
+def test_a_cache_of_all_heads_is_priced_from_grouped_ones_over_more_sequences(framework, worst, heads):
+    source, grouped = source_of("h200_sxm", framework), SiliconSource(load_chip("h200_sxm"), framework)
+    own, kin = (attention_of("generation_attention", heads, kv_heads) for kv_heads in (heads, 8))
+    sequences, tokens = (one.ravel() for one in np.meshgrid([1, 4, 16, 64], [255, 1023, 4095]))
+    measured = source.attention(own, sequences, tokens).ns
+    grouped._curves[own] = grouped.attention_curves(kin)
+    off = np.abs(grouped.attention(own, sequences, tokens).ns / measured - 1)
+    assert np.median(off) < worst
 
 
 def test_a_head_size_never_measured_is_left_to_the_next_source():

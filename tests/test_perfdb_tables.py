@@ -292,3 +292,18 @@ def test_head_counts_that_were_not_measured_borrow_the_utilisation_of_the_neares
     assert set(found.origin.tolist()) == {Origin.EXTRAPOLATED}
     assert kin.origin[0] == Origin.MEASURED
     assert source.attention(Attention("generation_attention", 32, 4, 96, "bf16", 0, 1), *point) is None
+
+
+@pytest.mark.parametrize(("name", "wanted", "sequences"), [
+    ("generation_attention", (32, 32), 8),
+    ("context_attention", (64, 4), 2),
+    ("generation_attention", (32, 1), 1),
+])  # fmt: skip
+def test_other_head_counts_cost_what_as_many_heads_of_more_or_fewer_sequences_do(tmp_path, name, wanted, sequences):
+    table = attention_table(name, (1, 64), (1, 100), lambda b, s: 900.0 * b + s, heads=32, kv_heads=4)
+    write(tmp_path, "attention", name, table)
+    source = SiliconSource(CHIP, "vllm", tmp_path)
+    one, alike, tokens = np.array([1]), np.array([sequences]), np.array([100])
+    own, kin = attention(name, *wanted), attention(name, 32, 4)
+    ratio = attention_bound(CHIP, own, one, tokens).ns / attention_bound(CHIP, kin, alike, tokens).ns
+    assert source.attention(own, one, tokens).ns == pytest.approx(source.attention(kin, alike, tokens).ns * ratio)
