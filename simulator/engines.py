@@ -238,7 +238,7 @@ _SCORES_SINCE = 33
 #: from. vLLM tokenises prompts in its API server, and waits for its host only where it schedules step by step.
 _VLLM_HOST = HostTime(step_ns=1_300_000, sequence_ns=35_000)
 _VLLM_HOST_AHEAD = HostTime(step_ns=100_000, sequence_ns=10_000)
-_VLLM_FRONT_END = FrontEndTime(latency_ns=16_000_000, token_ns=4_700, output_ns=25_000)
+_VLLM_FRONT_END = FrontEndTime(latency_ns=5_000_000, token_ns=1_000, output_ns=25_000)
 _SGLANG_HOST = HostTime(step_ns=500_000, sequence_ns=15_000)
 _SGLANG_FRONT_END = FrontEndTime(latency_ns=100_000_000, output_ns=45_000)
 _TRTLLM_HOST = HostTime(step_ns=300_000, sequence_ns=5_000)
