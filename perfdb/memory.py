@@ -208,15 +208,17 @@ def _does_not_fit(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBu
     fitting = next((t for t in _wider(model, layout) if _divide(model, t, chip, budget).blocks >= 1), None)
     advice = f"tensor_parallel = {fitting.tensor}, " if fitting else ""
     rest = plan.activations + plan.collectives + plan.context + plan.graphs
+    # A share of what is left says nothing where nothing is left.
+    allowed = min(plan.budget, chip.visible_memory_bytes - DRIVER_RESERVE_BYTES)
     if plan.activations > plan.weights:
         return (
             f"{plan.activations / 1e9:.1f} GB of activations leave no room for KV cache on {chip.name}, where the "
-            f"engine may use {plan.budget / 1e9:.1f} GB; lower "
+            f"engine may use {allowed / 1e9:.1f} GB; lower "
             f"max_num_batched_tokens ({budget.step_tokens}) or max_num_seqs ({budget.step_sequences})"
         )
     return (
         f"{model.name} needs {plan.weights / 1e9:.1f} GB of weights and {rest / 1e9:.1f} GB beside them per chip at "
-        f"tensor_parallel = {layout.tensor}, but {chip.name} leaves the engine {plan.budget / 1e9:.1f} GB, which "
+        f"tensor_parallel = {layout.tensor}, but {chip.name} leaves the engine {allowed / 1e9:.1f} GB, which "
         f"has no room for KV cache; use {advice}a larger chip, or narrower weights"
     )
 

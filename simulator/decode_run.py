@@ -67,6 +67,11 @@ class DecodeRun:
         elapsed = self._env.now - self.start_ns
         return self._prices.steps_covering(self.decodes, self.context, elapsed, self.steps)[0]
 
+    def known_ns(self) -> int:
+        """Return when the step before the one under way began: plans made ahead know of what came by then; or -1."""
+        before = self.begun() - 2
+        return self.start_ns + self._prices.decode_ns(self.decodes, self.context, before) if before >= 0 else -1
+
     def shorten(self, steps: int) -> int:
         """Take so many steps off its beginning, and return when they end."""
         self.start_ns += self._prices.decode_ns(self.decodes, self.context, steps)

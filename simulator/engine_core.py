@@ -133,6 +133,9 @@ class EngineCore:
     def _note(self, action: Callable[[Request], bool], request: Request, *, changes: bool, soon: bool = False) -> None:
         """Do something that may change the plan; where the next plan is made already, before the one after it."""
         if self.ahead is None or soon or self._wake_up.asleep:
+            if self.ahead is not None and self.ahead.unseen and self._run.steps > 1:
+                # Who came before has been seen by single steps, and waits before it.
+                self.ahead.see(self._run.known_ns())
             self._notice(changed=action(request))
             return
         self.ahead.note(self.env.now, action, request, changes=changes)

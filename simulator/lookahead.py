@@ -57,7 +57,15 @@ class Lookahead:
 
     def see_all(self) -> None:
         """Do all that was remembered."""
-        self._see(1 << 62)
+        self.see(1 << 62)
+
+    def see(self, until_ns: int) -> None:
+        """Do what was remembered by then."""
+        unseen, state = self.unseen, self._state
+        while unseen and unseen[0][0] <= until_ns:
+            _, action, request, _ = unseen.popleft()
+            state.unseen_tokens -= request.tokens
+            action(request)
 
     def plan(self) -> Plan:
         """Return the plan made at the beginning of the step that ends now."""
@@ -69,7 +77,7 @@ class Lookahead:
     def look(self) -> None:
         """See what had happened when the step that ends now began."""
         if self.unseen:
-            self._see(self.last_step_ns)
+            self.see(self.last_step_ns)
 
     def planned(self, plan: Plan) -> None:
         """Let those go who ended in the step that ends now, of which the plan did not know."""
@@ -90,10 +98,3 @@ class Lookahead:
         """Let the next plan know all that has happened by now; tell whether the last one did not."""
         self.last_step_ns = now_ns
         return self.lags
-
-    def _see(self, until_ns: int) -> None:
-        unseen, state = self.unseen, self._state
-        while unseen and unseen[0][0] <= until_ns:
-            _, action, request, _ = unseen.popleft()
-            state.unseen_tokens -= request.tokens
-            action(request)

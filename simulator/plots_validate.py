@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_by_users", "plot_scatter"]
 
+#: For more chips than there are colours.
+_MARKERS = ("o", "^", "s", "D")
+
 #: A run that queues for ever must not hide the others.
 _LOWEST, _HIGHEST = -105, 200
 
@@ -37,7 +40,7 @@ def plot_scatter(table: pd.DataFrame, metric: str, path: Path) -> None:
     """
     engines = sorted(table["engine"].unique())
     figure = Figure(figsize=(5.2 * len(engines), 5.4), layout="constrained")
-    figure.suptitle(f"{metric}: predicted against measured, {len(table)} cases", parse_math=False)
+    figure.suptitle(f"{metric}, {len(table)} cases (dashed: 20 % off)", parse_math=False)
     values = table[["measured", "predicted"]].to_numpy(float)
     bounds = (values.min() / 1.3, values.max() * 1.3)
     chips = sorted(table["chip"].unique())
@@ -52,9 +55,11 @@ def plot_scatter(table: pd.DataFrame, metric: str, path: Path) -> None:
                     "alpha": 0.55,
                     "linewidths": 0,
                     "color": COLOURS[number % len(COLOURS)],
+                    "marker": _MARKERS[number // len(COLOURS) % len(_MARKERS)],
                 }
                 axes.scatter(rows["measured"], rows["predicted"], label=chip, **look)
-        axes.set(title=engine, xlabel="measured", ylabel="predicted")
+        unit = "tokens/s" if metric.endswith("tok_s") else "ms"
+        axes.set(title=engine, xlabel=f"measured, {unit}", ylabel=f"predicted, {unit}")
         axes.legend(loc="upper left", fontsize=8)
     save_picture(figure, path)
 

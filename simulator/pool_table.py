@@ -36,6 +36,7 @@ Count: TypeAlias = Annotated[int, Field(gt=0, strict=True)]
 Text: TypeAlias = Annotated[str, AfterValidator(_written)]
 """A name or a path."""
 
+_Ranks: TypeAlias = Annotated[int, Field(gt=0, le=1024, strict=True)]
 _Replicas: TypeAlias = Annotated[int, Field(gt=0, le=100_000, strict=True)]
 _Stage: TypeAlias = Annotated[str, one_of(_STAGES)]
 _Engine: TypeAlias = Annotated[str, one_of(ENGINES)]
@@ -72,7 +73,7 @@ class Pool(Strict):
     chip: Text
     tensor_parallel: Count = 1
     pipeline_parallel: Count = 1
-    data_parallel: Count = 1
+    data_parallel: _Ranks = 1
     expert_parallel: Count = 1
     expert_exchange: _Exchange = "gather"
     engine: _Engine = "vllm"
@@ -163,6 +164,17 @@ class Pool(Strict):
             )
         if self.step_profile is not None:
             raise ValueError("found data_parallel and step_profile, whose steps are of one rank; leave one out")
+        return self
+
+    @model_validator(mode="after")
+    def _exchange(self) -> Self:
+        chips = self.tensor_parallel * self.data_parallel
+        if self.expert_exchange == "all_to_all" and (self.data_parallel == 1 or self.expert_parallel != chips):
+            raise ValueError(
+                f"expert_exchange is 'all_to_all' with data_parallel {self.data_parallel} and expert_parallel "
+                f"{self.expert_parallel} on {chips} chips, but it is between ranks whose chips hold experts of their "
+                "own; expected data_parallel above 1 and expert_parallel = tensor_parallel x data_parallel"
+            )
         return self
 
     @model_validator(mode="after")

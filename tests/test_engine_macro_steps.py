@@ -119,6 +119,8 @@ def split_deployments(draw) -> dict:
     found = draw(deployments())
     if found["policy"] == "sglang":
         found["rules"] |= {"reserved_tokens": draw(st.sampled_from([1, 7, 60])), "extra_rows": draw(st.integers(0, 3))}
+    if found["policy"] == "vllm":
+        found |= {"helpers": draw(st.integers(0, 2)), "helps_above": draw(st.sampled_from([0, 2]))}
     return found | {
         "decode_replicas": draw(st.integers(1, 3)),
         "decode_blocks": -(-480 // found["block_tokens"]) + draw(st.sampled_from([0, 1, 5, 10_000])),
@@ -202,7 +204,8 @@ def test_prompts_and_decoding_on_different_instances(rows, deployment, router):
     macro, single = serve_both(deployment, arrivals, [r[1] for r in rows], [r[2] for r in rows], router)
     assert_same(macro, single)
     handed = macro.ledger.column("kv_ready_ns") >= 0
-    assert (handed == (macro.ledger.column("output_tokens") > 1)).all()
+    # What helpers compute stays with them.
+    assert deployment.get("helpers") or (handed == (macro.ledger.column("output_tokens") > 1)).all()
 
 
 @settings(max_examples=150, deadline=None)
@@ -273,3 +276,11 @@ def test_an_arrival_that_makes_shares_smaller_lets_the_head_of_the_queue_in():
     rules = {"reserve_full_prompt": False, "rules": {"chunk_tokens": 5, "chunk_share": True}}
     deployment = {"block_tokens": 1, "blocks": 480, "max_sequences": 2, "max_tokens": 2048} | rules
     assert_same(*serve_both(deployment, Users(11, [0, 0]), prompts, outputs, "least_loaded"))
+
+
+def test_kv_that_is_asked_for_at_once_stays_behind_those_who_came_before():
+    """A plan made ahead knows of KV to be fetched a step sooner than of prompts, but not of earlier ones."""
+    arrivals = OpenLoop([at * 1_000_000 for at in (27, 47, 48, 51, 52, 56)])
+    prompts, outputs = [27, 52, 25, 32, 42, 59], [24, 22, 13, 17, 23, 26]
+    deployment = {"plans_ahead": True, "max_sequences": 1, "helpers": 1, "decode_replicas": 1}
+    assert_same(*serve_both(deployment, arrivals, prompts, outputs))

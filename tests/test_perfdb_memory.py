@@ -190,3 +190,12 @@ def test_a_model_that_does_not_fit_is_told_the_least_tensor_parallelism_that_doe
 def test_a_model_no_tensor_parallelism_can_fit_is_told_so(name, chip, utilization):
     text = refusal(name, chip, 8, replace(BUDGET, utilization=utilization))
     assert "use a larger chip" in text
+
+
+def test_a_refusal_names_no_more_memory_than_the_chip_has():
+    budget = MemoryBudget(0.9, 8192, 256, 32, 0, of_free=True)
+    with pytest.raises(CapacityError) as refused:
+        plan_memory(load_model("deepseek-ai/DeepSeek-V3"), Layout(1), load_chip("h200_sxm"), budget)
+    found = re.search(r"leaves the engine ([\d.]+) GB", str(refused.value))
+    assert found is not None
+    assert float(found[1]) * 1e9 < load_chip("h200_sxm").visible_memory_bytes
