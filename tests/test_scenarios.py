@@ -36,6 +36,16 @@ def test_every_shipped_scenario_has_a_golden_summary():
     assert {path.stem for path in FOLDER.glob("*.json")} == set(SCENARIOS)
 
 
+def test_the_readme_shows_the_golden_latencies():
+    page = (FOLDER.parents[1] / "README.md").read_text(encoding="utf-8")
+    golden = json.loads((FOLDER / "quickstart.json").read_text(encoding="utf-8"))
+    for label, metric in (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "e2el")):
+        row = next(line for line in page.splitlines() if line.startswith(f"│ {label} "))
+        shown = [float(cell.replace(",", "")) for cell in row.split("│")[2:7]]
+        expected = [golden[f"{statistic}_{metric}_ms"] for statistic in ("mean", "p50", "p90", "p95", "p99")]
+        assert shown == pytest.approx(expected, abs=0.0051), label
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_golden_summary(name):
     need(name)
