@@ -97,6 +97,7 @@ def run_servesim(trace: str, case: Case) -> dict[str, float]:
     if case.decoding:
         options = {"enable_prefix_caching": False}
         pool = {"chip": "h200_sxm", "tensor_parallel": 4, "router": "round_robin", "engine_options": options}
+        pool |= {"calibration": {"front_end": dict.fromkeys(("latency_ns", "request_ns", "token_ns", "output_ns"), 0)}}
         prefill, decode = ({"name": stage, "stages": [stage]} | pool for stage in ("prefill", "decode"))
         changes = {"workload.trace": trace}
         changes["pool"] = [prefill | {"replicas": case.instances - case.decoding}, decode | {"replicas": case.decoding}]

@@ -338,6 +338,8 @@ class Cluster:
     def _front_end(self) -> FrontEnd | None:
         """Return the front end that takes the next request in: the least busy one of those that could serve it."""
         now, members = self.env.now, self.entry.members
+        if len(members) == 1:
+            return self._front_ends[members[0]]
         found = [front_end for number in members if (front_end := self._front_ends[number]) is not None]
         return min(found, key=lambda front_end: front_end.left_ns(now), default=None)
 
