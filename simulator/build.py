@@ -203,7 +203,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         polls_every=plan.polls_every,
         **_ranks(engine, plan, model, layout),
         tells_late=engine.tells_late,
-        front_end=_front_end(pool, options),
+        front_end=_front_end(pool, plan),
         make=engine.instances(options, blocks),
     )
     host_w = host_w_per_chip(topology or chip.node)
@@ -220,10 +220,10 @@ def _within_states(plan: EnginePlan, memory: MemoryPlan) -> EnginePlan:
     return replace(plan, limits=replace(plan.limits, max_sequences=most))
 
 
-def _front_end(pool: Pool, options: EngineOptions) -> FrontEndTime:
+def _front_end(pool: Pool, plan: EnginePlan) -> FrontEndTime:
     """Return what stands between clients and an instance; tokens that leave together are one message."""
     time = _calibration(pool).front_end_time(ENGINES[pool.engine].front_end)
-    return replace(time, output_ns=time.output_ns // getattr(options, "stream_interval", 1))
+    return replace(time, output_ns=time.output_ns // plan.stream_interval)
 
 
 def _copy_rate(pool: Pool, chip: Chip, topology: str | None) -> float:

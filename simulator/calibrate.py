@@ -172,8 +172,8 @@ def _usual(pool: Pool, constants: Sequence[Constant]) -> tuple[float, ...]:
     """Return what a pool has of each constant without a calibration."""
     engine = ENGINES[pool.engine]
     chip = load_chip(pool.chip)
-    ahead = getattr(engine.filled(pool.engine_options, chip, 1, "pool"), "async_scheduling", True)
-    host = engine.host_on(chip, pool.tensor_parallel, ahead=bool(ahead))
+    plan = engine.filled(pool.engine_options, chip, 1, "pool").plan(prefills=pool.prefills)
+    host = engine.host_on(chip, pool.tensor_parallel, ahead=plan.plans_ahead)
     known = {"host": host, "front_end": engine.front_end, "kernels": Calibration().kernels}
     return tuple(float(getattr(known[constant.table], constant.name)) for constant in constants)
 

@@ -46,6 +46,8 @@ class EnginePlan:
         What the policy is told besides, by name; see :data:`simulator.schedulers.SCHEDULERS`.
     plans_ahead
         Each step is planned when the one before begins.
+    stream_interval
+        Tokens that go to a client together.
     polls_every
         Steps of decoding from one look at who has come to the next.
     balancer
@@ -72,6 +74,7 @@ class EnginePlan:
     budget_option: str | None = "max_num_batched_tokens"
     rules: Mapping[str, Any] = field(default_factory=dict)
     plans_ahead: bool = False
+    stream_interval: int = 1
     polls_every: int = 1
     balancer: str | None = None
     prompt_waits: tuple[int, int] | None = None
@@ -228,6 +231,7 @@ class VllmOptions(EngineOptions):
             rules=rules,
             plans_ahead=bool(self.async_scheduling),
             host_gib=self.kv_offloading_size,
+            stream_interval=self.stream_interval,
         )
 
 

@@ -262,6 +262,7 @@ class SglangOptions(EngineOptions):
             None,
             rules,
             plans_ahead=not self.disable_overlap_schedule,
+            stream_interval=self.stream_interval,
             polls_every=self.scheduler_recv_interval,
             balancer=None if self.load_balance_method == "auto" else self.load_balance_method,
             static=True,

@@ -170,6 +170,7 @@ class TrtllmOptions(EngineOptions):
             budget_option=None,
             rules=rules,
             plans_ahead=not self.disable_overlap_scheduler,
+            stream_interval=self.stream_interval,
             prompt_waits=(ranks.timeout_iters, ranks.batching_wait_iters) if ranks.enable_balance else None,
             of_free=True,
             most_blocks=None if cache.max_tokens is None else -(-cache.max_tokens // cache.tokens_per_block),
