@@ -6,32 +6,21 @@ tests/golden/sglang-decode.json.xz`` with SGLang 0.5.23.
 
 from __future__ import annotations
 
-import json
-import lzma
-from pathlib import Path
-
 import pytest
+from sglang_record import differs, read_record
 
 from benchmarks.conformance_sglang import first_difference
 from benchmarks.sglang_stage_ours import decode_decisions
-from hardware.errors import LawError
 from simulator.schedulers import sglang
 from simulator.schedulers.sglang_memory import Memory
 from simulator.schedulers.sglang_reception import Crowd, Reception, ReceptionLine
 
-RECORD = json.loads(lzma.decompress((Path(__file__).parent / "golden" / "sglang-decode.json.xz").read_bytes()))
+RECORD = read_record("sglang-decode.json.xz")
 
 
 def notices() -> bool:
     """Tell whether a decision differs in a recorded case, or none can be made at all."""
-    for pair in RECORD:
-        try:
-            if first_difference(decode_decisions(pair["case"]), pair["log"]) is not None:
-                return True
-        except (ArithmeticError, LookupError, LawError, AttributeError, TypeError):
-            # A policy without one of its rules may ask for what is not there.
-            return True
-    return False
+    return differs(RECORD, decode_decisions)
 
 
 def test_every_recorded_decision_is_ours():
