@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import active_children, get_context, parent_process
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from hardware.errors import ServesimError
+from simulator.interrupts import OneInterrupt
 from simulator.journal import Journal, Point, Summary, point_key
 from simulator.run import run_scenario
 
@@ -138,45 +137,27 @@ def _side_by_side(
     missing: Mapping[str, _Run], work: _Work[_Run], journal: Journal, jobs: int, tell: OnProgress
 ) -> list[Summary]:
     others = active_children()
-    executor = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_follow_parent)
-    try:
-        with _deaf_to_ctrl_c():
+    with OneInterrupt() as interrupt:
+        executor = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_follow_parent)
+        try:
             futures = [executor.submit(work, key, run, journal) for key, run in missing.items()]
-        for future in futures:
-            future.add_done_callback(lambda _: tell(finished=1))
-        return [future.result() for future in futures]
-    except BrokenProcessPool as error:
-        raise ServesimError(
-            "a process was killed before its run ended, most likely for want of memory; run again with fewer --jobs "
-            "(finished runs are kept)"
-        ) from error
-    except BaseException:
-        # Neither a wrong input nor Ctrl-C waits for runs that nobody wants any more.
-        with _deaf_to_ctrl_c():
+            for future in futures:
+                future.add_done_callback(lambda _: tell(finished=1))
+            with interrupt.listening():
+                return [future.result() for future in futures]
+        except BrokenProcessPool as error:
+            raise ServesimError(
+                "a process was killed before its run ended, most likely for want of memory; run again with fewer "
+                "--jobs (finished runs are kept)"
+            ) from error
+        except BaseException:
+            # Neither a wrong input nor Ctrl-C waits for runs that nobody wants any more.
             for process in active_children():
                 if process not in others:
                     process.terminate()
-        raise
-    finally:
-        with _deaf_to_ctrl_c():
+            raise
+        finally:
             executor.shutdown()
-
-
-@contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Do not be interrupted here, and let processes that are started here never be.
-
-    A terminal sends Ctrl-C to every process; one alone, that which started the others, is to answer it.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        # Python delivers signals to the main thread alone, and lets no other say what to do with them.
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _follow_parent() -> None:
