@@ -28,6 +28,8 @@ class Projection:
         How many there are of it.
     bias
         It has one.
+    cut
+        How tensor parallelism divides it: by columns, by rows (and then sums), or not at all.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Projection:
     per: Literal["patch", "token"]
     count: int = 1
     bias: bool = True
+    cut: Literal["columns", "rows"] | None = None
 
     @property
     def parameters(self) -> int:
@@ -88,6 +91,11 @@ class EncoderSpec:
         """All parameters."""
         layers = sum(group.count * self._of_layer(group) for group in self.stack)
         return layers + sum(projection.parameters for projection in self.around) + self.vectors
+
+    def indivisible(self, chips: int) -> tuple[int, str] | None:
+        """Return what of its layers cannot be split over so many chips, its size and its name, or None."""
+        sizes = (size for group in self.stack for size in (*group.mixer.split(), *group.feed_forward.split()))
+        return next(((size, f"{name} of the encoder") for size, name in sizes if size % chips), None)
 
     def _of_layer(self, group: Layers) -> int:
         return sum(weights for _, weights in group.matrices(self.hidden)) + group.vector_parameters(self.hidden)

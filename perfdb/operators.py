@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from perfdb.delta_net import DeltaNet, DeltaRule
+from perfdb.encoder_operators import EncoderAttention
 from perfdb.expert_operators import ExpertExchange, RoutedExperts
 from perfdb.latent import IndexScan, Latent, LatentAttention
 from perfdb.parts import Experts
@@ -107,7 +108,7 @@ class Attention:
 
 #: What mixes tokens, by sequences and their tokens. Each knows its operations per pair of tokens and per token, the
 #: bytes it moves per cached token, per new token and per sequence, and its ``window``.
-Kernel = Attention | LatentAttention | IndexScan | DeltaRule
+Kernel = Attention | LatentAttention | IndexScan | DeltaRule | EncoderAttention
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,12 +32,15 @@ class _Tower:
         The embedding of patches has one.
     scales
         Each layer scales what its two parts return by a vector.
+    rotary
+        Queries and keys are rotated by their positions; else a position is added to each patch.
     """
 
     gated: bool = False
     norm_tensors: int = 2
     patch_bias: bool = True
     scales: bool = False
+    rotary: bool = False
 
 
 #: Limits of Qwen2-VL and Qwen2.5-VL: an image of 4 to 16,384 tokens of 28 x 28 pixels (their
@@ -87,7 +90,7 @@ def _layers(fields: ConfigFields, tower: _Tower, hidden: int, full: Container[in
         qkv_bias=bias,
         out_bias=True,
         qk_norm_whole=fields.flag("qk_normalization", default=fields.flag("use_qk_norm")),
-        rotary=False,
+        rotary=tower.rotary,
     )
     mlp, layers = Mlp(width, tower.gated, bias=True), fields.size("num_hidden_layers")
     seeing = len([layer for layer in range(layers) if layer in full])
@@ -130,8 +133,8 @@ def _of_grid(grid: PatchGrid, tower: _Tower) -> Callable[[ConfigFields, ConfigFi
             stack=_layers(fields, tower, hidden, full, (rule.window // rule.patch) ** 2),
             around=(
                 Projection("patch_embedding", pixels, hidden, "patch", bias=tower.patch_bias),
-                Projection("merger_in", merged, merged, "token", 1 + taps),
-                Projection("merger_out", merged, out, "token", 1 + taps),
+                Projection("merger_in", merged, merged, "token", 1 + taps, cut="columns"),
+                Projection("merger_out", merged, out, "token", 1 + taps, cut="rows"),
             ),
             features=out * (1 + taps),
             vectors=_norms(fields, tower, hidden, 1 + taps * rule.merge**2)
@@ -179,8 +182,8 @@ def _llava(fields: ConfigFields, config: ConfigFields, text_hidden: int) -> Enco
         stack=_layers(fields, tower, hidden, range(fields.size("num_hidden_layers")), 0),
         around=(
             Projection("patch_embedding", 3 * patch**2, hidden, "patch", bias=False),
-            Projection("projector_in", hidden, text_hidden, "patch"),
-            Projection("projector_out", text_hidden, text_hidden, "patch"),
+            Projection("projector_in", hidden, text_hidden, "patch", cut="columns"),
+            Projection("projector_out", text_hidden, text_hidden, "patch", cut="rows"),
         ),
         features=text_hidden,
         # A norm before the layers and one after them, positions, and the class embedding.
@@ -240,9 +243,10 @@ def _whisper(fields: ConfigFields, config: ConfigFields, text_hidden: int) -> En
     )
 
 
-_QWEN2_VL = _of_grid(_QWEN2_GRID, _Tower(patch_bias=False))
-_QWEN25_VL = _of_grid(_QWEN2_GRID, _Tower(gated=True, norm_tensors=1, patch_bias=False))
-_QWEN3_VL = _of_grid(_QWEN3_GRID, _Tower())
+_QWEN2_VL = _of_grid(_QWEN2_GRID, _Tower(patch_bias=False, rotary=True))
+_QWEN25_VL = _of_grid(_QWEN2_GRID, _Tower(gated=True, norm_tensors=1, patch_bias=False, rotary=True))
+_OPENPANGU_VL = _of_grid(_QWEN2_GRID, _Tower(norm_tensors=1, patch_bias=False, rotary=True))
+_QWEN3_VL = _of_grid(_QWEN3_GRID, _Tower(rotary=True))
 
 #: Readers by the ``architectures`` entry of the whole model. Structure as in the Hugging Face model definitions; each
 #: is checked by counting parameters against published sizes.
@@ -255,7 +259,7 @@ ENCODERS: Mapping[str, Callable[[ConfigFields, ConfigFields, int], EncoderSpec]]
         "Qwen3_5ForConditionalGeneration": _QWEN3_VL,
         "Qwen3_5MoeForConditionalGeneration": _QWEN3_VL,
         # openPangu-VL merges and cuts windows as Qwen2.5-VL does.
-        "OpenPanguVLForConditionalGeneration": _of_grid(_QWEN2_GRID, _Tower(norm_tensors=1, patch_bias=False)),
+        "OpenPanguVLForConditionalGeneration": _OPENPANGU_VL,
         "InternVLChatModel": _internvl,
         "InternVLForConditionalGeneration": _internvl,
         "LlavaForConditionalGeneration": _llava,
