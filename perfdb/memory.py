@@ -224,6 +224,7 @@ def _stage_weight_bytes(model: ModelSpec, layout: Layout, layers: int) -> int:
     embeddings = 2 * model.embedding_parameters
     experts, whole = round(model.expert_bytes), round(model.whole_bytes)
     projections = model.weight_bytes - embeddings - experts - whole
+    experts = round(experts * model.expert_copies(layout.redundant))
     # The first stage holds the input embedding, the last the output one: at least one of them, split over
     # the tensor ranks.
     held = embeddings if layout.pipeline == 1 or model.tied else embeddings // 2
@@ -268,6 +269,8 @@ def _does_not_fit(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBu
 def _wider(model: ModelSpec, layout: Layout) -> Iterator[Layout]:
     """Yield the layouts of two, four, eight, ... times the tensor parallelism that still divide the model."""
     wider = replace(layout, tensor=2 * layout.tensor)
-    while model.indivisible(wider.tensor) is None and model.cuts_experts(wider.expert_tensor, wider.expert):
+    while model.indivisible(wider.tensor) is None and model.cuts_experts(
+        wider.expert_tensor, wider.expert, wider.redundant
+    ):
         yield wider
         wider = replace(wider, tensor=2 * wider.tensor)

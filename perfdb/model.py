@@ -237,9 +237,23 @@ class ModelSpec:
             if role in {"latent", "router"}
         )
 
-    def cuts_experts(self, tensor: int, expert: int) -> bool:
-        """Return whether experts can be dealt to ``expert`` groups of chips and each be cut over ``tensor`` chips."""
-        return all(part.experts % expert == 0 and part.intermediate % tensor == 0 for part in self.experts)
+    def cuts_experts(self, tensor: int, expert: int, redundant: int = 0) -> bool:
+        """Return whether experts can be dealt to ``expert`` groups of chips and each be cut over ``tensor`` chips.
+
+        Parameters
+        ----------
+        tensor, expert
+            See above.
+        redundant
+            Second copies of some of them, dealt with the others.
+        """
+        return all(
+            (part.experts + redundant) % expert == 0 and part.intermediate % tensor == 0 for part in self.experts
+        )
+
+    def expert_copies(self, redundant: int) -> float:
+        """Return how many times experts stand in memory, over all of them, with so many second copies per layer."""
+        return 1 + redundant / self.experts[0].experts if self.experts else 1.0
 
     @property
     def sparse_attention(self) -> bool:

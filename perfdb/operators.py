@@ -296,6 +296,9 @@ def _experts(group: Layers, part: Experts, model: ModelSpec, layout: Layout) -> 
         tensor_parallel=layout.expert_tensor,
         expert_parallel=layout.expert,
         ranks=layout.data,
+        redundant=layout.redundant,
+        dispatched=layout.sends_to_experts,
+        stage=layout.stage if layout.sends_to_experts else "",
         count=count,
     )
     exchange = _exchange(routed, layout) if layout.data > 1 else ()
@@ -326,8 +329,8 @@ def _exchange(routed: RoutedExperts, layout: Layout) -> tuple[RowOperator, ...]:
     all-to-all. An all-to-all sends each token to the chips of its experts alone.
     """
     chips, width, count = layout.sharing, routed.hidden * layout.data, routed.count
-    if layout.all_to_all and layout.expert == chips:
-        shape = routed.hidden, routed.experts, routed.per_token, chips, routed.weights, count
+    if layout.sends_to_experts:
+        shape = routed.hidden, routed.experts, routed.per_token, chips, routed.weights, routed.stage, count
         return ExpertExchange("dispatch", *shape), ExpertExchange("combine", *shape)
     return (
         Collective("experts_gather", "all_gather", width, chips, count),

@@ -162,20 +162,35 @@ class SiliconSource:
         return sites
 
     def _routed(self, experts: RoutedExperts, rows: NDArray[np.int64]) -> Estimate | None:
+        if experts.dispatched and (found := self._dispatched(experts, rows)) is not None:
+            return found
+        curves = self._expert_curves("moe", experts)
+        return curves.estimate(self.chip, experts, rows) if curves else None
+
+    def _dispatched(self, experts: RoutedExperts, rows: NDArray[np.int64]) -> Estimate | None:
+        """Return the cost of experts over tokens that DeepEP brought: padded per expert where they are few."""
+        few, many = (self._expert_curves(f"wideep_{kind}_moe", experts) for kind in ("generation", "context"))
+        if few is None or many is None:
+            return None
+        short, long = (curves.estimate(self.chip, experts, rows) for curves in (few, many))
+        if short is None or long is None or experts.stage:
+            return long if experts.stage == "prefill" else short
+        is_short = experts.tokens(rows) <= few.reach(experts)
+        return Estimate(np.where(is_short, short.ns, long.ns), np.where(is_short, short.origin, long.origin))
+
+    def _expert_curves(self, table: str, experts: RoutedExperts) -> ExpertCurves | None:
         # The current release's, whichever is priced: earlier tables time the kernel their script called, not the one
         # the engine picks (docs/decisions/024-experts.md).
-        path = self._find("moe", "moe", self.tables.framework)
+        path = self._find("moe", table, self.tables.framework)
         curves = expert_curves(self.chip, path, experts) if path else None
-        if path is None or curves is None:
-            return None
-        if curves not in self._experts:
+        if path is not None and curves is not None and curves not in self._experts:
             self._experts.append(curves)
             self._note(path, curves.verdict)
-        return curves.estimate(self.chip, experts, rows)
+        return curves
 
     def _exchange(self, exchange: ExpertExchange, rows: NDArray[np.int64]) -> Estimate | None:
         """Return a measured exchange, or NCCL's all-to-all of as many bytes."""
-        curve = exchange_curve(self.tables, exchange)
+        curve = exchange_curve(self.chip, self.tables, exchange)
         if curve is None:
             return self._collective(as_collective(exchange), rows)
         self.files.extend(path for _, path in exchange_tables(self.tables) if path not in self.files)
