@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from perfdb.parts import GroupedQuery, Mlp
-from perfdb.row_operators import AllReduce, Collective, Elementwise, Gemm, RowOperator
+from perfdb.row_operators import AllReduce, Collective, Elementwise, Gemm, RowOperator, joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,6 +72,10 @@ class EncoderOperators:
         Attention within whole sequences, and within windows; None where no layer has it.
     launches
         Kernels that the host launches; encoders run without graphs.
+    ranks
+        Chips that encode items side by side, each all of an item.
+    features
+        Elements of the features of one token.
     """
 
     per_patch: tuple[RowOperator, ...]
@@ -79,6 +83,8 @@ class EncoderOperators:
     full: EncoderAttention | None
     windowed: EncoderAttention | None
     launches: int
+    ranks: int
+    features: int
 
 
 def encoder_operators(spec: EncoderSpec, tensor: int = 1, ranks: int = 1, head_multiple: int = 1) -> EncoderOperators:
@@ -107,9 +113,11 @@ def encoder_operators(spec: EncoderSpec, tensor: int = 1, ranks: int = 1, head_m
         for group in spec.stack
         if isinstance(group.mixer, GroupedQuery)
     }
-    rows = (*around["patch"], *layers)
+    rows = (*around["patch"], *joined(layers))
     launched = sum(row.count for row in (*rows, *around["token"])) + spec.layers
-    return EncoderOperators(rows, tuple(around["token"]), kinds.get(False), kinds.get(True), launched)
+    return EncoderOperators(
+        rows, tuple(around["token"]), kinds.get(False), kinds.get(True), launched, ranks, spec.features
+    )
 
 
 def _layer(hidden: int, group: Layers, chips: int) -> Iterator[RowOperator]:

@@ -277,27 +277,17 @@ class EncoderCosts:
         return {origin.name.lower(): float(by_origin[origin]) for origin in Origin} | {"host": float(host.sum())}
 
 
-def compile_encoder(
-    operators: EncoderOperators,
-    source: SourceChain,
-    features: int,
-    host: HostTime = _NO_HOST,
-    ranks: int = 1,
-) -> EncoderCosts:
+def compile_encoder(operators: EncoderOperators, source: SourceChain, host: HostTime = _NO_HOST) -> EncoderCosts:
     """Return the compiled costs of an encoder.
 
     Parameters
     ----------
     operators
-        What a run takes on one chip; those of as many ``ranks``.
+        What a run takes on one chip (:func:`perfdb.encoder_operators.encoder_operators`).
     source
         Prices the operators.
-    features
-        Elements of the features of one token (``EncoderSpec.features``).
     host
         Time of the host that kernels do not hide.
-    ranks
-        Chips that encode items side by side.
 
     Raises
     ------
@@ -311,6 +301,6 @@ def compile_encoder(
         windowed=_Attention.priced(operators.windowed, source) if operators.windowed else None,
         host=host,
         launches=operators.launches,
-        ranks=ranks,
-        features=features,
+        ranks=operators.ranks,
+        features=operators.features,
     )

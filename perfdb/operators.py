@@ -8,7 +8,6 @@ only for the sequences that sample a token.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -27,11 +26,10 @@ from perfdb.row_operators import (
     PointToPoint,
     RowOperator,
     as_collective,
+    joined,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from perfdb.layout import Layout
     from perfdb.model import ModelSpec
     from perfdb.parts import GroupedQuery, Layers, Mlp
@@ -173,7 +171,7 @@ def step_operators(model: ModelSpec, layout: Layout) -> StepOperators:
     return StepOperators(
         per_token=(
             Elementwise("embedding", 4 * model.hidden),
-            *_joined(row for part in parts for row in part.rows),
+            *joined(row for part in parts for row in part.rows),
             *_outside_layers(model, layout),
             Elementwise("final_norm", 4 * model.hidden),
         ),
@@ -183,14 +181,6 @@ def step_operators(model: ModelSpec, layout: Layout) -> StepOperators:
         launches=sum(part.launches for part in parts),
         shared=tuple(row for part in parts for row in part.shared),
     )
-
-
-def _joined(rows: Iterable[RowOperator]) -> list[RowOperator]:
-    """Return the operators with those that differ in their counts alone as one."""
-    counts: Counter[RowOperator] = Counter()
-    for row in rows:
-        counts[replace(row, count=1)] += row.count
-    return [replace(row, count=count) for row, count in counts.items()]
 
 
 def _layer(model: ModelSpec, group: Layers, layout: Layout) -> tuple[LayerOperators, ...]:
