@@ -14,6 +14,7 @@ from rich.text import Text
 from hardware.errors import ScenarioError
 from perfdb.encoder_operators import encoder_operators
 from perfdb.encoder_prices import EncoderWork, compile_encoder
+from perfdb.interpolate import blend
 from perfdb.media_tokens import seen
 from perfdb.speed_of_light import encoder_bound
 from simulator.build import build_pools, cost_chain
@@ -130,10 +131,13 @@ def _lines(pool: BuiltPool, operators: EncoderOperators, work: EncoderWork, chai
 
 
 def _attention(pool: BuiltPool, kernel: EncoderAttention, patches: int, pairs: int, chain: SourceChain) -> Line:
-    """Return attention over as many equal sequences as have so many patches and pairs in all."""
-    sequences, length = np.array([round(patches**2 / pairs)]), np.array([round(pairs / patches)])
+    """Return attention over as many equal sequences as have so many patches and pairs in all, between whole numbers."""
+    sequences = patches**2 / pairs
+    fewer, length = math.floor(sequences), np.array([round(pairs / patches)])
+    low, high = (chain.attention(kernel, np.array([count]), length) for count in (fewer, fewer + 1))
     light = encoder_bound(pool.chip, kernel, np.array([patches]), np.array([float(pairs)])).ns
-    return line_of(kernel.name, kernel.count, chain.attention(kernel, sequences, length), float(light[0]))
+    found = blend(low, high, np.array([sequences - fewer]))
+    return line_of(kernel.name, kernel.count, found, float(light[0]))
 
 
 def encoded_report(run: Encoded) -> Group:
