@@ -26,6 +26,7 @@ from perfdb.row_operators import (
     PointToPoint,
     RowOperator,
     as_collective,
+    as_nccl,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ __all__ = [
     "RowOperator",
     "StepOperators",
     "as_collective",
+    "as_nccl",
     "step_operators",
 ]
 
