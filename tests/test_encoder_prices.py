@@ -12,14 +12,16 @@ from pricing import needs_tables
 
 from hardware.catalogue import load_chip
 from perfdb.compile import HostTime
-from perfdb.encoder_operators import EncoderAttention, encoder_operators
+from perfdb.encoder_operators import EncoderAttention, EncoderOperators, encoder_operators
 from perfdb.encoder_prices import EncoderWork, compile_encoder
 from perfdb.estimate import Origin
 from perfdb.load_model import load_model, presets
 from perfdb.media_tokens import Seen, seen, seen_of_tokens
 from perfdb.row_operators import AllReduce, Gemm
+from perfdb.screening import Verdict, screened
 from perfdb.sources import source_chain
 from perfdb.speed_of_light import attention_bound
+from perfdb.tables import find_table, installed_root, read_points
 
 #: TFLOP of one image: twice the weights times the rows, and four times the width for each pair of patches.
 IMAGES = {
@@ -234,8 +236,9 @@ def test_a_run_takes_as_long_as_its_launches():
     small, large = image("Qwen3-VL-8B", 256, 256), image("Qwen3-VL-8B", 3840, 2160)
     plain, launched = costs("Qwen3-VL-8B"), costs("Qwen3-VL-8B", host=host)
     kernels = encoder_operators(spec("Qwen3-VL-8B")).launches
-    # Two norms, four projections, rotation, activation and attention in each of 27 layers, patches and two mergers.
-    assert kernels == 27 * 9 + 1 + 8
+    # Two norms and sums, four projections, rotation, activation and attention in each of 27 layers; two projections
+    # in each of four mergers, and the embedding.
+    assert kernels == 27 * 11 + 4 * 2 + 1
     assert launched.batch_ns([small] * 2) == 20_000 * kernels + 2 * 500 + 1_000
     assert launched.batch_ns([large]) == plain.batch_ns([large]) + 500 + 1_000
 
@@ -265,3 +268,28 @@ def test_features_of_inner_layers_go_along():
     # DeepStack: three more features of the same width for each token.
     assert spec("Qwen3-VL-8B").feature_bytes(880) == 880 * 4 * 4096 * 2
     assert spec("Qwen2.5-VL-7B").feature_bytes(1196) == costs("Qwen2.5-VL-7B").feature_bytes(1196) == 1196 * 3584 * 2
+
+
+@needs_tables
+@pytest.mark.parametrize("chip", ["h100_sxm", "b200_sxm", "l40s"])
+def test_curves_of_attention_stay_close_to_the_rows_of_the_tables(chip):
+    system, kernel = load_chip(chip), EncoderAttention("encoder_attention", 16, 80, 1)
+    path = find_table(installed_root(), chip, "encoder_attention", "vllm", "encoder_attention")
+    points = read_points(path, ("head_dim", "num_heads", "batch_size"), "isl")
+    points = points.where((points.shape[:, :2] == (80, 16)).all(axis=1) & (points.at >= 64))
+    batch = points.shape[:, 2]
+    sound = screened(points, attention_bound(system, kernel, batch, points.at).ns) == Verdict.SOUND
+    operators = EncoderOperators((), (), kernel, None, 0, 1, 1)
+    priced = compile_encoder(operators, source_chain(system, "vllm"))
+    runs = [
+        EncoderWork(count, length * count, 0, length**2 * count, 0)
+        for count, length in zip(batch[sound].tolist(), points.at[sound].tolist(), strict=True)
+    ]
+    off = np.abs(np.array([priced.kernels_ns(run) for run in runs]) / points.ns[sound] - 1)
+    assert len(runs) > 150
+    assert np.median(off) < 0.03
+    assert np.quantile(off, 0.9) < 0.15
+    # The roofline, of published efficiencies, against the same rows.
+    roofline = compile_encoder(operators, source_chain(system, "vllm", ("roofline",)))
+    ratio = np.array([roofline.kernels_ns(run) for run in runs]) / points.ns[sound]
+    assert 0.85 < np.median(ratio) < 1.1
