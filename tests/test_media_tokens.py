@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardware.errors import ScenarioError
@@ -139,6 +139,7 @@ def test_every_rule_has_an_example():
     "model", [table["short"] for table in presets().values() if load_model(table["short"]).encoder]
 )
 @given(width=SIZES, height=SIZES, frames=st.integers(1, 900), seconds=st.floats(0.01, 400))
+@settings(max_examples=50, deadline=None)
 def test_attention_covers_every_patch_once(model, width, height, frames, seconds):
     encoder = load_model(model).encoder
     for kind in encoder.kinds:
@@ -151,6 +152,7 @@ def test_attention_covers_every_patch_once(model, width, height, frames, seconds
 
 @pytest.mark.parametrize("model", EXAMPLES.values())
 @given(tokens=st.integers(1, 30000))
+@settings(max_examples=50, deadline=None)
 def test_what_is_known_by_its_tokens_has_those_tokens(model, tokens):
     encoder = load_model(model).encoder
     found = seen_of_tokens(encoder, tokens)
@@ -161,6 +163,7 @@ def test_what_is_known_by_its_tokens_has_those_tokens(model, tokens):
 
 @pytest.mark.parametrize("model", ["Qwen2-VL-7B", "Qwen3-VL-8B", "InternVL3-8B"])
 @given(width=SIZES, height=SIZES)
+@settings(max_examples=50, deadline=None)
 def test_an_image_and_its_tokens_are_as_much_work(model, width, height):
     encoder = load_model(model).encoder
     found = seen(encoder, "image", width=width, height=height)
