@@ -28,7 +28,7 @@ from simulator.router import ROUTERS
 from workloads.streams import stream
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from hardware.catalogue import Chip
@@ -42,13 +42,15 @@ if TYPE_CHECKING:
     from simulator.front_end import FrontEndTime
     from simulator.pool_table import Pool
     from simulator.router import Router
-    from simulator.scenario import Scenario
+    from simulator.scenario import Model, Scenario
 
 __all__ = [
     "BuiltPool",
     "build_decode_router",
+    "build_pool",
     "build_pools",
     "build_router",
+    "check_built",
     "cost_chain",
 ]
 
@@ -125,17 +127,48 @@ def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
     UserError
         If a name is unknown, the layout does not divide the model, or the model does not fit.
     """
-    table = scenario.model
-    model = load_model(table.name, weights=table.weights, kv_cache=table.kv_cache)
-    model = replace(model, max_tokens=table.max_tokens or model.max_tokens)
     node = scenario.network.topology
     pools = tuple(
-        _build_pool(pool, scenario.pool_name(number), _with_cache(model, pool, table.kv_cache), node)
-        for number, pool in enumerate(scenario.pool)
+        build_pool(scenario.model, pool, scenario.pool_name(number), node) for number, pool in enumerate(scenario.pool)
     )
+    check_built(scenario, pools)
+    return pools
+
+
+def build_pool(table: Model, pool: Pool, name: str, topology: str | None) -> BuiltPool:
+    """Return one pool.
+
+    Parameters
+    ----------
+    table
+        What it serves.
+    pool
+        Its table.
+    name
+        Its name in results and error sentences.
+    topology
+        What its instances stand in, None for what their chips come in.
+
+    Raises
+    ------
+    UserError
+        As :func:`build_pools`.
+    """
+    model = load_model(table.name, weights=table.weights, kv_cache=table.kv_cache)
+    model = replace(model, max_tokens=table.max_tokens or model.max_tokens)
+    return _build_pool(pool, name, _with_cache(model, pool, table.kv_cache), topology)
+
+
+def check_built(scenario: Scenario, pools: Sequence[BuiltPool]) -> None:
+    """Check what a scenario says of its pools once they are built.
+
+    Raises
+    ------
+    ScenarioError
+        If a price is of a chip that there is not, or instances would switch to chips of another kind.
+    """
     _check_prices(scenario, {pool.chip.name for pool in pools})
     _check_switches(scenario, {pool.name: pool for pool in pools})
-    return pools
 
 
 def _check_switches(scenario: Scenario, pools: Mapping[str, BuiltPool]) -> None:
