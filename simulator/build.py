@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from simulator.calibration import Calibration, read_calibration
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
 from simulator.host_memory import copy_bytes_per_s, host_blocks
+from simulator.layout_checks import check_layout
 from simulator.pool_table import own_pools
 from simulator.prompt_balance import PromptBalance
 from simulator.router import ROUTERS
@@ -198,7 +198,7 @@ def _with_cache(model: ModelSpec, pool: Pool, asked: str | None) -> ModelSpec:
 def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -> BuiltPool:
     chip, engine = load_chip(pool.chip), ENGINES[pool.engine]
     layout = _layout(pool)
-    _check_layout(name, model, layout)
+    check_layout(name, model, layout)
     if engine.ranks is not None and layout.data > 1:
         engine.ranks.check(f"pool.{name}", pool.engine, model, layout, pool.engine_options)
     asked = _asked_tokens(model, pool.engine_options)
@@ -329,50 +329,6 @@ def _calibration(pool: Pool) -> Calibration:
     """Return what was fitted to a pool's server; nothing, where it names no calibration."""
     found = pool.calibration
     return read_calibration(found) if isinstance(found, str) else found or Calibration()
-
-
-def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:
-    """Check that pipeline stages are equal, and that tensor parallelism divides the heads (or KV heads divide it)."""
-    tensor = layout.tensor
-    if model.layers % layout.pipeline:
-        raise ScenarioError(
-            f"pool.{name}.pipeline_parallel is {layout.pipeline}, which does not divide the {model.layers} layers of "
-            f"{model.name}; use one of {_divisors(model.layers)}"
-        )
-    found = model.indivisible(tensor)
-    if found is not None:
-        fitting = ", ".join(str(n) for n in range(1, found[0] + 1) if model.indivisible(n) is None)
-        raise ScenarioError(
-            f"pool.{name}.tensor_parallel is {tensor}, which does not divide the {found[0]} {found[1]} of "
-            f"{model.name}; use one of {fitting}"
-        )
-    _check_experts(name, model, layout)
-
-
-def _check_experts(name: str, model: ModelSpec, layout: Layout) -> None:
-    """Check that experts can be dealt to groups of chips, and each be cut over the chips of a group."""
-    if not model.experts:
-        if layout.expert > 1:
-            raise ScenarioError(
-                f"pool.{name}.expert_parallel is {layout.expert}, but {model.name} has no experts; leave it out"
-            )
-        return
-    key, chips = f"pool.{name}.expert_parallel is {layout.expert}", layout.sharing
-    fitting = [n for n in range(1, chips + 1) if chips % n == 0 and model.cuts_experts(chips // n, n)]
-    advice = f"use {' or '.join(str(n) for n in fitting)}" if fitting else "use fewer chips"
-    if chips % layout.expert:
-        raise ScenarioError(f"{key}, which does not divide the {chips} chips that share a layer; {advice}")
-    if not model.cuts_experts(layout.expert_tensor, layout.expert):
-        part = model.experts[0]
-        raise ScenarioError(
-            f"{key} on {chips} chips, which does not divide the {part.experts} experts of {model.name}, or leaves "
-            f"{layout.expert_tensor} chips to share one of {part.intermediate} columns; {advice}"
-        )
-
-
-def _divisors(*numbers: int) -> str:
-    common = math.gcd(*numbers)
-    return ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
 
 
 def _asked_tokens(model: ModelSpec, options: EngineOptions) -> int:

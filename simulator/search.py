@@ -7,7 +7,7 @@ search ends as one that was not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
@@ -23,22 +23,22 @@ from simulator.entries import (
     place_of,
     trial_of,
 )
+from simulator.found import Confirmed, Found
 from simulator.objectives import stage_goal
 from simulator.screening import Look, Screened, look_key, screen
 from simulator.search_space import Choice, Pruned, Unit, choices_of, units_apart
-from simulator.trials import Trial, Verdict, run_trial, trial_key, under
+from simulator.trials import Trial, Verdict, run_trial, trial_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from simulator.journal import Journal, Summary
     from simulator.objectives import Goal
-    from simulator.scenario import Scenario
     from simulator.search_table import Searched
 
     Make = Callable[[Mapping[str, Any], Callable[[str, Any, Journal], Summary]], dict[str, Summary]]
 
-__all__ = ["Confirmed", "Found", "Search"]
+__all__ = ["Search"]
 
 #: Deployments tried side by side before the best of them is a yardstick for the next.
 _WAVE: Final = 8
@@ -56,72 +56,6 @@ _STAGE_CHIPS: Final = 16
 _LIGHTER: Final = (0.15, 0.3, 0.5, 0.75)
 #: Where a bound is tried first.
 _FIRST_GUESS: Final = 0.6
-
-
-@dataclass(frozen=True, slots=True)
-class Confirmed:
-    """The best deployment of a split, all of it simulated.
-
-    Attributes
-    ----------
-    entry
-        The deployment.
-    trial, verdict, place
-        The trial of all of it, and the place of the highest load it bears.
-    """
-
-    entry: Entry
-    trial: Trial
-    verdict: Verdict
-    place: int
-
-    @property
-    def units(self) -> int:
-        """Units it has in the end."""
-        return int(self.trial.ladder[self.place]) if self.trial.axis == "units" else self.trial.units
-
-    @property
-    def chips(self) -> int:
-        """Chips of all of it."""
-        return self.units * self.entry.unit.chips
-
-    @property
-    def scenario(self) -> Scenario:
-        """What is run in the end: the deployment under the highest load it bears."""
-        return under(self.trial, self.place)
-
-    @property
-    def point(self) -> dict[str, Any]:
-        """That run."""
-        return next(point for point in self.verdict.points if point["place"] == self.place)
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What came of a search.
-
-    Attributes
-    ----------
-    entries
-        Every deployment that was possible, in the order looked at.
-    stages
-        Deployments that put a stage alone under load.
-    confirmed
-        The best of each split, the best of all first; empty if nothing meets the SLO.
-    pruned
-        What was left out before.
-    considered
-        Deployments looked at, possible or not.
-    stopped
-        The round that the time did not suffice for, or None.
-    """
-
-    entries: tuple[Entry, ...]
-    stages: tuple[Entry, ...]
-    confirmed: tuple[Confirmed, ...]
-    pruned: Pruned
-    considered: int
-    stopped: str | None
 
 
 class Search:

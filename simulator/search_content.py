@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from simulator.entries import Entry
+    from simulator.found import Confirmed, Found
     from simulator.objectives import Goal
-    from simulator.search import Confirmed, Found
     from simulator.search_table import Searched
     from simulator.trials import Trial
 

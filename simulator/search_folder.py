@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from simulator.found import Confirmed, Found
     from simulator.objectives import Goal
     from simulator.scenario import Scenario
-    from simulator.search import Confirmed, Found
     from simulator.staging import Staging
 
 __all__ = ["scenario_toml", "winner_points", "write_search"]
