@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perfdb.collectives import between_nodes_ns, group_of, moved_bytes
+from perfdb.encoder_operators import EncoderAttention
 from perfdb.estimate import Estimate, Origin
 from perfdb.expert_operators import ExpertExchange, RoutedExperts
 from perfdb.operators import (
@@ -94,7 +95,11 @@ class RooflineSource:
         efficiency = self.chip.efficiency
         bound = attention_bound(self.chip, operator, batch, tokens)
         points = efficiency.prefill_attention_bf16
-        compute = _power_law(points, tokens) if operator.name.startswith("context") else points[0][1]
+        compute: float | NDArray[np.float64] = points[0][1]
+        if isinstance(operator, EncoderAttention):
+            compute = _power_law(efficiency.vit_attention_bf16, tokens)
+        elif operator.name.startswith("context"):
+            compute = _power_law(points, tokens)
         ns = _roofline(bound, compute, efficiency.hbm_decode_attention)
         return Estimate.of(ATTENTION_FLOOR_NS + ns, Origin.ROOFLINE)
 

@@ -307,6 +307,8 @@ def _layout(pool: Pool) -> Layout:
         pool.data_parallel,
         pool.expert_parallel,
         all_to_all=pool.expert_exchange == "all_to_all",
+        redundant=pool.redundant_experts,
+        stage="" if pool.serves_both else pool.stages[0],
     )
 
 

@@ -71,6 +71,7 @@ FORMULAS: Final[Mapping[str, Callable[[Mapping[str, float]], int]]] = MappingPro
         "prompt_and_batch_in_blocks": lambda facts: -(-(int(facts["isl"] + facts["concurrency"]) + 500) // 32) * 32,
         "generated_prefill": lambda facts: int(facts["isl"]) + 1500,
         "recipe_batch": lambda facts: int(facts["batch"]),
+        "chips": lambda facts: int(facts["chips"]),
     }
 )
 
@@ -136,7 +137,7 @@ class Settings(Strict):
     """
 
     model: dict[str, Any] = Field(default_factory=dict)
-    pool: dict[str, Any] = Field(default_factory=dict)
+    pool: Annotated[dict[str, Any], AfterValidator(_known_formulas)] = Field(default_factory=dict)
     network: dict[str, Any] = Field(default_factory=dict)
     engine_options: Annotated[dict[str, Any], AfterValidator(_known_formulas)] = Field(default_factory=dict)
     client: dict[str, Any] = Field(default_factory=dict)

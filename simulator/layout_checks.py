@@ -48,21 +48,24 @@ def check_layout(name: str, model: ModelSpec, layout: Layout) -> None:
 def _check_experts(name: str, model: ModelSpec, layout: Layout) -> None:
     """Check that experts can be dealt to groups of chips, and each be cut over the chips of a group."""
     if not model.experts:
-        if layout.expert > 1:
-            raise ScenarioError(
-                f"pool.{name}.expert_parallel is {layout.expert}, but {model.name} has no experts; leave it out"
-            )
+        for key, value, usual in (
+            ("expert_parallel", layout.expert, 1),
+            ("redundant_experts", layout.redundant, 0),
+        ):
+            if value > usual:
+                raise ScenarioError(f"pool.{name}.{key} is {value}, but {model.name} has no experts; leave it out")
         return
     key, chips = f"pool.{name}.expert_parallel is {layout.expert}", layout.sharing
-    fitting = [n for n in range(1, chips + 1) if chips % n == 0 and model.cuts_experts(chips // n, n)]
+    fitting = [n for n in range(1, chips + 1) if chips % n == 0 and model.cuts_experts(chips // n, n, layout.redundant)]
     advice = f"use {' or '.join(str(n) for n in fitting)}" if fitting else "use fewer chips"
     if chips % layout.expert:
         raise ScenarioError(f"{key}, which does not divide the {chips} chips that share a layer; {advice}")
-    if not model.cuts_experts(layout.expert_tensor, layout.expert):
+    if not model.cuts_experts(layout.expert_tensor, layout.expert, layout.redundant):
         part = model.experts[0]
+        copies = f" and {layout.redundant} redundant ones" if layout.redundant else ""
         raise ScenarioError(
-            f"{key} on {chips} chips, which does not divide the {part.experts} experts of {model.name}, or leaves "
-            f"{layout.expert_tensor} chips to share one of {part.intermediate} columns; {advice}"
+            f"{key} on {chips} chips, which does not divide the {part.experts} experts of {model.name}{copies}, or "
+            f"leaves {layout.expert_tensor} chips to share one of {part.intermediate} columns; {advice}"
         )
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import active_children, get_context, parent_process
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, TypeVar
 
 from hardware.errors import ServesimError
+from simulator.interrupts import OneInterrupt
 from simulator.journal import Journal, Point, Summary, point_key
 from simulator.run import run_scenario
 
@@ -55,25 +54,28 @@ class LocalExecutor:
     """
 
     def __init__(self, jobs: int) -> None:
-        self._jobs = jobs
+        self._jobs, self._interrupt = jobs, OneInterrupt()
         self._pool: ProcessPoolExecutor | None = None
         self._others = active_children()
 
     def __enter__(self) -> Self:
         if self._jobs > 1:
+            self._interrupt.__enter__()
             self._pool = ProcessPoolExecutor(self._jobs, mp_context=get_context("spawn"), initializer=_follow_parent)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if self._pool is None:
             return
-        with _deaf_to_ctrl_c():
+        try:
             if kind is not None:
                 # Neither a wrong input nor Ctrl-C waits for runs that nobody wants any more.
                 for process in active_children():
                     if process not in self._others:
                         process.terminate()
             self._pool.shutdown()
+        finally:
+            self._interrupt.__exit__(kind, *error)
 
     def make(
         self, missing: Mapping[str, _Run], work: _Work[_Run], journal: Journal, tell: OnProgress
@@ -87,12 +89,12 @@ class LocalExecutor:
         """
         if self._pool is None:
             return _one_by_one(missing, work, journal, tell)
-        with _deaf_to_ctrl_c():
-            futures = [self._pool.submit(work, key, run, journal) for key, run in missing.items()]
-        for future in futures:
-            future.add_done_callback(lambda _: tell(finished=1))
         try:
-            return [future.result() for future in futures]
+            futures = [self._pool.submit(work, key, run, journal) for key, run in missing.items()]
+            for future in futures:
+                future.add_done_callback(lambda _: tell(finished=1))
+            with self._interrupt.listening():
+                return [future.result() for future in futures]
         except BrokenProcessPool as error:
             raise ServesimError(
                 "a process was killed before its run ended, most likely for want of memory; run again with fewer "
@@ -212,23 +214,6 @@ def _one_by_one(
     for key, run in missing.items():
         yield work(key, run, journal)
         tell(finished=1)
-
-
-@contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Do not be interrupted here, and let processes that are started here never be.
-
-    A terminal sends Ctrl-C to every process; one alone, that which started the others, is to answer it.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        # Python delivers signals to the main thread alone, and lets no other say what to do with them.
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _follow_parent() -> None:

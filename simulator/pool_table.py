@@ -76,6 +76,7 @@ class Pool(Strict):
     data_parallel: _Ranks = 1
     expert_parallel: Count = 1
     expert_exchange: _Exchange = "gather"
+    redundant_experts: Annotated[int, Field(ge=0, le=4096, strict=True)] = 0
     engine: _Engine = "vllm"
     router: _Router = "least_loaded"
     helps_above: Annotated[int, Field(ge=0, strict=True)] = 0
@@ -174,6 +175,15 @@ class Pool(Strict):
                 f"expert_exchange is 'all_to_all' with data_parallel {self.data_parallel} and expert_parallel "
                 f"{self.expert_parallel} on {chips} chips, but it is between ranks whose chips hold experts of their "
                 "own; expected data_parallel above 1 and expert_parallel = tensor_parallel x data_parallel"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _copies(self) -> Self:
+        if self.redundant_experts and self.expert_parallel == 1:
+            raise ValueError(
+                f"redundant_experts is {self.redundant_experts} with expert_parallel 1, where every chip has a part of "
+                "every expert and nothing to even out; leave it out, or set expert_parallel"
             )
         return self
 

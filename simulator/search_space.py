@@ -34,7 +34,7 @@ _BUDGETS: Final = ("max_num_batched_tokens", "chunked_prefill_size", "max_num_to
 _DECIDED: Final = frozenset(
     {
         *("name", "stages", "replicas", "chip", "engine", "tensor_parallel", "pipeline_parallel", "data_parallel"),
-        *("expert_parallel", "expert_exchange", "helps_above", "engine_options", "limits"),
+        *("expert_parallel", "expert_exchange", "redundant_experts", "helps_above", "engine_options", "limits"),
     }
 )
 

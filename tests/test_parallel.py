@@ -18,6 +18,7 @@ import simulator.parallel
 import simulator.side_by_side
 from hardware.errors import ScenarioError
 from simulator import load_scenario
+from simulator.interrupts import OneInterrupt
 from simulator.journal import Journal, Point, point_key
 from simulator.parallel import run_points
 
@@ -275,10 +276,47 @@ def test_processes_do_not_outlive_the_one_that_started_them() -> None:
     assert done.returncode == -signal.SIGKILL
 
 
-def test_ctrl_c_ends_every_process_without_a_traceback() -> None:
+@pytest.mark.parametrize("times", [1, 100])
+def test_ctrl_c_ends_every_process_without_a_traceback(times: int) -> None:
     before = tree(Path())
-    done = program("os.killpg(os.getpgrp(), signal.SIGINT) or threading.Event().wait()", *SWEEP, "--jobs", "2")
+    press = f"[os.killpg(os.getpgrp(), signal.SIGINT) for _ in range({times})] and threading.Event().wait()"
+    done = program(press, *SWEEP, "--jobs", "2")
     assert (done.returncode, done.stdout) == (1, "")
     assert "Traceback" not in done.stderr
     assert "Aborted" in done.stderr
     assert [name for name in tree(Path()) if name != "program.py"] == before
+
+
+def interrupted(*, starting: int = 0, waiting: int = 0, ending: int = 0) -> list[str]:
+    """Press Ctrl-C that many times in each phase, and return the phases that came to their end."""
+    ended: list[str] = []
+
+    def phase(name: str, times: int) -> None:
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        ended.append(name)
+
+    def work() -> None:
+        with OneInterrupt() as interrupt:
+            phase("start", starting)
+            try:
+                with interrupt.listening():
+                    phase("wait", waiting)
+            finally:
+                phase("end", ending)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert signal.getsignal(signal.SIGINT) is before
+    return ended
+
+
+def test_ctrl_c_while_processes_start_or_end_is_not_forgotten() -> None:
+    assert interrupted(starting=1) == ["start", "end"]
+    assert interrupted(ending=1) == ["start", "wait", "end"]
+
+
+def test_a_second_ctrl_c_does_not_disturb_the_answer_to_the_first() -> None:
+    assert interrupted(waiting=1, ending=3) == ["start", "end"]
+    assert interrupted(starting=2, waiting=1, ending=1) == ["start", "end"]
