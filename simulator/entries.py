@@ -30,22 +30,24 @@ class Rung(NamedTuple):
         How long runs last, in times of what the SLO allows a mean request.
     apart
         Loads of the ladder: each this share of the one before.
-    at_least
-        Requests that are simulated at least.
+    at_least, at_most
+        Requests that are simulated at least, and at most.
+    chips
+        Chips that are simulated at once.
     """
 
     name: str
     lasts: float
     apart: float
     at_least: int
+    at_most: int
+    chips: int
 
 
-SHORT: Final = Rung("short", 5, 0.9, 150)
-LONGER: Final = Rung("longer", 10, 0.965, 400)
-LONG: Final = Rung("long", 20, 0.98, 1000)
+SHORT: Final = Rung("short", 5, 0.9, 150, 1000, 16)
+LONGER: Final = Rung("longer", 10, 0.965, 400, 2500, 32)
+LONG: Final = Rung("long", 20, 0.98, 1000, 5000, 32)
 
-#: Chips that are simulated at once, or two units of a deployment.
-_CHIPS_TOGETHER: Final = 32
 #: Loads below this share of the bound are not tried.
 _LEAST: Final = 3e-3
 
@@ -117,6 +119,11 @@ class Entry:
         for trial, verdict in self.curve:
             yield from (("curve", trial, point) for point in verdict.points)
 
+    def rank(self, goal: Goal) -> tuple[float, float]:
+        """Return what deployments are put in order by: worth, and where that is the same the share within the SLO."""
+        worth = self.worth(goal)
+        return (float("-inf"), 0.0) if worth is None or self.point is None else (worth, self.point["slo_attainment"])
+
     def leave(self, after: str, why: str) -> None:
         """Do not go on, for a reason."""
         if self.left_at is None:
@@ -151,9 +158,9 @@ def ladder_of(entry: Entry, goal: Goal, rung: Rung, most_chips: int, allowed_s: 
     return tuple(dict.fromkeys(loads))
 
 
-def together_of(unit: Unit) -> int:
+def together_of(unit: Unit, rung: Rung) -> int:
     """Return how many units are simulated at once: a router gains little from more of them."""
-    return max(2, _CHIPS_TOGETHER // unit.chips)
+    return max(1, rung.chips // unit.chips)
 
 
 def place_of(ladder: tuple[float, ...], load: float) -> int:
@@ -185,9 +192,10 @@ def requests_of(entry: Entry, goal: Goal, rung: Rung, allowed_s: float) -> int:
     """Return how many requests all units of a deployment get in a run of a round, whatever the load."""
     lasts_s = rung.lasts * allowed_s
     if goal.axis == "units":
-        return max(ceil(goal.traffic.rate_per_s * lasts_s), rung.at_least)
-    simulated = min(entry.units, together_of(entry.unit))
-    return max(ceil(entry.expected_per_s * entry.units * lasts_s), ceil(rung.at_least * entry.units / simulated))
+        return min(max(ceil(goal.traffic.rate_per_s * lasts_s), rung.at_least), rung.at_most)
+    simulated = min(entry.units, together_of(entry.unit, rung))
+    wanted = max(ceil(entry.expected_per_s * simulated * lasts_s), rung.at_least)
+    return ceil(min(wanted, rung.at_most) * entry.units / simulated)
 
 
 def trial_of(  # noqa: PLR0913 - what a trial is made of
@@ -215,7 +223,8 @@ def trial_of(  # noqa: PLR0913 - what a trial is made of
         ladder=ladder,
         hint=hint,
         units=entry.units,
-        together=together_of(entry.unit),
+        together=together_of(entry.unit, rung),
+        settles_s=allowed_s,
         requests=requests_of(entry, goal, rung, allowed_s),
         floor=floor,
     )

@@ -56,6 +56,8 @@ class Trial:
         drawn at random.
     requests
         Requests of all units.
+    settles_s
+        Time after which requests are measured, or a quarter of the run: deployments begin empty.
     floor
         The last load worth bearing is at this place: one that misses the SLO there is given up. None for the whole
         ladder.
@@ -71,6 +73,7 @@ class Trial:
     units: int
     together: int
     requests: int
+    settles_s: float
     floor: int | None = None
     climbs: bool = True
 
@@ -184,7 +187,15 @@ def under(trial: Trial, place: int) -> Scenario:
     if trial.axis == "users":
         return _with_users(scenario, round(load * together / units), ceil(trial.requests * together / units))
     scenario = _with(_lasting(scenario, trial.requests), share=together / units)
-    return scenario if trial.axis == "units" else loader(scenario)(Decimal(repr(load)))
+    if trial.axis == "rate":
+        scenario = loader(scenario)(Decimal(repr(load)))
+    return _settled(scenario, trial.settles_s)
+
+
+def _settled(scenario: Scenario, settles_s: float) -> Scenario:
+    """Return a scenario that measures only what comes once it has filled."""
+    last_s = int(build_requests(scenario).times_ns[-1]) / 1e9
+    return _with(scenario, warmup_s=max(scenario.workload.warmup_s, min(settles_s, float(f"{last_s / 4:.3g}"))))
 
 
 def _repeated(scenario: Scenario, times: int) -> Scenario:
