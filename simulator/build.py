@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,13 +21,14 @@ from simulator.calibration import Calibration, read_calibration
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
 from simulator.host_memory import copy_bytes_per_s, host_blocks
+from simulator.layout_checks import check_layout
 from simulator.pool_table import own_pools
 from simulator.prompt_balance import PromptBalance
 from simulator.router import ROUTERS
 from workloads.streams import stream
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from hardware.catalogue import Chip
@@ -42,13 +42,15 @@ if TYPE_CHECKING:
     from simulator.front_end import FrontEndTime
     from simulator.pool_table import Pool
     from simulator.router import Router
-    from simulator.scenario import Scenario
+    from simulator.scenario import Model, Scenario
 
 __all__ = [
     "BuiltPool",
     "build_decode_router",
+    "build_pool",
     "build_pools",
     "build_router",
+    "check_built",
     "cost_chain",
 ]
 
@@ -125,17 +127,48 @@ def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
     UserError
         If a name is unknown, the layout does not divide the model, or the model does not fit.
     """
-    table = scenario.model
-    model = load_model(table.name, weights=table.weights, kv_cache=table.kv_cache)
-    model = replace(model, max_tokens=table.max_tokens or model.max_tokens)
     node = scenario.network.topology
     pools = tuple(
-        _build_pool(pool, scenario.pool_name(number), _with_cache(model, pool, table.kv_cache), node)
-        for number, pool in enumerate(scenario.pool)
+        build_pool(scenario.model, pool, scenario.pool_name(number), node) for number, pool in enumerate(scenario.pool)
     )
+    check_built(scenario, pools)
+    return pools
+
+
+def build_pool(table: Model, pool: Pool, name: str, topology: str | None) -> BuiltPool:
+    """Return one pool.
+
+    Parameters
+    ----------
+    table
+        What it serves.
+    pool
+        Its table.
+    name
+        Its name in results and error sentences.
+    topology
+        What its instances stand in, None for what their chips come in.
+
+    Raises
+    ------
+    UserError
+        As :func:`build_pools`.
+    """
+    model = load_model(table.name, weights=table.weights, kv_cache=table.kv_cache)
+    model = replace(model, max_tokens=table.max_tokens or model.max_tokens)
+    return _build_pool(pool, name, _with_cache(model, pool, table.kv_cache), topology)
+
+
+def check_built(scenario: Scenario, pools: Sequence[BuiltPool]) -> None:
+    """Check what a scenario says of its pools once they are built.
+
+    Raises
+    ------
+    ScenarioError
+        If a price is of a chip that there is not, or instances would switch to chips of another kind.
+    """
     _check_prices(scenario, {pool.chip.name for pool in pools})
     _check_switches(scenario, {pool.name: pool for pool in pools})
-    return pools
 
 
 def _check_switches(scenario: Scenario, pools: Mapping[str, BuiltPool]) -> None:
@@ -165,7 +198,7 @@ def _with_cache(model: ModelSpec, pool: Pool, asked: str | None) -> ModelSpec:
 def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -> BuiltPool:
     chip, engine = load_chip(pool.chip), ENGINES[pool.engine]
     layout = _layout(pool)
-    _check_layout(name, model, layout)
+    check_layout(name, model, layout)
     if engine.ranks is not None and layout.data > 1:
         engine.ranks.check(f"pool.{name}", pool.engine, model, layout, pool.engine_options)
     asked = _asked_tokens(model, pool.engine_options)
@@ -298,53 +331,6 @@ def _calibration(pool: Pool) -> Calibration:
     """Return what was fitted to a pool's server; nothing, where it names no calibration."""
     found = pool.calibration
     return read_calibration(found) if isinstance(found, str) else found or Calibration()
-
-
-def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:
-    """Check that pipeline stages are equal, and that tensor parallelism divides the heads (or KV heads divide it)."""
-    tensor = layout.tensor
-    if model.layers % layout.pipeline:
-        raise ScenarioError(
-            f"pool.{name}.pipeline_parallel is {layout.pipeline}, which does not divide the {model.layers} layers of "
-            f"{model.name}; use one of {_divisors(model.layers)}"
-        )
-    found = model.indivisible(tensor)
-    if found is not None:
-        fitting = ", ".join(str(n) for n in range(1, found[0] + 1) if model.indivisible(n) is None)
-        raise ScenarioError(
-            f"pool.{name}.tensor_parallel is {tensor}, which does not divide the {found[0]} {found[1]} of "
-            f"{model.name}; use one of {fitting}"
-        )
-    _check_experts(name, model, layout)
-
-
-def _check_experts(name: str, model: ModelSpec, layout: Layout) -> None:
-    """Check that experts can be dealt to groups of chips, and each be cut over the chips of a group."""
-    if not model.experts:
-        for key, value, usual in (
-            ("expert_parallel", layout.expert, 1),
-            ("redundant_experts", layout.redundant, 0),
-        ):
-            if value > usual:
-                raise ScenarioError(f"pool.{name}.{key} is {value}, but {model.name} has no experts; leave it out")
-        return
-    key, chips = f"pool.{name}.expert_parallel is {layout.expert}", layout.sharing
-    fitting = [n for n in range(1, chips + 1) if chips % n == 0 and model.cuts_experts(chips // n, n, layout.redundant)]
-    advice = f"use {' or '.join(str(n) for n in fitting)}" if fitting else "use fewer chips"
-    if chips % layout.expert:
-        raise ScenarioError(f"{key}, which does not divide the {chips} chips that share a layer; {advice}")
-    if not model.cuts_experts(layout.expert_tensor, layout.expert, layout.redundant):
-        part = model.experts[0]
-        copies = f" and {layout.redundant} redundant ones" if layout.redundant else ""
-        raise ScenarioError(
-            f"{key} on {chips} chips, which does not divide the {part.experts} experts of {model.name}{copies}, or "
-            f"leaves {layout.expert_tensor} chips to share one of {part.intermediate} columns; {advice}"
-        )
-
-
-def _divisors(*numbers: int) -> str:
-    common = math.gcd(*numbers)
-    return ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
 
 
 def _asked_tokens(model: ModelSpec, options: EngineOptions) -> int:
