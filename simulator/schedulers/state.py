@@ -97,6 +97,8 @@ class EngineState:
     settles
         What a policy does that itself lets those go who have all their tokens, and whether that lets others go on; None
         for others.
+    unsettled
+        It has something to do though nobody has all tokens: what the step before brought is not known yet.
     departs
         What a policy does with a request whose KV has left; None where its blocks are given back.
     next_block
@@ -136,6 +138,7 @@ class EngineState:
         "settles",
         "step",
         "unseen_tokens",
+        "unsettled",
         "waiting",
         "wasted",
     )
@@ -178,6 +181,7 @@ class EngineState:
         self.unseen_tokens = self.wasted = 0
         self.plans_ahead = False
         self.settles: Callable[[EngineState], bool] | None = None
+        self.unsettled = False
         self.departs: Callable[[Request], None] | None = None
         self.next_block = True
 
