@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hardware.catalogue import chip_names, host_w_per_chip, load_chip, load_node
-from hardware.errors import CapacityError, CatalogueError, ScenarioError, suggest
+from hardware.errors import CapacityError, CatalogueError, CostError, ScenarioError, suggest
 from perfdb.calibrated import calibrated_chain
 from perfdb.compile import CompiledCosts, StepLimits, compile_costs
 from perfdb.layout import Layout
@@ -29,7 +30,6 @@ from workloads.streams import stream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from hardware.catalogue import Chip
     from perfdb.compile import HostTime
@@ -239,6 +239,8 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
     layout = _layout(pool)
     if pool.step_profile is not None:
         where = f"pool.{name}.step_profile {pool.step_profile!r}"
+        if pool.vidur and not Path(pool.step_profile).is_dir():
+            raise CostError(f"{where} is no folder; cost_sources ['vidur'] expect one with tables in Vidur's format")
         return *whole_step_costs(pool.step_profile, model, layout, chip, limits, cap=pool.power_cap, where=where), {}
     source = cost_chain(pool, name, chip)
     costs = compile_costs(operators, source, limits, host, layout.pipeline)
