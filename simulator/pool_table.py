@@ -149,9 +149,7 @@ class Pool(Strict):
     @model_validator(mode="after")
     def _one_price(self) -> Self:
         if self.step_profile is None and self.vidur:
-            raise ValueError(
-                "found cost_sources ['vidur'] alone, expected a folder of its tables as step_profile"
-            )
+            raise ValueError("found cost_sources ['vidur'] alone, expected a folder of its tables as step_profile")
         if self.step_profile is not None and not (self.vidur or self.cost_sources == DEFAULT_SOURCES):
             raise ValueError("found step_profile and cost_sources, expected one: a profile prices whole steps")
         if self.step_profile is not None and self.tables is not None:
