@@ -170,9 +170,11 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         engine.ranks.check(f"pool.{name}", pool.engine, model, layout, pool.engine_options)
     asked = _asked_tokens(model, pool.engine_options)
     given = pool.engine_options.of_stages(prefills=pool.prefills, decodes=pool.decodes)
-    options = engine.filled(given, chip, asked, name, layout)
+    apart = engine.ranks is not None and not engine.ranks.steps_together(model)
+    group = replace(layout, data=1) if apart else layout
+    options = engine.filled(given, chip, asked, name, group)
     plan = options.plan(prefills=pool.prefills)
-    memory = plan_memory(model, layout, chip, engine.memory_budget(plan))
+    memory = plan_memory(model, group, chip, engine.memory_budget(plan))
     blocks = (pool.limits.kv_blocks or min(memory.blocks, plan.most_blocks or memory.blocks)) - engine.reserved_blocks
     options = options.fitted(blocks * plan.block_tokens, asked)
     plan = _within_states(options.plan(prefills=pool.prefills), memory)
