@@ -207,7 +207,7 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     group = replace(layout, data=1) if apart else layout
     options = engine.filled(given, chip, asked, name, group)
     plan = options.plan(prefills=pool.prefills)
-    loaded = model.with_drafting_layer if pool.speculation else model
+    loaded = model.with_drafting_layer if pool.drafts else model
     memory = plan_memory(loaded, group, chip, engine.memory_budget(plan))
     blocks = (pool.limits.kv_blocks or min(memory.blocks, plan.most_blocks or memory.blocks)) - engine.reserved_blocks
     options = options.fitted(blocks * plan.block_tokens, asked)
@@ -280,8 +280,8 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
         return *whole_step_costs(pool.step_profile, model, layout, chip, limits, cap=pool.power_cap, where=where), {}
     source = cost_chain(pool, name, chip)
     drafter = None
-    if pool.speculation is not None:
-        drafter = Drafter(pool.speculation.speculation, draft_operators(model, layout), chip)
+    if pool.drafts is not None:
+        drafter = Drafter(pool.drafts, draft_operators(model, layout), chip)
     costs = compile_costs(operators, source, limits, host, layout.pipeline, drafter)
     tables = {_in_database(path): sha256(path) for path in source.files}
     return costs, tables, {_in_database(path): counts for path, counts in source.set_aside.items()}

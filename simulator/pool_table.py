@@ -20,6 +20,8 @@ from simulator.trtllm_options import TrtllmOptions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from perfdb.speculation import Speculation
+
 __all__ = ["Count", "Limits", "Pool", "Text", "decode_pools", "entry_pools", "hands_over", "own_pools"]
 
 _STAGES: Final = ("prefill", "decode")
@@ -125,6 +127,11 @@ class Pool(Strict):
         return self.cost_sources == ("vidur",)
 
     @property
+    def drafts(self) -> Speculation | None:
+        """What its steps verify, if anything is drafted."""
+        return self.speculation.speculation if self.speculation else None
+
+    @property
     def serves_both(self) -> bool:
         """Whether it computes prompts and decodes."""
         return self.prefills and self.decodes
@@ -191,7 +198,7 @@ class Pool(Strict):
 
     @model_validator(mode="after")
     def _speculates(self) -> Self:
-        if self.speculation is None:
+        if self.drafts is None:
             return self
         if not ENGINES[self.engine].speculates:
             able = ", ".join(name for name, engine in ENGINES.items() if engine.speculates and "@" not in name)
