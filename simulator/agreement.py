@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hardware.errors import suggest
 from simulator.engines import ENGINES
 from simulator.incidents import InstanceDown, LinkChange
-from simulator.pool_table import decode_pools, entry_pools, hands_over, own_pools
+from simulator.pool_table import decode_pools, encode_pools, entry_pools, hands_over, own_pools
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +33,8 @@ def check_agreement(
     if twice is not None:
         raise ValueError(f"two pools are named {twice!r}; names must differ")
     _stages(pools)
-    for members in (entry_pools(pools), decode_pools(pools)):
-        routers = sorted({pool.router for pool in own_pools(members)})
+    for members in (entry_pools(pools), decode_pools(pools), encode_pools(pools)):
+        routers = sorted({pool.router for pool in (own_pools(members) if members else ())})
         if len(routers) > 1:
             raise ValueError(f"pools that take the same requests need one router, found {' and '.join(routers)}")
     if hands_over(pools) and any(ENGINES[pool.engine].live for pool in pools):
@@ -54,7 +54,17 @@ def _stages(pools: Sequence[Pool]) -> None:
         raise ValueError(
             "a pool serves 'prefill' alone and none takes its requests on; expected a pool with stages = ['decode']"
         )
-    if not hands_over(pools) and any(not pool.prefills for pool in pools):
+    if any("encode" in pool.stages and pool.stages[-1] == "decode" and not pool.prefills for pool in pools):
+        raise ValueError(
+            "a pool serves 'encode' and 'decode', which no engine does in one step; expected two pools, one of which "
+            "shares the chips of the other"
+        )
+    if encode_pools(pools) and any("encode" in pool.stages and pool.prefills for pool in pools):
+        raise ValueError(
+            "a pool serves 'encode' alone and another one encodes in its own steps, but images go one way; expected "
+            "'encode' among the stages of one kind of pool"
+        )
+    if not hands_over(pools) and any(pool.decodes and not pool.prefills for pool in pools):
         raise ValueError(
             "a pool serves 'decode' alone and none hands requests over; expected a pool with stages = ['prefill']"
         )

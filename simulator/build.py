@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hardware.catalogue import chip_names, host_w_per_chip, load_chip, load_node
-from hardware.errors import CapacityError, CatalogueError, ScenarioError, suggest
-from perfdb.calibrated import calibrated_chain
-from perfdb.compile import CompiledCosts, StepLimits, compile_costs
-from perfdb.layout import Layout
+from hardware.errors import CapacityError, ScenarioError, suggest
+from perfdb.compile import StepLimits, compile_costs
 from perfdb.load_model import load_model
-from perfdb.memory import MemoryPlan, plan_memory
+from perfdb.memory import plan_memory
 from perfdb.operators import step_operators
-from perfdb.power_cap import capped_chain
-from perfdb.tables import sha256, tables_root
+from perfdb.tables import sha256
 from perfdb.whole_steps import whole_step_costs
-from simulator.calibration import Calibration, read_calibration
+from simulator.built_pool import AnyPool, BuiltPool, calibration_of, cost_chain, in_database, layout_of
+from simulator.encoder_build import build_encode_pool, encoder_budget, fused_encoder
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
+from simulator.fused_encoder import EncodingInstance
 from simulator.host_memory import copy_bytes_per_s, host_blocks
 from simulator.pool_table import own_pools
 from simulator.prompt_balance import PromptBalance
@@ -29,13 +28,13 @@ from workloads.streams import stream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from hardware.catalogue import Chip
-    from perfdb.compile import HostTime
+    from perfdb.compile import CompiledCosts, HostTime
+    from perfdb.layout import Layout
+    from perfdb.memory import MemoryPlan
     from perfdb.model import ModelSpec
     from perfdb.operators import StepOperators
-    from perfdb.sources import SourceChain
     from perfdb.step_profile import ProfiledCosts
     from simulator.engine_options import EngineOptions, EnginePlan
     from simulator.engines import Engine
@@ -45,69 +44,21 @@ if TYPE_CHECKING:
     from simulator.scenario import Scenario
 
 __all__ = [
-    "BuiltPool",
     "build_decode_router",
+    "build_encode_router",
     "build_pools",
     "build_router",
-    "cost_chain",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class BuiltPool:
-    """A pool ready to run.
-
-    Attributes
-    ----------
-    name
-        Its name in results.
-    model
-        What it serves.
-    chip, layout
-        What one instance runs on.
-    options
-        Engine options with every default filled in.
-    memory
-        Where the memory of a chip goes.
-    costs
-        Compiled prices and their origins.
-    parts
-        What its instances are made of.
-    tables
-        SHA-256 of every table read, by its path inside the database.
-    set_aside
-        Rows screened of the engine's own tables and set aside by reason, by the same paths.
-    operators
-        What one step runs on one chip.
-    power_cap
-        Share of its TDP that a chip may draw.
-    host_w
-        Most that the node draws beside its chips, per chip; 0 where nobody says.
-    """
-
-    name: str
-    model: ModelSpec
-    chip: Chip
-    layout: Layout
-    options: EngineOptions
-    memory: MemoryPlan
-    costs: CompiledCosts | ProfiledCosts
-    parts: EngineParts
-    tables: Mapping[str, str]
-    set_aside: Mapping[str, Mapping[str, int]]
-    operators: StepOperators
-    power_cap: float
-    host_w: float
-
-    @property
-    def chips(self) -> int:
-        """Chips of all instances."""
-        return self.parts.replicas * self.layout.chips
 
 
 def build_router(scenario: Scenario) -> Router:
     """Return the router that requests arrive at, on its own random stream."""
     return ROUTERS[own_pools(scenario.entry_pools)[0].router](stream(scenario.seed, "router"))
+
+
+def build_encode_router(scenario: Scenario) -> Router:
+    """Return the router of images to those that encode them, on its own random stream."""
+    return ROUTERS[(scenario.encode_pools or scenario.entry_pools)[0].router](stream(scenario.seed, "encode_router"))
 
 
 def build_decode_router(scenario: Scenario) -> Router | None:
@@ -117,7 +68,7 @@ def build_decode_router(scenario: Scenario) -> Router | None:
     return ROUTERS[own_pools(scenario.decode_pools)[0].router](stream(scenario.seed, "decode_router"))
 
 
-def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
+def build_pools(scenario: Scenario) -> tuple[AnyPool, ...]:
     """Return every pool of a scenario.
 
     Raises
@@ -129,8 +80,17 @@ def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
     model = load_model(table.name, weights=table.weights, kv_cache=table.kv_cache)
     model = replace(model, max_tokens=table.max_tokens or model.max_tokens)
     node = scenario.network.topology
+    apart = bool(scenario.encode_pools)
     pools = tuple(
-        _build_pool(pool, scenario.pool_name(number), _with_cache(model, pool, table.kv_cache), node)
+        build_encode_pool(pool, scenario.pool_name(number), model, node)
+        if pool.encodes_alone
+        else _build_pool(
+            pool,
+            scenario.pool_name(number),
+            _with_cache(model, pool, table.kv_cache),
+            node,
+            encodes=pool.prefills and not apart,
+        )
         for number, pool in enumerate(scenario.pool)
     )
     _check_prices(scenario, {pool.chip.name for pool in pools})
@@ -138,7 +98,7 @@ def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
     return pools
 
 
-def _check_switches(scenario: Scenario, pools: Mapping[str, BuiltPool]) -> None:
+def _check_switches(scenario: Scenario, pools: Mapping[str, AnyPool]) -> None:
     """Check that instances switch between pools on as many chips of the same kind."""
     for pair in scenario.operations.switches():
         one, other = (pools[name] for name in pair)
@@ -162,9 +122,9 @@ def _with_cache(model: ModelSpec, pool: Pool, asked: str | None) -> ModelSpec:
     return model if asked else ENGINES[pool.engine].with_cache(model, load_chip(pool.chip))
 
 
-def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -> BuiltPool:
+def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None, *, encodes: bool) -> BuiltPool:
     chip, engine = load_chip(pool.chip), ENGINES[pool.engine]
-    layout = _layout(pool)
+    layout = layout_of(pool)
     _check_layout(name, model, layout)
     if engine.ranks is not None and layout.data > 1:
         engine.ranks.check(f"pool.{name}", pool.engine, model, layout, pool.engine_options)
@@ -172,7 +132,8 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     given = pool.engine_options.of_stages(prefills=pool.prefills, decodes=pool.decodes)
     options = engine.filled(given, chip, asked, name, layout)
     plan = options.plan(prefills=pool.prefills)
-    memory = plan_memory(model, layout, chip, engine.memory_budget(plan))
+    budget = engine.memory_budget(plan)
+    memory = plan_memory(model, layout, chip, encoder_budget(budget, model, layout, encodes=encodes))
     blocks = (pool.limits.kv_blocks or min(memory.blocks, plan.most_blocks or memory.blocks)) - engine.reserved_blocks
     options = options.fitted(blocks * plan.block_tokens, asked)
     plan = _within_states(options.plan(prefills=pool.prefills), memory)
@@ -183,8 +144,9 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     most = min(_most_tokens(plan, max_tokens), blocks * plan.block_tokens + plan.limits.max_sequences)
     limits = StepLimits(most, plan.limits.max_sequences, max_tokens)
     operators = step_operators(model, layout)
-    host = _calibration(pool).host_time(engine.host_on(chip, layout.tensor, ahead=plan.plans_ahead))
+    host = calibration_of(pool).host_time(engine.host_on(chip, layout.tensor, ahead=plan.plans_ahead))
     costs, tables, set_aside = _priced(pool, name, model, chip, operators, limits, host)
+    encoder = fused_encoder(pool, name, model, chip, layout, host) if encodes else None
     parts = EngineParts(
         scheduler=engine.scheduler(plan),
         prices=costs.prices,
@@ -204,11 +166,24 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         **_ranks(engine, plan, model, layout),
         tells_late=engine.tells_late,
         front_end=_front_end(pool, plan),
-        make=engine.instances(options, blocks),
+        make=engine.instances(options, blocks) or (None if encoder is None else EncodingInstance),
     )
-    host_w = host_w_per_chip(topology or chip.node)
     return BuiltPool(
-        name, model, chip, layout, options, memory, costs, parts, tables, set_aside, operators, pool.power_cap, host_w
+        name,
+        model,
+        chip,
+        layout,
+        options,
+        memory,
+        costs,
+        parts,
+        tables,
+        set_aside,
+        operators,
+        pool.power_cap,
+        host_w_per_chip(topology or chip.node),
+        encoder=encoder,
+        guest=pool.shares is not None,
     )
 
 
@@ -222,7 +197,7 @@ def _within_states(plan: EnginePlan, memory: MemoryPlan) -> EnginePlan:
 
 def _front_end(pool: Pool, plan: EnginePlan) -> FrontEndTime:
     """Return what stands between clients and an instance; tokens that leave together are one message."""
-    time = _calibration(pool).front_end_time(ENGINES[pool.engine].front_end)
+    time = calibration_of(pool).front_end_time(ENGINES[pool.engine].front_end)
     return replace(time, output_ns=time.output_ns // plan.stream_interval)
 
 
@@ -236,47 +211,14 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
     pool: Pool, name: str, model: ModelSpec, chip: Chip, operators: StepOperators, limits: StepLimits, host: HostTime
 ) -> tuple[CompiledCosts | ProfiledCosts, dict[str, str], dict[str, Mapping[str, int]]]:
     """Return the costs of a pool's steps, the SHA-256 of every file they come from, and what was set aside in them."""
-    layout = _layout(pool)
+    layout = layout_of(pool)
     if pool.step_profile is not None:
         where = f"pool.{name}.step_profile {pool.step_profile!r}"
         return *whole_step_costs(pool.step_profile, model, layout, chip, limits, cap=pool.power_cap, where=where), {}
     source = cost_chain(pool, name, chip)
     costs = compile_costs(operators, source, limits, host, layout.pipeline)
-    tables = {_in_database(path): sha256(path) for path in source.files}
-    return costs, tables, {_in_database(path): counts for path, counts in source.set_aside.items()}
-
-
-def cost_chain(pool: Pool, name: str, chip: Chip) -> SourceChain:
-    """Return what prices the operators of a pool.
-
-    Raises
-    ------
-    CatalogueError
-        If ``pool.tables`` is no folder of kernel tables.
-    """
-    try:
-        tables = None if pool.tables is None else tables_root(pool.tables)
-    except CatalogueError as problem:
-        raise CatalogueError(f"pool.{name}.tables: {problem}") from None
-    chain = ENGINES[pool.engine].cost_chain(chip, pool.cost_sources, tables)
-    return capped_chain(calibrated_chain(chain, _calibration(pool).factors), chip, pool.power_cap)
-
-
-def _in_database(path: Path) -> str:
-    """Return the place of a table below ``data``."""
-    return "/".join(path.parts[-5:])
-
-
-def _layout(pool: Pool) -> Layout:
-    return Layout(
-        pool.tensor_parallel,
-        pool.pipeline_parallel,
-        pool.data_parallel,
-        pool.expert_parallel,
-        all_to_all=pool.expert_exchange == "all_to_all",
-        redundant=pool.redundant_experts,
-        stage="" if pool.serves_both else pool.stages[0],
-    )
+    tables = {in_database(path): sha256(path) for path in source.files}
+    return costs, tables, {in_database(path): counts for path, counts in source.set_aside.items()}
 
 
 def _ranks(engine: Engine, plan: EnginePlan, model: ModelSpec, layout: Layout) -> dict[str, Any]:
@@ -292,12 +234,6 @@ def _ranks(engine: Engine, plan: EnginePlan, model: ModelSpec, layout: Layout) -
         "idle_ranks_lag": rules.idle_lags,
         "prompt_balance": None if waits is None else partial(PromptBalance, *waits, plan.limits.max_sequences),
     }
-
-
-def _calibration(pool: Pool) -> Calibration:
-    """Return what was fitted to a pool's server; nothing, where it names no calibration."""
-    found = pool.calibration
-    return read_calibration(found) if isinstance(found, str) else found or Calibration()
 
 
 def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from hardware.catalogue import default_node, load_node
 from hardware.errors import ScenarioError, suggest
 from hardware.topology import build_cluster
+from simulator.built_pool import BuiltEncoder
 from simulator.carrier import KvCarrier
 from simulator.lanes import Endpoint, Lanes
 from simulator.placement import Demand, place
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from hardware.node import Node
     from hardware.topology import Topology
-    from simulator.build import BuiltPool
+    from simulator.built_pool import AnyPool
     from simulator.clock import Clock
     from simulator.network import NetworkTable
 
@@ -67,7 +68,7 @@ class Fabric:
 
 def build_fabric(
     table: NetworkTable,
-    pools: Sequence[BuiltPool],
+    pools: Sequence[AnyPool],
     *,
     switching: Sequence[tuple[str, str]] = (),
     changing: Sequence[str] = (),
@@ -119,12 +120,22 @@ def build_fabric(
     return Fabric(topology, lanes, places, links, pools[0].model.layers, table)
 
 
-def _routes(places: Mapping[tuple[int, int], int], pools: Sequence[BuiltPool]) -> list[tuple[int, int]]:
-    """Return the endpoints between which KV may move: every rank that computes prompts, to every one that decodes."""
-    return [
+def _routes(places: Mapping[tuple[int, int], int], pools: Sequence[AnyPool]) -> list[tuple[int, int]]:
+    """Return the endpoints between which anything may move.
+
+    KV goes from every rank that computes prompts to every one that decodes; features go from encoders to prompts.
+    """
+    features = [
+        (places[a], places[b])
+        for a in places
+        if pools[a[1]].parts.encodes
+        for b in places
+        if pools[b[1]].parts.prefills
+    ]
+    return features + [
         (places[a] + rank, places[b] + other)
         for a in places
-        if not pools[a[1]].parts.decodes
+        if pools[a[1]].parts.prefills and not pools[a[1]].parts.decodes
         for b in places
         if pools[b[1]].parts.decodes and a[0] != b[0]
         for rank in range(pools[a[1]].layout.data)
@@ -158,7 +169,7 @@ def _links_named(topology: Topology, pattern: str) -> tuple[int, ...]:
     return found
 
 
-def _node(table: NetworkTable, pool: BuiltPool) -> Node:
+def _node(table: NetworkTable, pool: AnyPool) -> Node:
     if table.topology is None:
         return default_node(pool.chip.name)
     node = load_node(table.topology)
@@ -170,9 +181,11 @@ def _node(table: NetworkTable, pool: BuiltPool) -> Node:
     return node
 
 
-def _endpoint(pool: BuiltPool, chips: tuple[str, ...]) -> Endpoint:
+def _endpoint(pool: AnyPool, chips: tuple[str, ...]) -> Endpoint:
     """Return an instance's place; all ranks store KV heads, and heads fewer than ranks are stored more than once."""
     model, layout = pool.model, pool.layout
+    if isinstance(pool, BuiltEncoder):
+        return Endpoint(chips, 0)
     stored = model.kv_bytes_on_chip(layout.tensor) * layout.tensor
     # Keys and values of a layer are an array of blocks each on every rank; latents are one.
     piece = stored / layout.tensor / model.kv_arrays

@@ -41,14 +41,19 @@ class Carrier(Protocol):
 
     Attributes
     ----------
-    log
-        Every transfer that is over.
+    log, feature_log
+        Every transfer of KV that is over, and every one of features.
     """
 
     log: TransferLog
+    feature_log: TransferLog
 
     def open(self, source: int, target: int, on_done: Callable[[], None], ranks: tuple[int, int] = (0, 0)) -> Shipment:
         """Return a transfer between ranks that has not begun; ``on_done`` is called once all of it is there."""
+        ...
+
+    def open_features(self, source: int, target: int, token_bytes: int, on_done: Callable[[], None]) -> Shipment:
+        """Return a transfer of features that has not begun; ``on_done`` is called once all of it is there."""
         ...
 
     def place(self, instance: int, like: int, pool: int) -> None:

@@ -19,6 +19,7 @@ from simulator.records import Ledger
 from simulator.request_table import request_table
 from simulator.requests import build_requests
 from simulator.server import cores_of, step_logs_of
+from simulator.stages import encode_stage, equipment, sends_features
 from simulator.summary import summarise
 from simulator.timeline import timeline_table
 from simulator.token_gaps import token_gaps
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from simulator.build import BuiltPool
+    from simulator.built_pool import AnyPool
     from simulator.clock import Clock
     from simulator.fabric import Fabric
     from simulator.passage import Carrier
@@ -103,7 +104,7 @@ def run_scenario(
 def run_built(
     scenario: Scenario,
     requests: Requests,
-    pools: tuple[BuiltPool, ...],
+    pools: tuple[AnyPool, ...],
     *,
     macro_steps: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
@@ -140,7 +141,7 @@ def run_built(
 def _cluster(  # noqa: PLR0913 - the parts of a run, all named
     scenario: Scenario,
     requests: Requests,
-    pools: Sequence[BuiltPool],
+    pools: Sequence[AnyPool],
     carrier: Callable[[Clock], Carrier] | None,
     *,
     macro_steps: bool,
@@ -155,6 +156,8 @@ def _cluster(  # noqa: PLR0913 - the parts of a run, all named
         decode_router=build_decode_router(scenario),
         terms=scenario.links.kv_transfer,
         carrier=carrier,
+        encoding=encode_stage(scenario, requests),
+        equip=equipment(requests, pools),
         helps_above=scenario.helps_above,
         identities=requests.identities,
         declared_tokens=scenario.workload.max_output_tokens or 0,
@@ -164,15 +167,15 @@ def _cluster(  # noqa: PLR0913 - the parts of a run, all named
     )
 
 
-def _fabric(scenario: Scenario, pools: Sequence[BuiltPool]) -> Fabric | None:
+def _fabric(scenario: Scenario, pools: Sequence[AnyPool]) -> Fabric | None:
     """Return the network between the pools; None where nothing is handed over."""
-    if not scenario.hands_over:
+    if not (scenario.hands_over or sends_features(scenario)):
         return None
     table = scenario.operations
     return build_fabric(scenario.links, pools, switching=table.switches(), changing=table.link_patterns())
 
 
-def _operations(scenario: Scenario, pools: Sequence[BuiltPool], fabric: Fabric | None, cluster: Cluster) -> Operations:
+def _operations(scenario: Scenario, pools: Sequence[AnyPool], fabric: Fabric | None, cluster: Cluster) -> Operations:
     """Return what lets the incidents of a scenario happen to its cluster."""
     carrier = cluster.carrier
 
@@ -188,7 +191,7 @@ def _operations(scenario: Scenario, pools: Sequence[BuiltPool], fabric: Fabric |
 def _finish(  # noqa: PLR0913 - the parts of a run
     scenario: Scenario,
     requests: Requests,
-    pools: tuple[BuiltPool, ...],
+    pools: tuple[AnyPool, ...],
     fabric: Fabric | None,
     cluster: Cluster,
     *,

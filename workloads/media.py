@@ -144,7 +144,9 @@ class Media:
 
 def media_of(rows: Iterable[Sequence[Item]]) -> Media:
     """Return the items of some requests as columns; an item whose content has no name is like no other."""
-    offsets, found, names = [0], [], {}
+    offsets: list[int] = [0]
+    found: list[tuple[int, ...]] = []
+    names: dict[Hashable, int] = {}
     for items in rows:
         for place, item in enumerate(items, offsets[-1]):
             content = names.setdefault((place,) if item.content is None else item.content, len(names))

@@ -16,6 +16,7 @@ from simulator.schedulers.queue import ArrivalQueue, CountedQueue
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from simulator.schedulers.media_budget import MediaBudget
     from simulator.schedulers.queue import Queue
 
 __all__ = ["EngineState"]
@@ -99,6 +100,8 @@ class EngineState:
         for others.
     departs
         What a policy does with a request whose KV has left; None where its blocks are given back.
+    media
+        What is encoded in its steps; None where nothing is.
     next_block
         Where KV is fetched, blocks are taken for the next token, too.
     """
@@ -119,6 +122,7 @@ class EngineState:
         "host_hits",
         "loading",
         "longest",
+        "media",
         "memory",
         "next_block",
         "plans_ahead",
@@ -179,6 +183,7 @@ class EngineState:
         self.plans_ahead = False
         self.settles: Callable[[EngineState], bool] | None = None
         self.departs: Callable[[Request], None] | None = None
+        self.media: MediaBudget | None = None
         self.next_block = True
 
     @property
