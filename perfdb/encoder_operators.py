@@ -114,7 +114,8 @@ def encoder_operators(spec: EncoderSpec, tensor: int = 1, ranks: int = 1, head_m
         if isinstance(group.mixer, GroupedQuery)
     }
     rows = (*around["patch"], *joined(layers))
-    launched = sum(row.count for row in (*rows, *around["token"])) + spec.layers
+    # Beside what is priced alone, each layer launches attention and, unfused, two residual sums.
+    launched = sum(row.count for row in (*rows, *around["token"])) + 3 * spec.layers
     return EncoderOperators(
         rows, tuple(around["token"]), kinds.get(False), kinds.get(True), launched, ranks, spec.features
     )

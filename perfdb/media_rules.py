@@ -318,16 +318,20 @@ class Clips:
         Length of a clip.
     pool
         Positions of the encoder that become one token; each is two mel frames, of 10 ms.
+    most
+        Most clips; what is longer is cut off.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("audio",)
 
     seconds: int
     pool: int
+    most: int = 1
 
     def seen(self, medium: Medium) -> Seen:
         """Return what the encoder makes of a sound; silence that pads it becomes no token."""
-        whole, rest = divmod(round(medium.seconds * _FRAMES_PER_S), self.seconds * _FRAMES_PER_S)
+        heard = min(medium.seconds, self.most * self.seconds)
+        whole, rest = divmod(round(heard * _FRAMES_PER_S), self.seconds * _FRAMES_PER_S)
         tokens = whole * self._tokens(self.seconds * _FRAMES_PER_S) + self._tokens(rest)
         return self._of(max(whole + (rest > 0), 1), max(tokens, 1))
 

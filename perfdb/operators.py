@@ -26,6 +26,7 @@ from perfdb.row_operators import (
     PointToPoint,
     RowOperator,
     as_collective,
+    as_nccl,
     joined,
 )
 
@@ -48,6 +49,7 @@ __all__ = [
     "RowOperator",
     "StepOperators",
     "as_collective",
+    "as_nccl",
     "step_operators",
 ]
 

@@ -23,6 +23,7 @@ __all__ = [
     "PointToPoint",
     "RowOperator",
     "as_collective",
+    "as_nccl",
     "joined",
 ]
 
@@ -201,6 +202,11 @@ def as_collective(exchange: ExpertExchange) -> Collective:
     """Return an exchange as a plain all-to-all that sends as many bytes."""
     width = round(exchange.copies * exchange.hidden)
     return Collective(exchange.name, "all_to_all", width, exchange.chips, exchange.count, exchange.element_bytes)
+
+
+def as_nccl(operator: AllReduce) -> Collective:
+    """Return NCCL's all-reduce of as many bytes among as many chips."""
+    return Collective(operator.name, operator.kind, operator.width, operator.chips, operator.count)
 
 
 def joined(rows: Iterable[RowOperator]) -> list[RowOperator]:

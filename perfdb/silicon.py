@@ -12,7 +12,7 @@ from perfdb.collectives import between_nodes_ns, group_of
 from perfdb.estimate import Estimate, Origin
 from perfdb.expert_operators import ExpertExchange, RoutedExperts
 from perfdb.interpolate import Curve, blend
-from perfdb.operators import AllReduce, Attention, Collective, Gemm, Kernel, RowOperator, as_collective
+from perfdb.operators import AllReduce, Attention, Collective, Gemm, Kernel, RowOperator, as_collective, as_nccl
 from perfdb.points import Points
 from perfdb.screening import Verdict, possible, screened, slowest_sibling
 from perfdb.silicon_exchange import exchange_curve, exchange_tables
@@ -189,15 +189,27 @@ class SiliconSource:
         return curves
 
     def _exchange(self, exchange: ExpertExchange, rows: NDArray[np.int64]) -> Estimate | None:
-        """Return a measured exchange, or NCCL's all-to-all of as many bytes."""
-        curve = exchange_curve(self.chip, self.tables, exchange)
-        if curve is None:
+        """Return a measured exchange, or NCCL's all-to-all of as many bytes where none was measured at all."""
+        if not exchange_tables(self.tables):
             return self._collective(as_collective(exchange), rows)
+        return self.exchange_among(exchange, rows)
+
+    def exchange_among(
+        self, exchange: ExpertExchange, rows: NDArray[np.int64], *, fewer: bool = False
+    ) -> Estimate | None:
+        """Return a measured exchange among as many chips or, if asked, among another number of the same node."""
+        curve = exchange_curve(self.chip, self.tables, exchange, among_fewer=fewer)
+        if curve is None:
+            return None
         self.files.extend(path for _, path in exchange_tables(self.tables) if path not in self.files)
         return curve.estimate(exchange, rows)
 
     def _collective(self, operator: AllReduce | Collective, rows: NDArray[np.int64]) -> Estimate | None:
-        inside = group_of(self.chip, operator.chips).inside
+        group = group_of(self.chip, operator.chips)
+        inside = group.inside
+        if group.nodes > 1 and isinstance(operator, AllReduce):
+            # Engines' own all-reduces write to memory of peers, which ends with the node.
+            operator = as_nccl(operator)
         table = "custom_allreduce" if isinstance(operator, AllReduce) else "nccl"
         key = table, operator.kind, inside, operator.element_bytes
         if key not in self._messages:

@@ -134,14 +134,22 @@ def exchange_tables(tables: TableSet) -> list[tuple[_Form, Path]]:
     return [(form, path) for form in forms if (path := tables.find("comm", form.name, tables.framework))]
 
 
-def exchange_curve(chip: Chip, tables: TableSet, exchange: ExpertExchange) -> ExchangeCurve | None:
+def exchange_curve(
+    chip: Chip, tables: TableSet, exchange: ExpertExchange, *, among_fewer: bool = False
+) -> ExchangeCurve | None:
     """Return the nearest measured exchange, None where there is none over the same links.
+
+    Parameters
+    ----------
+    chip, tables, exchange
+        What is wanted.
+    among_fewer
+        Take one among another number of chips of the same node, too: racks of NVLink are measured by the tray.
 
     Notes
     -----
     Of several ways for one number of tokens (low latency or throughput, one-sided or two-sided, any number of
-    multiprocessors) the fastest counts: engines choose by the batch. Among other chips it is kin only within a node:
-    racks of NVLink are measured by the tray.
+    multiprocessors) the fastest counts: engines choose by the batch.
     """
     forms = [one for one in exchange_tables(tables) if {one[0].stage, exchange.stage} != {"prefill", "decode"}]
     found = [_points(form, path, tables.system, exchange) for form, path in forms]
@@ -150,13 +158,17 @@ def exchange_curve(chip: Chip, tables: TableSet, exchange: ExpertExchange) -> Ex
         return None
     points = Points.of(columns[:4], columns[4], columns[5])
     among = points.shape[:, 0]
-    in_node = [group_of(chip, int(chips)).nodes == 1 for chips in (*among, exchange.chips)]
-    points = points.where((among == exchange.chips) | (np.array(in_node[:-1]) & in_node[-1]))
+    right = among == exchange.chips
+    if among_fewer and group_of(chip, exchange.chips).nodes == 1:
+        right |= np.array([group_of(chip, int(chips)).nodes == 1 for chips in among])
+    points = points.where(right)
     if not len(points.at):
         return None
     wanted = np.array([exchange.chips, exchange.hidden, exchange.per_token, exchange.experts], float)
     apart = np.abs(np.log2(points.shape / wanted))
-    points = points.where(points.curve == points.curve[np.argmin(_CHIPS_FIRST * apart[:, 0] + apart[:, 1:].sum(axis=1))])
+    points = points.where(
+        points.curve == points.curve[np.argmin(_CHIPS_FIRST * apart[:, 0] + apart[:, 1:].sum(axis=1))]
+    )
     chips, hidden, per_token, experts = (int(size) for size in points.shape[0])
     kin = replace(exchange, chips=chips, hidden=hidden, per_token=per_token, experts=experts)
     return ExchangeCurve(kin, Curve.through(points.at, points.ns))
@@ -175,5 +187,5 @@ def _points(form: _Form, path: Path, system: str, exchange: ExpertExchange) -> l
         keep = right
     if not keep.any():
         return None
-    ns = form.unit_ns * sum(table[name][keep] for name in form.times[exchange.name])
+    ns = form.unit_ns * np.sum([table[name][keep] for name in form.times[exchange.name]], axis=0)
     return [table[form.chips][keep] * node, *(table[name][keep] for name in names[:4]), ns]

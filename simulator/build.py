@@ -273,8 +273,8 @@ def _check_experts(name: str, model: ModelSpec, layout: Layout) -> None:
         part = model.experts[0]
         copies = f" and {layout.redundant} redundant ones" if layout.redundant else ""
         raise ScenarioError(
-            f"{key} on {chips} chips, which does not divide the {part.experts} experts of {model.name}{copies}, or leaves "
-            f"{layout.expert_tensor} chips to share one of {part.intermediate} columns; {advice}"
+            f"{key} on {chips} chips, which does not divide the {part.experts} experts of {model.name}{copies}, or "
+            f"leaves {layout.expert_tensor} chips to share one of {part.intermediate} columns; {advice}"
         )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardware.errors import ScenarioError
 from perfdb.load_model import load_model, presets
+from perfdb.media_rules import Clips, Medium
 from perfdb.media_tokens import MEDIA_RULES, seen, seen_of_tokens
 
 #: EPD-Serve (arXiv 2601.11590), Table 3; the third row is printed as 640x960, and is 23 x 23 tokens.
@@ -126,7 +127,9 @@ def test_sound_has_25_tokens_a_second_and_is_computed_in_clips():
     assert audio(30) == (1500, 750, ((1500, 1),), ())
     assert audio(4).tokens == 100
     assert audio(4).patches == 1500
-    assert audio(70) == (4500, 1750, ((1500, 3),), ())
+    # Whisper's feature extractor cuts off what is longer than a clip.
+    assert audio(70) == audio(30)
+    assert Clips(30, 2, most=8).seen(Medium("audio", seconds=70)) == (4500, 1750, ((1500, 3),), ())
 
 
 def test_every_rule_has_an_example():
@@ -139,6 +142,7 @@ def test_every_rule_has_an_example():
     "model", [table["short"] for table in presets().values() if load_model(table["short"]).encoder]
 )
 @given(width=SIZES, height=SIZES, frames=st.integers(1, 900), seconds=st.floats(0.01, 400))
+@settings(max_examples=50, deadline=None)
 def test_attention_covers_every_patch_once(model, width, height, frames, seconds):
     encoder = load_model(model).encoder
     for kind in encoder.kinds:
@@ -151,6 +155,7 @@ def test_attention_covers_every_patch_once(model, width, height, frames, seconds
 
 @pytest.mark.parametrize("model", EXAMPLES.values())
 @given(tokens=st.integers(1, 30000))
+@settings(max_examples=50, deadline=None)
 def test_what_is_known_by_its_tokens_has_those_tokens(model, tokens):
     encoder = load_model(model).encoder
     found = seen_of_tokens(encoder, tokens)
@@ -161,6 +166,7 @@ def test_what_is_known_by_its_tokens_has_those_tokens(model, tokens):
 
 @pytest.mark.parametrize("model", ["Qwen2-VL-7B", "Qwen3-VL-8B", "InternVL3-8B"])
 @given(width=SIZES, height=SIZES)
+@settings(max_examples=50, deadline=None)
 def test_an_image_and_its_tokens_are_as_much_work(model, width, height):
     encoder = load_model(model).encoder
     found = seen(encoder, "image", width=width, height=height)
