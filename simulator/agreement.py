@@ -119,6 +119,12 @@ def _incidents(pools: Sequence[Pool], names: Sequence[str], operations: Operatio
     for name in operations.pools():
         if name not in names:
             raise ValueError(f"operations name a pool {name!r}; {suggest(name, names)}")
+    encoding = {name for name, pool in zip(names, pools, strict=True) if pool.encodes_alone}
+    switched = next((name for pair in operations.switches() for name in pair if name in encoding), None)
+    if switched is not None:
+        raise ValueError(
+            f"operations switch instances of pool {switched!r}, which encodes alone; that is not simulated"
+        )
     for one in operations.incident:
         if not isinstance(one, InstanceDown) or operations.switching is not None:
             continue

@@ -168,23 +168,11 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None, *
         front_end=_front_end(pool, plan),
         make=engine.instances(options, blocks) or (None if encoder is None else EncodingInstance),
     )
-    return BuiltPool(
-        name,
-        model,
-        chip,
-        layout,
-        options,
-        memory,
-        costs,
-        parts,
-        tables,
-        set_aside,
-        operators,
-        pool.power_cap,
-        host_w_per_chip(topology or chip.node),
-        encoder=encoder,
-        guest=pool.shares is not None,
+    host_w = host_w_per_chip(topology or chip.node)
+    built = BuiltPool(
+        name, model, chip, layout, options, memory, costs, parts, tables, set_aside, operators, pool.power_cap, host_w
     )
+    return replace(built, encoder=encoder, guest=pool.shares is not None)
 
 
 def _within_states(plan: EnginePlan, memory: MemoryPlan) -> EnginePlan:

@@ -23,7 +23,9 @@ def request_table(run: Finished) -> pd.DataFrame:
     rows = len(ledger)
     # A request that failed before it reached an instance has none, number -1: the last of the names.
     names = np.array([*(run.pools[pool].name for pool in run.cluster.owners), None], object)
-    stages = {"encode": "encode_instance", "prefill": "instance", "decode": "decode_instance"}
+    stages = {"prefill": "instance", "decode": "decode_instance"}
+    if any(pool.parts.encodes for pool in run.pools):
+        stages = {"encode": "encode_instance", **stages}
     served = {stage: ledger.column(name) for stage, name in stages.items()}
     return pd.DataFrame(
         {
