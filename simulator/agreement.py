@@ -33,6 +33,7 @@ def check_agreement(
     if twice is not None:
         raise ValueError(f"two pools are named {twice!r}; names must differ")
     _stages(pools)
+    _sharing(pools, names)
     for members in (entry_pools(pools), decode_pools(pools), encode_pools(pools)):
         routers = sorted({pool.router for pool in (own_pools(members) if members else ())})
         if len(routers) > 1:
@@ -68,6 +69,34 @@ def _stages(pools: Sequence[Pool]) -> None:
         raise ValueError(
             "a pool serves 'decode' alone and none hands requests over; expected a pool with stages = ['prefill']"
         )
+
+
+def _sharing(pools: Sequence[Pool], names: Sequence[str]) -> None:
+    """Check that pools that share chips have as many instances on as many chips of one kind."""
+    for name, pool in zip(names, pools, strict=True):
+        if pool.shares is None:
+            continue
+        if pool.shares not in names or pool.shares == name:
+            others = [other for other in names if other != name]
+            raise ValueError(f"pool.{name}.shares is {pool.shares!r}; {suggest(pool.shares, others)}")
+        host = pools[names.index(pool.shares)]
+        if host.shares is not None:
+            raise ValueError(f"pool.{name}.shares is {pool.shares!r}, which shares chips itself; name {host.shares!r}")
+        found, wanted = ((one.replicas, one.chip, _chips(one)) for one in (pool, host))
+        if found != wanted:
+            raise ValueError(
+                f"pool.{name} is {found[0]} x {found[2]} {found[1]} and shares the chips of {pool.shares!r}, which is "
+                f"{wanted[0]} x {wanted[2]} {wanted[1]}; expected as many instances on as many of the same chips"
+            )
+        if any(ENGINES[one.engine].live or one.data_parallel > 1 for one in (pool, host) if not one.encodes_alone):
+            raise ValueError(
+                f"pool.{name} shares the chips of {pool.shares!r}, but the steps of attention ranks or of 'vllm-live' "
+                "beside others are not simulated; expected data_parallel = 1 and another engine"
+            )
+
+
+def _chips(pool: Pool) -> int:
+    return pool.tensor_parallel * pool.pipeline_parallel * pool.data_parallel
 
 
 def _own_ways(pools: Sequence[Pool], transfer: KvTransfer) -> None:
@@ -119,11 +148,13 @@ def _incidents(pools: Sequence[Pool], names: Sequence[str], operations: Operatio
     for name in operations.pools():
         if name not in names:
             raise ValueError(f"operations name a pool {name!r}; {suggest(name, names)}")
-    encoding = {name for name, pool in zip(names, pools, strict=True) if pool.encodes_alone}
-    switched = next((name for pair in operations.switches() for name in pair if name in encoding), None)
+    fixed = {name for name, pool in zip(names, pools, strict=True) if pool.encodes_alone or pool.shares}
+    fixed |= {pool.shares for pool in pools if pool.shares}
+    switched = next((name for pair in operations.switches() for name in pair if name in fixed), None)
     if switched is not None:
         raise ValueError(
-            f"operations switch instances of pool {switched!r}, which encodes alone; that is not simulated"
+            f"operations switch instances of pool {switched!r}, which encodes alone or shares chips; such pools keep "
+            "their instances"
         )
     for one in operations.incident:
         if not isinstance(one, InstanceDown) or operations.switching is not None:

@@ -24,6 +24,8 @@ from simulator.host_memory import copy_bytes_per_s, host_blocks
 from simulator.pool_table import own_pools
 from simulator.prompt_balance import PromptBalance
 from simulator.router import ROUTERS
+from simulator.sharing import check_memory
+from simulator.sharing_instance import SharingInstance
 from workloads.streams import stream
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from hardware.catalogue import Chip
     from perfdb.compile import CompiledCosts, HostTime
+    from perfdb.encoder_prices import EncoderCosts
     from perfdb.layout import Layout
     from perfdb.memory import MemoryPlan
     from perfdb.model import ModelSpec
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from simulator.engine_options import EngineOptions, EnginePlan
     from simulator.engines import Engine
     from simulator.front_end import FrontEndTime
+    from simulator.instance import Instance
     from simulator.pool_table import Pool
     from simulator.router import Router
     from simulator.scenario import Scenario
@@ -80,7 +84,7 @@ def build_pools(scenario: Scenario) -> tuple[AnyPool, ...]:
     model = load_model(table.name, weights=table.weights, kv_cache=table.kv_cache)
     model = replace(model, max_tokens=table.max_tokens or model.max_tokens)
     node = scenario.network.topology
-    apart = bool(scenario.encode_pools)
+    apart, hosts = bool(scenario.encode_pools), {pool.shares for pool in scenario.pool}
     pools = tuple(
         build_encode_pool(pool, scenario.pool_name(number), model, node)
         if pool.encodes_alone
@@ -90,9 +94,11 @@ def build_pools(scenario: Scenario) -> tuple[AnyPool, ...]:
             _with_cache(model, pool, table.kv_cache),
             node,
             encodes=pool.prefills and not apart,
+            sharing=pool.shares is not None or scenario.pool_name(number) in hosts,
         )
         for number, pool in enumerate(scenario.pool)
     )
+    check_memory(pools)
     _check_prices(scenario, {pool.chip.name for pool in pools})
     _check_switches(scenario, {pool.name: pool for pool in pools})
     return pools
@@ -122,7 +128,9 @@ def _with_cache(model: ModelSpec, pool: Pool, asked: str | None) -> ModelSpec:
     return model if asked else ENGINES[pool.engine].with_cache(model, load_chip(pool.chip))
 
 
-def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None, *, encodes: bool) -> BuiltPool:
+def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
+    pool: Pool, name: str, model: ModelSpec, topology: str | None, *, encodes: bool, sharing: bool
+) -> BuiltPool:
     chip, engine = load_chip(pool.chip), ENGINES[pool.engine]
     layout = layout_of(pool)
     _check_layout(name, model, layout)
@@ -166,13 +174,20 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None, *
         **_ranks(engine, plan, model, layout),
         tells_late=engine.tells_late,
         front_end=_front_end(pool, plan),
-        make=engine.instances(options, blocks) or (None if encoder is None else EncodingInstance),
+        make=engine.instances(options, blocks) or _instances(encoder, sharing=sharing),
     )
     host_w = host_w_per_chip(topology or chip.node)
     built = BuiltPool(
         name, model, chip, layout, options, memory, costs, parts, tables, set_aside, operators, pool.power_cap, host_w
     )
-    return replace(built, encoder=encoder, guest=pool.shares is not None)
+    return replace(built, encoder=encoder, shares=pool.shares)
+
+
+def _instances(encoder: EncoderCosts | None, *, sharing: bool) -> type[Instance] | None:
+    """Return what makes instances that encode, or share chips; None where they do neither."""
+    if sharing:
+        return SharingInstance
+    return None if encoder is None else EncodingInstance
 
 
 def _within_states(plan: EnginePlan, memory: MemoryPlan) -> EnginePlan:

@@ -64,8 +64,8 @@ class BuiltPool:
         Share of its TDP that a chip may draw.
     encoder
         Prices of the runs of the encoder, where its instances have one.
-    guest
-        Its instances run beside those of another pool on the same chips, which are counted there.
+    shares
+        The pool whose chips its instances run on, each beside one of those; None where it has its own.
     host_w
         Most that the node draws beside its chips, per chip; 0 where nobody says.
     """
@@ -84,12 +84,12 @@ class BuiltPool:
     power_cap: float
     host_w: float
     encoder: EncoderCosts | None = None
-    guest: bool = False
+    shares: str | None = None
 
     @property
     def chips(self) -> int:
         """Chips of all instances, but for those that are counted in another pool."""
-        return 0 if self.guest else self.parts.replicas * self.layout.chips
+        return 0 if self.shares else self.parts.replicas * self.layout.chips
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class BuiltEncoder:
     operators: EncoderOperators
     power_cap: float
     host_w: float
-    guest: bool = False
+    shares: str | None = None
 
     @property
     def encoder(self) -> EncoderCosts:
@@ -127,7 +127,7 @@ class BuiltEncoder:
     @property
     def chips(self) -> int:
         """Chips of all instances, but for those that are counted in another pool."""
-        return 0 if self.guest else self.parts.replicas * self.layout.chips
+        return 0 if self.shares else self.parts.replicas * self.layout.chips
 
 
 AnyPool: TypeAlias = BuiltPool | BuiltEncoder

@@ -53,7 +53,8 @@ class Cluster:
     encoding
         Makes what is between arrival and the queue for a prompt, given the cluster; None where nothing is.
     equip
-        Gives a new instance of a pool, by number, what it has besides; None where it has nothing.
+        Gives a new instance of a pool, by number, what it has besides, given the one whose chips it takes over, if
+        any; None where it has nothing.
     helps_above
         See :class:`simulator.group.Group`.
     fails_with_instance
@@ -95,7 +96,7 @@ class Cluster:
         terms: KvTransfer | None = None,
         carrier: Callable[[Clock], Carrier] | None = None,
         encoding: Callable[[Cluster], EncodeStage] | None = None,
-        equip: Callable[[int, Server], None] | None = None,
+        equip: Callable[[int, Server, int | None], None] | None = None,
         helps_above: int = 0,
         fails_with_instance: bool = False,
         identities: Identities | None = None,
@@ -171,7 +172,7 @@ class Cluster:
         )
         self.instances.append(instance)
         if self._equip is not None:
-            self._equip(pool, instance)
+            self._equip(pool, instance, like)
         front_end = FrontEnd(parts.front_end) if parts.front_end else None
         self._front_ends.append(front_end)
         if front_end is not None:

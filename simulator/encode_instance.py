@@ -6,13 +6,14 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from hardware.errors import LawError
+from simulator.chip_share import SharedWakeUp
 from simulator.records import EncodeLog
-from simulator.wake_up import WakeUp
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
     from perfdb.encoder_prices import EncoderCosts
+    from simulator.chip_share import ChipShare
     from simulator.clock import Clock
     from simulator.engine_core import EngineCore
     from simulator.request import Request
@@ -98,8 +99,12 @@ class EncodeInstance:
         self._queue: deque[Errand] = deque()
         self._running: list[Errand] = []
         self._holds = 0
-        self._wake_up = WakeUp(env)
+        self._wake_up = SharedWakeUp(env, "compute")
         self._wake_up.drive(self.serve())
+
+    def share_chips(self, share: ChipShare) -> None:
+        """Run on chips that others use too."""
+        self._wake_up.share = share
 
     @property
     def step_logs(self) -> Sequence[EncodeLog]:

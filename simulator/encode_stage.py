@@ -127,6 +127,8 @@ class EncodeStage:
         What requests carry; None for nothing.
     router
         Chooses among instances that encode.
+    encodes
+        There are any, now or later; else those that compute prompts encode.
 
     Attributes
     ----------
@@ -138,10 +140,12 @@ class EncodeStage:
         Transfers dropped because an instance died.
     """
 
-    def __init__(self, host: Host, terms: FeatureTransfer, media: RequestMedia | None, router: Router) -> None:
+    def __init__(
+        self, host: Host, terms: FeatureTransfer, media: RequestMedia | None, router: Router, *, encodes: bool = True
+    ) -> None:
         self.env, self.ledger, self._carrier = host.env, host.ledger, host.carrier
         self.host, self.terms, self._media = host, terms, media
-        self.group = Group(router, host.loads)
+        self.group, self._encodes = Group(router, host.loads), encodes
         capacity = inf if terms.store_capacity_gb is None else terms.store_capacity_gb * 1e9
         self.store = FeatureStore(capacity) if terms.mode == "store" else None
         self.given_up = 0
@@ -155,8 +159,8 @@ class EncodeStage:
     # --- to the encoders -------------------------------------------------------------------------------
 
     def takes(self, request: Request) -> bool:
-        """Let a request with images go to the encoders; tell whether it has any, and there are some."""
-        items = self._media.of(request.index) if self._media is not None and len(self.group) else ()
+        """Let a request with images go to the encoders, where these are others; tell whether it does."""
+        items = self._media.of(request.index) if self._media is not None and self._encodes else ()
         if items:
             self._visits[request.index] = visit = _Visit(request, items)
             found = [content for content in visit.items if not self._is_known(visit, content)]

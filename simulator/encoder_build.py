@@ -81,7 +81,7 @@ def build_encode_pool(pool: Pool, name: str, model: ModelSpec, topology: str | N
         operators,
         pool.power_cap,
         host_w_per_chip(topology or chip.node),
-        guest=pool.shares is not None,
+        shares=pool.shares,
     )
 
 

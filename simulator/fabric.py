@@ -16,6 +16,7 @@ from simulator.built_pool import BuiltEncoder
 from simulator.carrier import KvCarrier
 from simulator.lanes import Endpoint, Lanes
 from simulator.placement import Demand, place
+from simulator.sharing import hosts_of
 from simulator.transfer import Network
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from simulator.built_pool import AnyPool
     from simulator.clock import Clock
     from simulator.network import NetworkTable
+    from simulator.placement import Placement
 
 __all__ = ["Fabric", "build_fabric"]
 
@@ -91,19 +93,18 @@ def build_fabric(
     UserError
         If a node is unknown or holds other chips than a pool asks for, there are too few nodes, or no such link.
     """
-    demands = [Demand(p.name, _node(table, p), p.layout.chips, p.parts.replicas) for p in pools]
-    placement = place(demands, table.nodes)
+    placement, chips = _placed(table, pools)
     topology = build_cluster(placement.nodes, table.oversubscription)
     links = {pattern: _links_named(topology, pattern) for pattern in changing}
     owners = [number for number, pool in enumerate(pools) for _ in range(pool.parts.replicas)]
     numbers = {pool.name: number for number, pool in enumerate(pools)}
     roles = _roles(owners, [(numbers[one], numbers[other]) for one, other in switching])
     endpoints = [
-        _endpoint(pools[pool], tuple(topology.chips[chip] for chip in chips))
+        _endpoint(pools[pool], tuple(topology.chips[chip] for chip in rank))
         for slot, pool in roles
-        for chips in _chips_of_ranks(placement.chips[slot], pools[pool].layout.data)
+        for rank in _chips_of_ranks(chips[slot], _ranks(pools[pool]))
     ]
-    ranks = [pools[pool].layout.data for _, pool in roles]
+    ranks = [_ranks(pools[pool]) for _, pool in roles]
     places = dict(zip(roles, accumulate(ranks, initial=0), strict=False))
     terms = table.kv_transfer.terms
     efficiency = np.array([terms.efficiency(link.kind) for link in topology.links])
@@ -141,6 +142,25 @@ def _routes(places: Mapping[tuple[int, int], int], pools: Sequence[AnyPool]) -> 
         for rank in range(pools[a[1]].layout.data)
         for other in range(pools[b[1]].layout.data)
     ]
+
+
+def _placed(table: NetworkTable, pools: Sequence[AnyPool]) -> tuple[Placement, list[tuple[int, ...]]]:
+    """Return where pools are, and the chips of every instance, pool by pool: of a guest, those of its host."""
+    own = [number for number, pool in enumerate(pools) if pool.shares is None]
+    kept = [pools[number] for number in own]
+    placement = place([Demand(p.name, _node(table, p), p.layout.chips, p.parts.replicas) for p in kept], table.nodes)
+    first = dict(zip(own, accumulate((pool.parts.replicas for pool in kept), initial=0), strict=False))
+    hosts = hosts_of(pools)
+    return placement, [
+        placement.chips[first[hosts[number]] + slot]
+        for number, pool in enumerate(pools)
+        for slot in range(pool.parts.replicas)
+    ]
+
+
+def _ranks(pool: AnyPool) -> int:
+    """Return the attention ranks of an instance: encoders side by side send as one."""
+    return 1 if isinstance(pool, BuiltEncoder) else pool.layout.data
 
 
 def _roles(owners: Sequence[int], pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -151,7 +151,7 @@ def _share_ns(pool: AnyPool, stay: Stay, edges: NDArray[np.int64]) -> NDArray[np
     idle, table = pool.chip.power.idle, stay.table
     start, share = table["start_ns"], draw_of_steps(pool, table)
     # What chips draw with nothing to do is counted once, in the pool whose chips they are.
-    rests = 0.0 if pool.guest else idle
+    rests = 0.0 if pool.shares else idle
     end = start + table["duration_ns"]
     # Rows that follow each other at the same power are one stretch, whether they are one run of steps or many.
     first = np.ones(len(start), np.bool_)

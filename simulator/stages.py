@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from simulator.build import build_encode_router
 from simulator.encode_stage import EncodeStage
 from simulator.fused_encoder import FusedEncoder
+from simulator.sharing import Neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,18 +32,21 @@ def encode_stage(scenario: Scenario, requests: Requests) -> Callable[[Cluster], 
     terms, media = scenario.network.feature_transfer, requests.media
     if not terms.delays_all and (media is None or not scenario.encode_pools):
         return None
-    return lambda cluster: EncodeStage(cluster, terms, media, build_encode_router(scenario))
+    return lambda cluster: EncodeStage(
+        cluster, terms, media, build_encode_router(scenario), encodes=bool(scenario.encode_pools)
+    )
 
 
-def equipment(requests: Requests, pools: Sequence[AnyPool]) -> Callable[[int, Server], None] | None:
-    """Return what gives an instance of a pool, by number, the encoder of its engine; None where none has any."""
-    media = requests.media
-    if media is None or not any(pool.encoder is not None and pool.parts.prefills for pool in pools):
+def equipment(requests: Requests, pools: Sequence[AnyPool]) -> Callable[[int, Server, int | None], None] | None:
+    """Return what gives a new instance the encoder of its engine, and its neighbours; None where none has any."""
+    media, neighbours = requests.media, Neighbours(pools)
+    if not neighbours and (media is None or not any(pool.encoder and pool.parts.prefills for pool in pools)):
         return None
 
-    def equip(number: int, instance: Server) -> None:
+    def equip(number: int, instance: Server, like: int | None) -> None:
+        neighbours.join(number, instance, like)
         pool = pools[number]
-        if pool.encoder is None or not pool.parts.prefills:
+        if media is None or pool.encoder is None or not pool.parts.prefills:
             return
         plan = pool.options.plan(prefills=True)
         budget = inf if plan.encoder_tokens is None else plan.encoder_tokens
