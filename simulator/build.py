@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
 from simulator.fused_encoder import EncodingInstance
 from simulator.host_memory import copy_bytes_per_s, host_blocks
+from simulator.layout_checks import check_layout
 from simulator.pool_table import own_pools
 from simulator.prompt_balance import PromptBalance
 from simulator.router import ROUTERS
@@ -29,7 +29,7 @@ from simulator.sharing_instance import SharingInstance
 from workloads.streams import stream
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from hardware.catalogue import Chip
     from perfdb.compile import CompiledCosts, HostTime
@@ -45,13 +45,15 @@ if TYPE_CHECKING:
     from simulator.instance import Instance
     from simulator.pool_table import Pool
     from simulator.router import Router
-    from simulator.scenario import Scenario
+    from simulator.scenario import Model, Scenario
 
 __all__ = [
     "build_decode_router",
     "build_encode_router",
+    "build_pool",
     "build_pools",
     "build_router",
+    "check_built",
 ]
 
 
@@ -80,28 +82,65 @@ def build_pools(scenario: Scenario) -> tuple[AnyPool, ...]:
     UserError
         If a name is unknown, the layout does not divide the model, or the model does not fit.
     """
-    table = scenario.model
-    model = load_model(table.name, weights=table.weights, kv_cache=table.kv_cache)
-    model = replace(model, max_tokens=table.max_tokens or model.max_tokens)
     node = scenario.network.topology
     apart, hosts = bool(scenario.encode_pools), {pool.shares for pool in scenario.pool}
     pools = tuple(
-        build_encode_pool(pool, scenario.pool_name(number), model, node)
+        build_encode_pool(pool, name, _model(scenario.model), node)
         if pool.encodes_alone
-        else _build_pool(
-            pool,
-            scenario.pool_name(number),
-            _with_cache(model, pool, table.kv_cache),
-            node,
-            encodes=pool.prefills and not apart,
-            sharing=pool.shares is not None or scenario.pool_name(number) in hosts,
-        )
-        for number, pool in enumerate(scenario.pool)
+        else build_pool(scenario.model, pool, name, node, encodes=not apart, sharing=name in hosts)
+        for name, pool in ((scenario.pool_name(number), pool) for number, pool in enumerate(scenario.pool))
     )
+    check_built(scenario, pools)
+    return pools
+
+
+def build_pool(  # noqa: PLR0913 - what decides what instances are made of
+    table: Model, pool: Pool, name: str, topology: str | None, *, encodes: bool = True, sharing: bool = False
+) -> BuiltPool:
+    """Return one pool that computes prompts, or decodes.
+
+    Parameters
+    ----------
+    table
+        What it serves.
+    pool
+        Its table.
+    name
+        Its name in results and error sentences.
+    topology
+        What its instances stand in, None for what their chips come in.
+    encodes
+        Where its instances compute prompts, they encode the images in them, too.
+    sharing
+        Another pool shares its chips.
+
+    Raises
+    ------
+    UserError
+        As :func:`build_pools`.
+    """
+    cached = _with_cache(_model(table), pool, table.kv_cache)
+    shares = sharing or pool.shares is not None
+    return _build_pool(pool, name, cached, topology, encodes=pool.prefills and encodes, sharing=shares)
+
+
+def _model(table: Model) -> ModelSpec:
+    model = load_model(table.name, weights=table.weights, kv_cache=table.kv_cache)
+    return replace(model, max_tokens=table.max_tokens or model.max_tokens)
+
+
+def check_built(scenario: Scenario, pools: Sequence[AnyPool]) -> None:
+    """Check what a scenario says of its pools once they are built.
+
+    Raises
+    ------
+    UserError
+        If pools do not fit on the chips they share, a price is of a chip that there is not, or instances would switch
+        to chips of another kind.
+    """
     check_memory(pools)
     _check_prices(scenario, {pool.chip.name for pool in pools})
     _check_switches(scenario, {pool.name: pool for pool in pools})
-    return pools
 
 
 def _check_switches(scenario: Scenario, pools: Mapping[str, AnyPool]) -> None:
@@ -133,7 +172,7 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
 ) -> BuiltPool:
     chip, engine = load_chip(pool.chip), ENGINES[pool.engine]
     layout = layout_of(pool)
-    _check_layout(name, model, layout)
+    check_layout(name, model, layout)
     if engine.ranks is not None and layout.data > 1:
         engine.ranks.check(f"pool.{name}", pool.engine, model, layout, pool.engine_options)
     asked = _asked_tokens(model, pool.engine_options)
@@ -237,53 +276,6 @@ def _ranks(engine: Engine, plan: EnginePlan, model: ModelSpec, layout: Layout) -
         "idle_ranks_lag": rules.idle_lags,
         "prompt_balance": None if waits is None else partial(PromptBalance, *waits, plan.limits.max_sequences),
     }
-
-
-def _check_layout(name: str, model: ModelSpec, layout: Layout) -> None:
-    """Check that pipeline stages are equal, and that tensor parallelism divides the heads (or KV heads divide it)."""
-    tensor = layout.tensor
-    if model.layers % layout.pipeline:
-        raise ScenarioError(
-            f"pool.{name}.pipeline_parallel is {layout.pipeline}, which does not divide the {model.layers} layers of "
-            f"{model.name}; use one of {_divisors(model.layers)}"
-        )
-    found = model.indivisible(tensor)
-    if found is not None:
-        fitting = ", ".join(str(n) for n in range(1, found[0] + 1) if model.indivisible(n) is None)
-        raise ScenarioError(
-            f"pool.{name}.tensor_parallel is {tensor}, which does not divide the {found[0]} {found[1]} of "
-            f"{model.name}; use one of {fitting}"
-        )
-    _check_experts(name, model, layout)
-
-
-def _check_experts(name: str, model: ModelSpec, layout: Layout) -> None:
-    """Check that experts can be dealt to groups of chips, and each be cut over the chips of a group."""
-    if not model.experts:
-        for key, value, usual in (
-            ("expert_parallel", layout.expert, 1),
-            ("redundant_experts", layout.redundant, 0),
-        ):
-            if value > usual:
-                raise ScenarioError(f"pool.{name}.{key} is {value}, but {model.name} has no experts; leave it out")
-        return
-    key, chips = f"pool.{name}.expert_parallel is {layout.expert}", layout.sharing
-    fitting = [n for n in range(1, chips + 1) if chips % n == 0 and model.cuts_experts(chips // n, n, layout.redundant)]
-    advice = f"use {' or '.join(str(n) for n in fitting)}" if fitting else "use fewer chips"
-    if chips % layout.expert:
-        raise ScenarioError(f"{key}, which does not divide the {chips} chips that share a layer; {advice}")
-    if not model.cuts_experts(layout.expert_tensor, layout.expert, layout.redundant):
-        part = model.experts[0]
-        copies = f" and {layout.redundant} redundant ones" if layout.redundant else ""
-        raise ScenarioError(
-            f"{key} on {chips} chips, which does not divide the {part.experts} experts of {model.name}{copies}, or "
-            f"leaves {layout.expert_tensor} chips to share one of {part.intermediate} columns; {advice}"
-        )
-
-
-def _divisors(*numbers: int) -> str:
-    common = math.gcd(*numbers)
-    return ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
 
 
 def _asked_tokens(model: ModelSpec, options: EngineOptions) -> int:

@@ -19,6 +19,7 @@ from workloads.media_draws import pixels
 from workloads.prefixes import prefixes_of
 from workloads.streams import stream
 from workloads.synthetic import synthesize
+from workloads.thinning import thinned
 from workloads.traces import read_trace
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from workloads.media import Media
     from workloads.table import Arrivals, Prefixes
 
-__all__ = ["Requests", "build_requests", "synthetic_arrivals", "trace_requests"]
+__all__ = ["Requests", "build_requests", "open_loop", "synthetic_arrivals", "trace_requests"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def build_requests(scenario: Scenario) -> Requests:
             known,
             media=media,
         )
-    found = _open_loop(scenario)
+    found = thinned(open_loop(scenario), workload.share, scenario.seed)
     _check_warmup(workload, found)
     return trace_requests(scenario, found)
 
@@ -219,7 +220,14 @@ def synthetic_arrivals(scenario: Scenario) -> Arrivals:
     return found.rescaled(workload.rate_scale)
 
 
-def _open_loop(scenario: Scenario) -> Arrivals:
+def open_loop(scenario: Scenario) -> Arrivals:
+    """Return all arrivals of a workload that is no closed loop, whatever share of them falls to the deployment.
+
+    Raises
+    ------
+    TraceError
+        If a trace cannot be read.
+    """
     workload = scenario.workload
     if workload.trace is None:
         return synthetic_arrivals(scenario)

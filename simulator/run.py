@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hardware.errors import ScenarioError
 from simulator.build import build_decode_router, build_pools, build_router
 from simulator.cluster import Cluster
+from simulator.equipment import encode_stage, equipment, sends_features
 from simulator.fabric import build_fabric
 from simulator.finished import Finished
 from simulator.laws import check_laws
@@ -19,7 +20,6 @@ from simulator.records import Ledger
 from simulator.request_table import request_table
 from simulator.requests import build_requests
 from simulator.server import cores_of, step_logs_of
-from simulator.stages import encode_stage, equipment, sends_features
 from simulator.summary import summarise
 from simulator.timeline import timeline_table
 from simulator.token_gaps import token_gaps

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["Arrivals", "BlockHashes", "IntColumn", "Prefixes"]
 
 
+def _picked(offsets: IntColumn, rows: IntColumn) -> tuple[IntColumn, IntColumn]:
+    """Return the offsets of some rows of a ragged column, and the places of what they hold."""
+    sizes = offsets[rows + 1] - offsets[rows]
+    new = np.append(0, np.cumsum(sizes))
+    return new, np.repeat(offsets[rows] - new[:-1], sizes) + np.arange(new[-1])
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockHashes:
     """The prompt of each request as hashes of fixed-size blocks, in a ragged column.
@@ -65,6 +72,11 @@ class BlockHashes:
         offsets = self.offsets[: limit + 1]
         return BlockHashes(offsets, self.hashes[: offsets[-1]], self.block_tokens)
 
+    def taken(self, rows: IntColumn) -> BlockHashes:
+        """Return the hashes of some requests, rising."""
+        offsets, places = _picked(self.offsets, rows)
+        return BlockHashes(offsets, self.hashes[places], self.block_tokens)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prefixes:
@@ -107,6 +119,18 @@ class Prefixes:
         """Return the first ``limit`` requests' spans."""
         offsets = self.offsets[: limit + 1]
         return Prefixes(offsets, self.contents[: offsets[-1]], self.ends[: offsets[-1]])
+
+    def taken(self, rows: IntColumn, place: IntColumn) -> Prefixes:
+        """Return the spans of some requests, rising; ``place`` is where each of all requests goes, -1 for nowhere.
+
+        What a request alone has keeps its name where somebody else's goes, which is then nobody's.
+        """
+        offsets, places = _picked(self.offsets, rows)
+        contents = self.contents[places]
+        owner = np.where(contents < 0, -1 - contents, 0)
+        gone = place.size + owner
+        named = np.where(contents < 0, -1 - np.where(place[owner] < 0, gone, place[owner]), contents)
+        return Prefixes(offsets, named, self.ends[places])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -198,6 +222,30 @@ class Arrivals:
             session=None if self.session is None else self.session[:limit],
             later=None if self.later is None else np.where(self.later[:limit] < limit, self.later[:limit], -1),
             think_ns=None if self.think_ns is None else self.think_ns[:limit],
+        )
+
+    def taken(self, rows: IntColumn) -> Self:
+        """Return some of the requests, and the turns that wait for them where these are taken too.
+
+        Parameters
+        ----------
+        rows
+            int64, rising: the rows to take.
+        """
+        place = np.full(len(self), -1)
+        place[rows] = np.arange(rows.size)
+        kept = {
+            name: column[rows]
+            for name in ("arrival_ns", *_LOWEST)
+            if name != "later" and (column := getattr(self, name)) is not None
+        }
+        later = None if self.later is None else self.later[rows]
+        return replace(
+            self,
+            **kept,
+            blocks=None if self.blocks is None else self.blocks.taken(rows),
+            prefixes=None if self.prefixes is None else self.prefixes.taken(rows, place),
+            later=None if later is None else np.where(later < 0, -1, place[later]),
         )
 
     def rescaled(self, rate_scale: float) -> Self:
