@@ -59,10 +59,9 @@ class Cluster:
         See :class:`simulator.group.Group`.
     fails_with_instance
         Requests fail with the instance that has their KV, instead of being computed once more.
-    identities
-        Fills in sessions and prefixes; None where nobody looks at them.
-    declared_tokens
-        The most output tokens that clients allow; those who get more allow just what they get.
+    identities, declared_tokens
+        Fills in sessions and prefixes, or None where nobody looks at them; and the most output tokens that clients
+        allow: those who get more allow just what they get.
     macro_steps
         See :class:`simulator.instance.Instance`.
     on_progress
@@ -119,6 +118,7 @@ class Cluster:
         self._arrivals = WakeUp(self.env, URGENT)
         self.instances: list[Server] = []
         self._front_ends: list[FrontEnd | None] = []
+        self._delays = any(parts.front_end for parts in pools)
         self.logs: list[StepLog] = []
         self.owners: list[int] = []
         self.fails_with_instance, self.macro_steps = fails_with_instance, macro_steps
@@ -250,13 +250,15 @@ class Cluster:
 
     def finished(self, instance: int, index: int) -> None:
         """Count a request that produced its last token."""
-        self.ledger.decode_instance[index] = instance
-        later_ns = self.ledger.finish_ns[index] - self.env.now
+        ledger = self.ledger
+        finish_ns = ledger.finish_ns[index]
+        ledger.decode_instance[index] = instance
         self.unload(self.instances[instance])
         if self._hands_over:
             self.hand_over.finished(index)
-        self.ended_ns = max(self.ended_ns, self.env.now + later_ns)
-        self._count_done(index, later_ns)
+        if self.ended_ns < finish_ns:  # noqa: PLR1730 - a call of max costs more
+            self.ended_ns = finish_ns
+        self._count_done(index, finish_ns - self.env.now)
 
     def prompt_computed(self, instance: int, request: Request) -> None:
         """Hand over a request whose prompt is computed."""
@@ -361,7 +363,7 @@ class Cluster:
             self._sent += 1
             if self.identities is not None:
                 self.identities.identify(request)
-            front_end = self._front_end()
+            front_end = self._front_end() if self._delays else None
             if front_end is None:
                 self._begin(request)
             else:

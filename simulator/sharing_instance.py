@@ -74,9 +74,10 @@ class SharingInstance(EncodingInstance):
             self.log.note_longer(longer_ns)
         super().apply_chunks(plan)
 
-    def _compute_decodes(self, plan: Plan) -> None:
+    def steps_unchanged(self, plan: Plan) -> int:
+        """Return the steps of the run of decoding that begins now: one."""
         self._shared.work = "memory"
-        super()._compute_decodes(plan)
+        return super().steps_unchanged(plan)
 
     def apply_decodes(self, plan: Plan, steps: int) -> None:
         """Let a step of decoding be over, however long it was."""

@@ -187,6 +187,8 @@ class VllmScheduler:
         if budget <= 0:
             return True
         request = queue[0]
+        if _follows(state, request):
+            return False
         if rest and not request.remote and self._missing(state, request) > 1:
             return True
         return self._blocks_to_admit(state, request, budget, ()) > state.pool.free
@@ -243,11 +245,16 @@ class VllmScheduler:
                 break
             if state.cache is not None:
                 state.catch_up(request, 1)
+            if _follows(state, request, plan.fetches):
+                state.fetching[request.index] = queue.popleft()
+                state.following.append(request)
+                continue
             if puts_off and not request.remote and self._missing(state, request) > 1:
                 break
             if self._blocks_to_admit(state, request, budget, plan.chunks) > pool.free:
                 break
-            if state.media is not None and not (allowed := self._allowed(state, request, min(budget, most))):
+            allowed = min(budget, most) if state.media is None else self._allowed(state, request, min(budget, most))
+            if not allowed:
                 break
             queue.popleft()
             if state.host is not None and self._fetch(state, request, plan):
@@ -259,9 +266,7 @@ class VllmScheduler:
                 plan.loads = (*plan.loads, request)
                 continue
             state.running[request.index] = request
-            new = min(request.tokens - request.computed, budget, most)
-            if state.media is not None:
-                new = min(new, allowed)
+            new = min(request.tokens - request.computed, allowed)
             tokens = request.computed + new
             state.take(request, pool.blocks_for(tokens) - here, tokens)
             plan.chunks.append((request, new))
@@ -297,3 +302,10 @@ def _still_needed(state: EngineState, chunks: Sequence[tuple[Request, int]]) -> 
     blocks_for, ends = state.pool.blocks_for, dict.fromkeys(state.prefilling.values(), 0)
     ends |= dict(chunks)
     return sum(blocks_for(request.tokens) - blocks_for(request.computed + new) for request, new in ends.items())
+
+
+def _follows(state: EngineState, request: Request, begun: Sequence[Request] = ()) -> bool:
+    """Tell whether blocks a request would have copied from the host are being copied for others, or have ``begun``."""
+    if state.host is None or not (state.fetching or begun) or request.remote or request.computed:
+        return False
+    return state.host.comes(request, state.find(request)[0], (*state.fetching.values(), *begun))
