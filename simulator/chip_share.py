@@ -30,9 +30,9 @@ Work: TypeAlias = Literal["compute", "memory"]
 #: weights through the same units, so that the same holds beside them; two that stream take turns at the memory.
 SLOWDOWNS: Final[Mapping[tuple[Work, Work], float]] = MappingProxyType(
     {
-        ("compute", "compute"): 1.79,
-        ("compute", "memory"): 1.79,
-        ("memory", "compute"): 1.79,
+        ("compute", "compute"): 1.74,
+        ("compute", "memory"): 1.74,
+        ("memory", "compute"): 1.74,
         ("memory", "memory"): 2.0,
     }
 )

@@ -57,7 +57,8 @@ def build_encode_pool(pool: Pool, name: str, model: ModelSpec, topology: str | N
     budget = replace(engine.memory_budget(plan), language=False)
     memory = plan_memory(model, layout, chip, encoder_budget(budget, model, layout, encodes=True))
     operators = _operators(model.encoder, chip, layout.tensor, layout.data)
-    host = calibration_of(pool).host_time(engine.host_on(chip, layout.tensor, ahead=False))
+    found = calibration_of(pool)
+    host = found.encoder_time(found.host_time(engine.host_on(chip, layout.tensor, ahead=False)))
     chain = cost_chain(pool, name, chip)
     costs = compile_encoder(operators, chain, host)
     parts = EncodeParts(
@@ -114,7 +115,8 @@ def fused_encoder(  # noqa: PLR0913, PLR0917 - what decides a price
     if model.encoder is None or pool.step_profile is not None:
         return None
     operators = _operators(model.encoder, chip, layout.tensor, 1)
-    return compile_encoder(operators, cost_chain(pool, name, chip), replace(host, step_ns=0, sequence_ns=0))
+    more = calibration_of(pool).encoder_time(replace(host, step_ns=0, sequence_ns=0))
+    return compile_encoder(operators, cost_chain(pool, name, chip), more)
 
 
 def _tensor(encoder: EncoderSpec, chips: int) -> int:

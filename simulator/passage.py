@@ -100,9 +100,12 @@ class Passage:
         Tokens that the target had already, or whose KV was sent while they were computed.
     token_ns
         When its last token appeared; -1 before.
+    early
+        Its KV was there when its last step, which took longer than it had said, was not over.
     """
 
     __slots__ = (
+        "early",
         "entered",
         "prompt",
         "reserved",
@@ -120,7 +123,7 @@ class Passage:
         self.source: Server | None = None
         self.target: Server | None = None
         self.wanted: Request | None = None
-        self.entered = self.reserved = False
+        self.entered = self.reserved = self.early = False
         self.sender: Server | None = None
         self.shipment: Shipment | None = None
         self.sent_tokens = 0
