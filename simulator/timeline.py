@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from simulator.finished import Finished
-    from simulator.records import StepLog
+    from simulator.records import EncodeLog, StepLog
 
 __all__ = ["LINK", "timeline_table"]
 
@@ -78,15 +78,18 @@ def _requests(run: Finished, edges: NDArray[np.int64]) -> dict[str, NDArray[np.f
 def _pool(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
     """Return what waits and runs in a pool, how busy it is and how many sequences a scheduler decodes while it does."""
     ledger = run.cluster.ledger
-    arrival, admitted, first, ready, finish = (
-        ledger.column(f"{name}_ns") for name in ("arrival", "admitted", "first_token", "kv_ready", "finish")
+    arrival, features, admitted, first, ready, finish = (
+        ledger.column(f"{name}_ns") for name in ("arrival", "features", "admitted", "first_token", "kv_ready", "finish")
     )
+    arrival = np.maximum(arrival, features)
     here, decodes_here = (np.isin(ledger.column(name), members) for name in ("instance", "decode_instance"))
     handed = ready >= 0
     queued = _open(arrival, admitted, here, edges) + _open(first, ready, decodes_here & handed, edges)
     running = _open(admitted, first, here & handed, edges) + _open(admitted, finish, here & ~handed, edges)
     running += _open(ready, finish, decodes_here & handed, edges)
     cores = cores_of(run.cluster.instances[i] for i in members)
+    if not cores:
+        return _encoders(run, members, edges)
     begun, lasted, decodes = _columns([core.log for core in cores], "start_ns", "duration_ns", "decodes")
     with_decodes = decodes > 0
     decoding = mean_open(begun[with_decodes], (begun + lasted)[with_decodes], edges)
@@ -99,7 +102,20 @@ def _pool(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]) -
     }
 
 
-def _columns(logs: Sequence[StepLog], *names: str) -> list[NDArray[np.int64]]:
+def _encoders(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """Return the requests whose images wait for and go through the encoders of a pool, and how busy these are."""
+    ledger = run.cluster.ledger
+    arrival, began, encoded = (ledger.column(f"{name}_ns") for name in ("arrival", "encode", "encoded"))
+    here = np.isin(ledger.column("encode_instance"), members)
+    return {
+        "queued": _open(arrival, began, here, edges),
+        "running": _open(began, encoded, here, edges),
+        "utilisation": _busy(run, members, edges) / np.maximum(_serving(run, members, edges), 1e-9),
+        "decode_batch": np.full(len(edges) - 1, np.nan),
+    }
+
+
+def _columns(logs: Sequence[StepLog] | Sequence[EncodeLog], *names: str) -> list[NDArray[np.int64]]:
     return [np.concatenate([log.table()[name] for log in logs]) for name in names]
 
 
