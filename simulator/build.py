@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hardware.catalogue import chip_names, host_w_per_chip, load_chip, load_node
-from hardware.errors import CapacityError, CatalogueError, ScenarioError, suggest
+from hardware.errors import CapacityError, CatalogueError, CostError, ScenarioError, suggest
 from perfdb.calibrated import calibrated_chain
 from perfdb.compile import CompiledCosts, StepLimits, compile_costs
 from perfdb.layout import Layout
@@ -29,7 +30,6 @@ from workloads.streams import stream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from hardware.catalogue import Chip
     from perfdb.compile import HostTime
@@ -203,9 +203,11 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         engine.ranks.check(f"pool.{name}", pool.engine, model, layout, pool.engine_options)
     asked = _asked_tokens(model, pool.engine_options)
     given = pool.engine_options.of_stages(prefills=pool.prefills, decodes=pool.decodes)
-    options = engine.filled(given, chip, asked, name, layout)
+    apart = engine.ranks is not None and not engine.ranks.steps_together(model)
+    group = replace(layout, data=1) if apart else layout
+    options = engine.filled(given, chip, asked, name, group)
     plan = options.plan(prefills=pool.prefills)
-    memory = plan_memory(model, layout, chip, engine.memory_budget(plan))
+    memory = plan_memory(model, group, chip, engine.memory_budget(plan))
     blocks = (pool.limits.kv_blocks or min(memory.blocks, plan.most_blocks or memory.blocks)) - engine.reserved_blocks
     options = options.fitted(blocks * plan.block_tokens, asked)
     plan = _within_states(options.plan(prefills=pool.prefills), memory)
@@ -272,6 +274,8 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
     layout = _layout(pool)
     if pool.step_profile is not None:
         where = f"pool.{name}.step_profile {pool.step_profile!r}"
+        if pool.vidur and not Path(pool.step_profile).is_dir():
+            raise CostError(f"{where} is no folder; cost_sources ['vidur'] expect one with tables in Vidur's format")
         return *whole_step_costs(pool.step_profile, model, layout, chip, limits, cap=pool.power_cap, where=where), {}
     source = cost_chain(pool, name, chip)
     costs = compile_costs(operators, source, limits, host, layout.pipeline)

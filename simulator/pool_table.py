@@ -42,7 +42,7 @@ _Stage: TypeAlias = Annotated[str, one_of(_STAGES)]
 _Engine: TypeAlias = Annotated[str, one_of(ENGINES)]
 _Router: TypeAlias = Annotated[str, one_of(ROUTERS)]
 _Exchange: TypeAlias = Annotated[str, one_of(("gather", "all_to_all"))]
-_CostSource: TypeAlias = Annotated[str, one_of(COST_SOURCES)]
+_CostSource: TypeAlias = Annotated[str, one_of((*COST_SOURCES, "vidur"))]
 
 
 class Limits(Strict):
@@ -118,6 +118,11 @@ class Pool(Strict):
         return "decode" in self.stages
 
     @property
+    def vidur(self) -> bool:
+        """Whether its steps are said to be priced by tables in the format of Vidur."""
+        return self.cost_sources == ("vidur",)
+
+    @property
     def serves_both(self) -> bool:
         """Whether it computes prompts and decodes."""
         return self.prefills and self.decodes
@@ -138,11 +143,15 @@ class Pool(Strict):
     def _some_source(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError(f"found an empty list, expected at least one of {', '.join(COST_SOURCES)}")
+        if "vidur" in value and len(value) > 1:
+            raise ValueError(f"found 'vidur' among {list(value)}, but it prices whole steps; expected it alone")
         return value
 
     @model_validator(mode="after")
     def _one_price(self) -> Self:
-        if self.step_profile is not None and self.cost_sources != DEFAULT_SOURCES:
+        if self.step_profile is None and self.vidur:
+            raise ValueError("found cost_sources ['vidur'] alone, expected a folder of its tables as step_profile")
+        if self.step_profile is not None and not (self.vidur or self.cost_sources == DEFAULT_SOURCES):
             raise ValueError("found step_profile and cost_sources, expected one: a profile prices whole steps")
         if self.step_profile is not None and self.tables is not None:
             raise ValueError("found step_profile and tables, expected one: a profile prices whole steps")

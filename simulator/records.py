@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from struct import Struct
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
@@ -17,6 +17,10 @@ __all__ = ["Ledger", "PauseLog", "StepLog", "TransferLog"]
 
 #: Value of a time that has not come.
 NEVER = -1
+
+
+#: A row of the step log that has nothing but its first five numbers.
+_DECODES: Final = Struct("=5q48x")
 
 
 def _filled(rows: int, value: int) -> array[int]:
@@ -81,11 +85,6 @@ class Ledger:
 
     def __len__(self) -> int:
         return len(self.prompt_tokens)
-
-    def note_admitted(self, index: int, cached_tokens: int, now_ns: int) -> None:
-        """Write down that a prompt is being computed, if that is the first time."""
-        if self.admitted_ns[index] < 0:
-            self.admitted_ns[index], self.cached_tokens[index] = now_ns, cached_tokens
 
     def note_gap(self, since_ns: int, now_ns: int) -> None:
         """Write down a time between two tokens that was more than a step."""
@@ -167,6 +166,10 @@ class StepLog(_Log):
         "reach",
         "joined",
     )
+
+    def add_decodes(self, start_ns: int, duration_ns: int, steps: int, decodes: int, context: int) -> None:
+        """Append the row of a run of decode steps that nobody joined."""
+        self._rows.frombytes(_DECODES.pack(start_ns, duration_ns, steps, decodes, context))
 
 
 class TransferLog(_Log):

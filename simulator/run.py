@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -24,7 +26,7 @@ from simulator.timeline import timeline_table
 from simulator.token_gaps import token_gaps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import pandas as pd
 
@@ -69,6 +71,19 @@ class Result:
         return timeline_table(self.run)
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let the garbage collector rest: a run leaves hardly anything in cycles, and looking for it is 5 % of its time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@_uncollected()
 def run_scenario(
     scenario: Scenario,
     *,
@@ -100,6 +115,7 @@ def run_scenario(
     return result
 
 
+@_uncollected()
 def run_built(
     scenario: Scenario,
     requests: Requests,

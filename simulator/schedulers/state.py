@@ -53,7 +53,7 @@ class EngineState:
         Requests that hold blocks into which their KV is being fetched.
     fetching, fetched
         Requests whose blocks are being copied from the host, by index, and those whose blocks have been; the rest of
-        their prompts is computed next.
+        their prompts is computed next. Those ``following`` others get blocks copied for these, and wait after that.
     ready
         Requests whose KV has been fetched and that wait for a place among the running.
     running
@@ -97,6 +97,8 @@ class EngineState:
     settles
         What a policy does that itself lets those go who have all their tokens, and whether that lets others go on; None
         for others.
+    unsettled
+        It has something to do though nobody has all tokens: what the step before brought is not known yet.
     departs
         What a policy does with a request whose KV has left; None where its blocks are given back.
     next_block
@@ -113,6 +115,7 @@ class EngineState:
         "ending",
         "fetched",
         "fetching",
+        "following",
         "held",
         "hits",
         "host",
@@ -136,6 +139,7 @@ class EngineState:
         "settles",
         "step",
         "unseen_tokens",
+        "unsettled",
         "waiting",
         "wasted",
     )
@@ -160,6 +164,7 @@ class EngineState:
         self.ready: deque[Request] = deque()
         self.fetching: dict[int, Request] = {}
         self.fetched: deque[Request] = deque()
+        self.following: list[Request] = []
         self.running: dict[int, Request] = {}
         self.prefilling: dict[int, Request] = {}
         self.held: dict[int, Request] = {}
@@ -178,6 +183,7 @@ class EngineState:
         self.unseen_tokens = self.wasted = 0
         self.plans_ahead = False
         self.settles: Callable[[EngineState], bool] | None = None
+        self.unsettled = False
         self.departs: Callable[[Request], None] | None = None
         self.next_block = True
 
@@ -311,6 +317,10 @@ class EngineState:
         del self.fetching[request.index]
         self.fetched.append(request)
         self.register(request, request.computed)
+        while self.following:
+            follower = self.following.pop()
+            del self.fetching[follower.index]
+            self.waiting.appendleft(follower)
         return True
 
     def lose_all(self) -> list[Request]:
@@ -318,7 +328,7 @@ class EngineState:
         left = [*self.running.values(), *self.ready, *self.fetching.values(), *self.fetched, *self.waiting]
         for by_index in (self.running, self.prefilling, self.held, self.fetching):
             by_index.clear()
-        for queue in (self.ready, self.fetched, self.waiting):
+        for queue in (self.ready, self.fetched, self.following, self.waiting):
             queue.clear()
         self.loading = 0
         if self.cache is not None:

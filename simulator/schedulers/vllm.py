@@ -185,6 +185,8 @@ class VllmScheduler:
         if budget <= 0:
             return True
         request = queue[0]
+        if _follows(state, request):
+            return False
         if rest and not request.remote and self._missing(state, request) > 1:
             return True
         return self._blocks_to_admit(state, request, budget, ()) > state.pool.free
@@ -241,6 +243,10 @@ class VllmScheduler:
                 break
             if state.cache is not None:
                 state.catch_up(request, 1)
+            if _follows(state, request, plan.fetches):
+                state.fetching[request.index] = queue.popleft()
+                state.following.append(request)
+                continue
             if puts_off and not request.remote and self._missing(state, request) > 1:
                 break
             if self._blocks_to_admit(state, request, budget, plan.chunks) > pool.free:
@@ -284,3 +290,10 @@ def _still_needed(state: EngineState, chunks: Sequence[tuple[Request, int]]) -> 
     blocks_for, ends = state.pool.blocks_for, dict.fromkeys(state.prefilling.values(), 0)
     ends |= dict(chunks)
     return sum(blocks_for(request.tokens) - blocks_for(request.computed + new) for request, new in ends.items())
+
+
+def _follows(state: EngineState, request: Request, begun: Sequence[Request] = ()) -> bool:
+    """Tell whether blocks a request would have copied from the host are being copied for others, or have ``begun``."""
+    if state.host is None or not (state.fetching or begun) or request.remote or request.computed:
+        return False
+    return state.host.comes(request, state.find(request)[0], (*state.fetching.values(), *begun))
