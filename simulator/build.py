@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from hardware.catalogue import chip_names, host_w_per_chip, load_chip, load_node
 from hardware.errors import CapacityError, CatalogueError, CostError, ScenarioError, suggest
 from perfdb.calibrated import calibrated_chain
-from perfdb.compile import CompiledCosts, StepLimits, compile_costs
+from perfdb.compile import CompiledCosts, Drafter, StepLimits, compile_costs
 from perfdb.layout import Layout
 from perfdb.load_model import load_model
 from perfdb.memory import MemoryPlan, plan_memory
-from perfdb.operators import step_operators
+from perfdb.operators import draft_operators, step_operators
 from perfdb.power_cap import capped_chain
 from perfdb.tables import sha256, tables_root
 from perfdb.whole_steps import whole_step_costs
@@ -207,7 +207,8 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     group = replace(layout, data=1) if apart else layout
     options = engine.filled(given, chip, asked, name, group)
     plan = options.plan(prefills=pool.prefills)
-    memory = plan_memory(model, group, chip, engine.memory_budget(plan))
+    loaded = model.with_drafting_layer if pool.speculation else model
+    memory = plan_memory(loaded, group, chip, engine.memory_budget(plan))
     blocks = (pool.limits.kv_blocks or min(memory.blocks, plan.most_blocks or memory.blocks)) - engine.reserved_blocks
     options = options.fitted(blocks * plan.block_tokens, asked)
     plan = _within_states(options.plan(prefills=pool.prefills), memory)
@@ -278,7 +279,10 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
             raise CostError(f"{where} is no folder; cost_sources ['vidur'] expect one with tables in Vidur's format")
         return *whole_step_costs(pool.step_profile, model, layout, chip, limits, cap=pool.power_cap, where=where), {}
     source = cost_chain(pool, name, chip)
-    costs = compile_costs(operators, source, limits, host, layout.pipeline)
+    drafter = None
+    if pool.speculation is not None:
+        drafter = Drafter(pool.speculation.speculation, draft_operators(model, layout), chip)
+    costs = compile_costs(operators, source, limits, host, layout.pipeline, drafter)
     tables = {_in_database(path): sha256(path) for path in source.files}
     return costs, tables, {_in_database(path): counts for path, counts in source.set_aside.items()}
 

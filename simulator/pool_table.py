@@ -14,6 +14,7 @@ from simulator.engine_options import VllmOptions
 from simulator.engines import ENGINES, mark_options
 from simulator.option_table import AnyOptions
 from simulator.router import ROUTERS
+from simulator.speculation_table import SpeculationTable
 from simulator.trtllm_options import TrtllmOptions
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class Pool(Strict):
     calibration: Calibration | Text | None = None
     power_cap: PowerCap = 1.0
     engine_options: AnyOptions = VllmOptions()
+    speculation: SpeculationTable | None = None
     limits: Limits = Limits()
 
     @model_validator(mode="before")
@@ -185,6 +187,19 @@ class Pool(Strict):
                 f"{self.expert_parallel} on {chips} chips, but it is between ranks whose chips hold experts of their "
                 "own; expected data_parallel above 1 and expert_parallel = tensor_parallel x data_parallel"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _speculates(self) -> Self:
+        if self.speculation is None:
+            return self
+        if not ENGINES[self.engine].speculates:
+            able = ", ".join(name for name, engine in ENGINES.items() if engine.speculates and "@" not in name)
+            raise ValueError(f"engine {self.engine!r} does not decode speculatively here; expected {able}")
+        if self.pipeline_parallel > 1:
+            raise ValueError("found speculation and pipeline_parallel, which are not simulated together; leave one out")
+        if self.step_profile is not None:
+            raise ValueError("found speculation and step_profile, expected one: a profile prices whole steps")
         return self
 
     @model_validator(mode="after")
