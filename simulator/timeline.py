@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
+from simulator.engine_parts import EngineParts
 from simulator.link_windows import LinkWindows, link_windows
 from simulator.server import cores_of
 from simulator.windows import mean_open, percentiles, window_of
@@ -42,6 +43,8 @@ def timeline_table(run: Finished) -> pd.DataFrame:
     for number, pool in enumerate(run.pools):
         members = np.flatnonzero(run.instance_pools() == number)
         columns |= {f"{name}_{pool.name}": column for name, column in _pool(run, members, edges).items()}
+        if isinstance(pool.parts, EngineParts):
+            columns[f"kv_held_{pool.name}"] = _kv_held(run, members, edges, pool.parts.blocks * pool.parts.block_tokens)
     if run.cluster.carrier is not None:
         transfers = run.cluster.carrier.log.table()
         begun = transfers["start_ns"]
@@ -115,6 +118,25 @@ def _encoders(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64
     }
 
 
+def _kv_held(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64], tokens: int) -> NDArray[np.float64]:
+    """Return the share of a pool's KV that requests in progress fill, of so many tokens in each of its caches.
+
+    A request counts with its prompt and half its answer, what it holds on average; a prefix that several share counts
+    for each of them, and what a cache keeps of requests that are over does not count.
+    """
+    ledger = run.cluster.ledger
+    admitted, first, ready, finish = (
+        ledger.column(f"{name}_ns") for name in ("admitted", "first_token", "kv_ready", "finish")
+    )
+    here, decodes_here = (np.isin(ledger.column(name), members) for name in ("instance", "decode_instance"))
+    handed, prompts = ready >= 0, ledger.column("prompt_tokens")
+    whole = prompts + ledger.column("output_tokens") // 2
+    held = _open(admitted, ready, here & handed, edges, prompts) + _open(admitted, finish, here & ~handed, edges, whole)
+    held += _open(first, finish, decodes_here & handed, edges, whole)
+    caches = len(cores_of(run.cluster.instances[i] for i in members))
+    return np.minimum(held / max(1, caches * tokens), 1.0)
+
+
 def _columns(logs: Sequence[StepLog] | Sequence[EncodeLog], *names: str) -> list[NDArray[np.int64]]:
     return [np.concatenate([log.table()[name] for log in logs]) for name in names]
 
@@ -134,11 +156,15 @@ def _serving(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]
 
 
 def _open(
-    starts_ns: NDArray[np.int64], ends_ns: NDArray[np.int64], which: NDArray[np.bool_], edges: NDArray[np.int64]
+    starts_ns: NDArray[np.int64],
+    ends_ns: NDArray[np.int64],
+    which: NDArray[np.bool_],
+    edges: NDArray[np.int64],
+    weights: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
-    """Return how many of some requests were between two of their times, both of which must have come."""
+    """Return how many of some requests, or what they weigh, were between two of their times that have come."""
     which = which & (starts_ns >= 0) & (ends_ns >= 0)
-    return mean_open(starts_ns[which], ends_ns[which], edges)
+    return mean_open(starts_ns[which], ends_ns[which], edges, None if weights is None else weights[which])
 
 
 def _links(found: LinkWindows) -> dict[str, NDArray[np.float64]]:
