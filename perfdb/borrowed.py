@@ -25,7 +25,7 @@ from perfdb.speed_of_light import attention_bound, compute_format, row_bound
 from perfdb.tables import FRAMEWORKS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -94,21 +94,27 @@ class BorrowedSource:
         return tuple(chip for distance, _, chip in sorted(near, key=lambda one: one[:2]) if distance <= np.log2(_NEAR))
 
     def _exchange(self, exchange: ExpertExchange, rows: NDArray[np.int64]) -> Estimate | None:
-        """Return an exchange as others have it among as many chips, else as it is among fewer of its own."""
-        here = _on_links(self.chip, as_collective(exchange), rows)
-        found = _first_known(
-            (
-                source.exchange_among(exchange, rows),
-                here,
-                _on_links(source.chip, as_collective(exchange), rows),
-            )
-            for own_chip in (True, False)
-            for source in self._elsewhere(own_chip=own_chip, own_framework=not own_chip)
-            if group_of(source.chip, exchange.chips) == group_of(self.chip, exchange.chips)
+        """Return an exchange by the framework's own kernels on a near chip, among fewer chips, then by others'."""
+        own = self._source(self.chip, self.framework)
+        return (
+            self._exchange_of((self._source(chip, self.framework) for chip in self._chips), exchange, rows)
+            or own.exchange_among(exchange, rows, fewer=True)
+            or self._exchange_of(self._elsewhere(own_chip=True, own_framework=False), exchange, rows)
+            or self._exchange_of(self._elsewhere(own_chip=False, own_framework=True), exchange, rows)
+            or own.rows(as_collective(exchange), rows)
         )
-        if found is None:
-            found = self._source(self.chip, self.framework).exchange_among(exchange, rows, fewer=True)
-        return found or self._source(self.chip, self.framework).rows(as_collective(exchange), rows)
+
+    def _exchange_of(
+        self, sources: Iterable[MeasuredSource], exchange: ExpertExchange, rows: NDArray[np.int64]
+    ) -> Estimate | None:
+        """Return an exchange as others have it among as many chips over links of the same kind."""
+        plain, group = as_collective(exchange), group_of(self.chip, exchange.chips)
+        here = _on_links(self.chip, plain, rows)
+        return _first_known(
+            (source.exchange_among(exchange, rows), here, _on_links(source.chip, plain, rows))
+            for source in sources
+            if group_of(source.chip, exchange.chips) == group
+        )
 
     def _source(self, chip: Chip, framework: str) -> MeasuredSource:
         key = chip.name, framework

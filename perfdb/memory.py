@@ -216,7 +216,8 @@ def _group_bytes(layout: Layout, chip: Chip) -> int:
     if layout.sharing == 1:
         return _LONE_GROUP_BYTES
     pair = 2
-    reduces = chip.sm >= _SWITCHES_REDUCE_SINCE_SM and chip.nvlink is not None and chip.nvlink.domain > pair
+    switched = chip.scale_up is not None and chip.scale_up.domain > pair
+    reduces = switched and (chip.sm or 0) >= _SWITCHES_REDUCE_SINCE_SM
     return _SWITCHED_GROUP_BYTES if reduces and layout.sharing > pair else _GROUP_BYTES
 
 

@@ -6,7 +6,7 @@ Field names of the input are those of a Hugging Face ``config.json``; a family (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -254,6 +254,17 @@ class ModelSpec:
     def expert_copies(self, redundant: int) -> float:
         """Return how many times experts stand in memory, over all of them, with so many second copies per layer."""
         return 1 + redundant / self.experts[0].experts if self.experts else 1.0
+
+    @property
+    def drafting_layer(self) -> ModelSpec:
+        """The model that drafts tokens: a layer more like the last one, with the embedding and head of the model."""
+        return replace(self, stack=(replace(self.stack[-1], count=1),), encoder=None)
+
+    @property
+    def with_drafting_layer(self) -> ModelSpec:
+        """The model and a layer more that drafts tokens, as both stand in memory."""
+        *others, last = self.stack
+        return replace(self, stack=(*others, replace(last, count=last.count + 1)))
 
     @property
     def sparse_attention(self) -> bool:

@@ -50,6 +50,7 @@ __all__ = [
     "StepOperators",
     "as_collective",
     "as_nccl",
+    "draft_operators",
     "step_operators",
 ]
 
@@ -183,6 +184,17 @@ def step_operators(model: ModelSpec, layout: Layout) -> StepOperators:
         launches=sum(part.launches for part in parts),
         shared=tuple(row for part in parts for row in part.shared),
     )
+
+
+def draft_operators(model: ModelSpec, layout: Layout) -> StepOperators:
+    """Return what drafting one token runs, as DeepSeek's multi-token prediction does.
+
+    The hidden state of a token and the embedding of the next are joined and projected, and pass one layer more and the
+    head (DeepSeek-V3, arXiv 2412.19437, section 2.2).
+    """
+    found = step_operators(model.drafting_layer, layout)
+    joins = Gemm("draft_projection", model.hidden, 2 * model.hidden, "bf16")
+    return replace(found, per_token=(joins, *found.per_token))
 
 
 def _layer(model: ModelSpec, group: Layers, layout: Layout) -> tuple[LayerOperators, ...]:

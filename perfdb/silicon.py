@@ -305,18 +305,19 @@ def over_batches(
     inside = np.clip(batch, measured[0], measured[-1])
     high = np.searchsorted(measured, inside)
     low = np.where(measured[high] == inside, high, high - 1)
-    rows = [_row(chip, operator, int(b), curves[int(b)], tokens) for b in measured]
+    # Many sequences of few lengths are asked for.
+    lengths, place = np.unique(tokens, return_inverse=True)
+    rows = [_row(chip, operator, int(b), curves[int(b)], lengths) for b in measured]
     ns = np.stack([row.ns for row in rows])
     origin = np.stack([row.origin for row in rows])
-    bound = np.stack([attention_bound(chip, operator, np.full(len(tokens), b), tokens).ns for b in measured])
+    bound = np.stack([attention_bound(chip, operator, np.full(len(lengths), b), lengths).ns for b in measured])
     for i in range(1, len(measured)):
         ended = origin[i] == Origin.EXTRAPOLATED
         ns[i] = np.where(ended, np.fmin(ns[i], ns[i - 1] * bound[i] / bound[i - 1]), ns[i])
-    point = np.arange(len(batch))
     span = np.maximum(measured[high] - measured[low], 1)
     found = blend(
-        Estimate(ns[low, point], origin[low, point]),
-        Estimate(ns[high, point], origin[high, point]),
+        Estimate(ns[low, place], origin[low, place]),
+        Estimate(ns[high, place], origin[high, place]),
         (inside - measured[low]) / span,
     )
     beyond = attention_bound(chip, operator, batch, tokens).ns / attention_bound(chip, operator, inside, tokens).ns

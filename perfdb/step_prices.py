@@ -110,15 +110,38 @@ class DecodeCurve:
             return self.cumulative(end) - before
         return ((offset + end * (linear + end * square)) >> _POLYNOMIAL_BITS) - before
 
-    def steps_near(self, context: int, elapsed_ns: int) -> float:
-        """Return about how many steps from ``context`` last ``elapsed_ns``.
+    def covering(self, context: int, elapsed_ns: int, limit: int) -> tuple[int, int]:
+        """Return the fewest steps from ``context`` that last ``elapsed_ns``, ``limit`` at most, and their time, ns.
 
-        Exact but for rounding as long as no knot lies between; a guess otherwise.
+        Steps grow linearly between knots, so a root of a quadratic is nearly always the answer; it is checked, and
+        where a knot lies between, halving finishes the search.
         """
-        _, _, linear, square = self._pieces[bisect_right(self.knots, context) - 1]
+        last, offset, linear, square = self._pieces[bisect_right(self.knots, context) - 1]
         price, elapsed = linear + 2 * context * square, elapsed_ns << _POLYNOMIAL_BITS
         root = price * price + 4 * square * elapsed
-        return 2 * elapsed / (price + sqrt(root)) if root > 0 and price > 0 else 1.0
+        guess = ceil(2 * elapsed / (price + sqrt(root))) if root > 0 and price > 0 else 1
+        guess = limit if guess > limit else max(guess, 1)
+        end = context + guess
+        if end < last:
+            before = (offset + context * (linear + context * square)) >> _POLYNOMIAL_BITS
+            found = ((offset + end * (linear + end * square)) >> _POLYNOMIAL_BITS) - before
+            if found >= elapsed_ns:
+                end -= 1
+                if guess == 1 or ((offset + end * (linear + end * square)) >> _POLYNOMIAL_BITS) - before < elapsed_ns:
+                    return guess, found
+        return self._halved(context, elapsed_ns, guess, limit)
+
+    def _halved(self, context: int, elapsed_ns: int, guess: int, limit: int) -> tuple[int, int]:
+        enough = self.between(context, context + guess) >= elapsed_ns
+        low, high = (1, guess) if enough else (guess + 1, limit)
+        while low < high:
+            middle = (low + high) >> 1
+            if self.between(context, context + middle) >= elapsed_ns:
+                high = middle
+            else:
+                low = middle + 1
+        steps = min(low, limit)
+        return steps, self.between(context, context + steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,12 +304,13 @@ class StepPrices:
         steps
             Steps in which nothing joins or leaves.
         """
-        curve = self._steps.get(sequences) or self._step_curve(sequences)
-        return curve.between(context, context + steps)
+        return self.step_curve(sequences).between(context, context + steps)
 
-    def _step_curve(self, sequences: int) -> DecodeCurve:
-        """Make the curve of whole decode steps of a batch size."""
-        curve = self._steps[sequences] = self.decode_curve(sequences).dearer(self.constant_ns(sequences))
+    def step_curve(self, sequences: int) -> DecodeCurve:
+        """Return the curve of whole decode steps of a batch size."""
+        curve = self._steps.get(sequences)
+        if curve is None:
+            curve = self._steps[sequences] = self.decode_curve(sequences).dearer(self.constant_ns(sequences))
         return curve
 
     def steps_covering(self, sequences: int, context: int, elapsed_ns: int, limit: int) -> tuple[int, int]:
@@ -301,26 +325,7 @@ class StepPrices:
         limit
             Most steps; returned, with their time, where even they do not last that long.
         """
-        curve = self._steps.get(sequences) or self._step_curve(sequences)
-        # Steps grow linearly between knots, so a root of a quadratic is nearly always the answer; it is
-        # checked, and where a knot lies between, halving finishes the search.
-        guess = max(1, min(limit, ceil(curve.steps_near(context, elapsed_ns))))
-        found = curve.between(context, context + guess)
-        low, high = 1, limit
-        if found >= elapsed_ns:
-            if guess == 1 or curve.between(context, context + guess - 1) < elapsed_ns:
-                return guess, found
-            high = guess - 1
-        else:
-            low = guess + 1
-        while low < high:
-            middle = (low + high) >> 1
-            if curve.between(context, context + middle) >= elapsed_ns:
-                high = middle
-            else:
-                low = middle + 1
-        steps = min(low, limit)
-        return steps, curve.between(context, context + steps)
+        return self.step_curve(sequences).covering(context, elapsed_ns, limit)
 
     def mixed_ns(  # noqa: PLR0913 - one forward pass is described by these eight sums
         self,

@@ -101,8 +101,9 @@ def run(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Run a SCENARIO (a TOML file, or the name of a shipped one).
 
-    Writes a result directory with summary.json, requests.parquet, timeline.parquet, manifest.json and pictures, and
-    prints the latency, throughput and pools. Exit code 3 if the share of requests that meet the SLO is too small.
+    Writes a result directory with report.html, summary.json, requests.parquet, timeline.parquet, manifest.json and
+    pictures, and prints the latency, throughput and pools. Exit code 3 if the share of requests that meet the SLO is
+    too small.
     """
     from pathlib import Path  # noqa: PLC0415 - --help stays light
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from simpy.core import Environment
 from simpy.events import NORMAL, URGENT, Event, EventPriority
@@ -12,25 +12,23 @@ from simpy.events import NORMAL, URGENT, Event, EventPriority
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FIRST", "Call", "Clock", "Urgent", "soon"]
+__all__ = ["FIRST", "Call", "Clock", "Urgent", "call_off", "soon"]
 
 #: Priority of what goes off before all else at its instant.
 FIRST: Final = EventPriority(URGENT - 1)
 
 
-class Call:
-    """What happens at a time that is known before.
+#: What happens at a time that is known before: nanosecond, priority, number, and what is done then, given this.
+Call: TypeAlias = list[Any]
 
-    Attributes
-    ----------
-    act
-        What is done then, given this.
-    """
 
-    __slots__ = ("act",)
+def call_off(call: Call) -> None:
+    """Let nothing happen."""
+    call[3] = _nothing
 
-    def __init__(self, act: Callable[[Any], object]) -> None:
-        self.act = act
+
+def _nothing(_: Call) -> None:
+    pass
 
 
 class Clock(Environment):
@@ -51,8 +49,8 @@ class Clock(Environment):
 
     def call(self, delay_ns: int, act: Callable[[Any], object], priority: EventPriority = NORMAL) -> Call:
         """Do something so long from now: what SimPy's timeouts do for more than twice the time."""
-        call = Call(act)
-        heappush(self._queue, (self.now + delay_ns, priority, next(self._eid), call))  # type: ignore[misc]
+        call = [self.now + delay_ns, priority, next(self._eid), act]
+        heappush(self._queue, call)  # type: ignore[misc]
         return call
 
     def schedule(self, event: Event, priority: EventPriority = NORMAL, delay: float = 0) -> None:
@@ -73,10 +71,11 @@ class Clock(Environment):
         if until is not None:
             end = until if isinstance(until, Event) else Urgent(self, int(until) - self.now)
             end.callbacks.append(done.append)
-        queue: list[tuple[int, int, int, Call]] = self._queue  # type: ignore[assignment]
+        queue: list[Call] = self._queue  # type: ignore[assignment]
         while queue and not done:
-            self.now, _, _, call = heappop(queue)
-            call.act(call)
+            call = heappop(queue)
+            self.now = call[0]
+            call[3](call)
         if until is not None and not done:
             raise RuntimeError("nothing is left to happen")
 

@@ -84,7 +84,7 @@ class EngineCore:
         self.scheduler.begin(self.state)
         self.ledger, self.log, self.watcher = ledger, log, watcher
         self.decodes_here, self._tells_late, self.tells_chunks = parts.decodes, parts.tells_late, tells_chunks
-        self.longest_run = 1 << 40 if macro_steps else 1
+        self._single_steps = not macro_steps
         self._finishes = Finishes(ledger.output_tokens)
         self._wake_up = WakeUp(env)
         self._run = DecodeRun(env, self.prices, self._wake_up)
@@ -246,8 +246,9 @@ class EngineCore:
             state.fetching[request.index] = request
             missing = (request.computed - request.found) // state.pool.block_tokens
             self._host_link.copy(request, missing, self._fetched)
-        self.joined = [*plan.joined, *plan.spare] if plan.spare else plan.joined
-        for request in plan.joined:
+        joined = plan.joined
+        self.joined = [*joined, *plan.spare] if plan.spare else joined
+        for request in joined:
             if self.ledger.told_ns[request.index] < 0:
                 # Its first token came with its KV, and leaves from here.
                 request.stalled_ns = self.env.now
@@ -269,9 +270,9 @@ class EngineCore:
 
     def steps_unchanged(self, plan: Plan) -> int:
         """Return for how many steps of decoding a plan holds, as far as anybody knows now."""
-        if self.ahead is not None and self.ahead.changes:
+        if self._single_steps or (self.ahead is not None and self.ahead.changes):
             return 1
-        steps = min(plan.steps, self.longest_run, self._finishes.steps_left(self.state.step))
+        steps = self._finishes.steps_left(self.state.step, plan.steps)
         return min(steps, self._inbox.steps_to_look(1)) if self._inbox else steps
 
     def apply_decodes(self, plan: Plan, steps: int) -> None:
@@ -285,26 +286,25 @@ class EngineCore:
 
     def advance(self, steps: int, start: int, end_ns: int, *, takes_blocks: bool) -> None:
         """Let decode steps be over; the first block of each sequence was taken by a plan of one step."""
-        state = self.state
-        decodes, context, joined = state.decodes, state.context_sum // state.decodes, self.joined
-        first = end_ns - start
-        if steps > 1 and (joined or self._standstill.since_ns >= 0):
-            first = self.prices.decode_ns(decodes, context)
-        if self._standstill.since_ns >= 0:
-            self._standstill.end(decodes - len(joined), state.running, start + first, first)
+        state, joined, standstill, log = self.state, self.joined, self._standstill, self.log
+        decodes, context = state.decodes, state.context_sum // state.decodes
+        if joined or standstill.since_ns >= 0:
+            first = self.prices.decode_ns(decodes, context) if steps > 1 else end_ns - start
+            if standstill.since_ns >= 0:
+                standstill.end(decodes - len(joined), state.running, start + first, first)
         if joined:
-            self.log.add((start, first, 1, decodes, context, 0, 0, 0, 0, 0, len(joined)))
+            log.add((start, first, 1, decodes, context, 0, 0, 0, 0, 0, len(joined)))
             self._end_stalls(start + first)
             if steps > 1:
-                left = (start + first, end_ns - start - first, steps - 1, decodes, context + 1)
-                self.log.add((*left, 0, 0, 0, 0, 0, 0))
+                log.add_decodes(start + first, end_ns - start - first, steps - 1, decodes, context + 1)
         else:
-            self.log.add((start, end_ns - start, steps, decodes, context, 0, 0, 0, 0, 0, 0))
+            log.add_decodes(start, end_ns - start, steps, decodes, context)
+        tokens = decodes * steps
         if takes_blocks:
             state.pool.take_until(state.step, state.step + steps)
         state.step += steps
-        state.context_sum += decodes * steps
-        self.outlet.waiting += decodes * steps
+        state.context_sum += tokens
+        self.outlet.waiting += tokens
 
     def _end_stalls(self, now_ns: int) -> None:
         """Let the first token appear here of sequences that came from another instance, or one nobody gets."""
@@ -316,7 +316,8 @@ class EngineCore:
         state, now, ledger = self.state, self.env.now, self.ledger
         tokens, completed, pairs, reach, squares = plan.sums()
         for request, _ in plan.chunks:
-            ledger.note_admitted(request.index, request.computed, now)
+            if ledger.admitted_ns[request.index] < 0:
+                ledger.admitted_ns[request.index], ledger.cached_tokens[request.index] = now, request.computed
         prompts, decodes = len(plan.chunks), plan.decodes
         context = state.context_sum // decodes if decodes else 0
         duration = self.prices.mixed_ns(
@@ -337,9 +338,8 @@ class EngineCore:
 
     def tell_chunks(self, plan: Plan, duration_ns: int) -> None:
         """Tell the watcher what a step that begins now computes of whose prompt, and how long it lasts."""
-        if self.tells_chunks:
-            for request, new in plan.chunks:
-                self.watcher.computing(self.number, request, new, duration_ns)
+        for request, new in plan.chunks:
+            self.watcher.computing(self.number, request, new, duration_ns)
 
     def apply_chunks(self, plan: Plan) -> None:
         """Let the step be over that computes prompts."""

@@ -143,6 +143,11 @@ class Engine:
     kv_modes: tuple[KvMode, ...] = ()
     narrow_sparse_cache: tuple[str, ...] = ()
 
+    @property
+    def speculates(self) -> bool:
+        """Whether it can verify drafted tokens."""
+        return self.kernels is None and not self.live
+
     def with_cache(self, model: ModelSpec, chip: Chip) -> ModelSpec:
         """Return a model whose cache has the format that the engine gives it where nothing else is said."""
         narrow = model.sparse_attention and chip.architecture in self.narrow_sparse_cache
@@ -284,7 +289,9 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             _SGLANG_HOST,
             front_end=_SGLANG_FRONT_END,
             tells_late=True,
-            ranks=RankRules("round_robin"),
+            # Without ``--enable-dp-attention`` a rank is a scheduler of its own over all weights
+            # (``launch_dp_schedulers`` of ``managers/data_parallel_controller.py``).
+            ranks=RankRules("round_robin", dense_apart=True),
             # It logs "Setting KV cache dtype to bfloat16 for DeepSeek DSA on SM9 device", and to FP8 on SM10.
             narrow_sparse_cache=("blackwell",),
             kv_modes=("chunked", "blocking"),
@@ -297,6 +304,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             front_end=_TRTLLM_FRONT_END,
             tells_late=True,
             graphs=_trtllm_graphs,
+            # A rank of a dense model has its whole MLP (``overridden_tp_size`` of ``models/modeling_qwen3.py``).
             ranks=RankRules("fewest_tokens", one_chip=True),
         ),
         "vllm-live": replace(_vllm(LATEST), live=True, both_stages=True, ranks=None),

@@ -41,13 +41,17 @@ class Finishes:
         heappush(self._heap, (last, request.index, request.stint, request))
         self.next_step = self._heap[0][0]
 
-    def steps_left(self, step: int) -> int:
-        """Return the steps from step counter ``step`` until the first request finishes; very many if none decodes."""
+    def steps_left(self, step: int, most: int) -> int:
+        """Return the steps from step counter ``step`` until the first request finishes, ``most`` of them at most."""
         heap = self._heap
-        while heap and heap[0][3].stint != heap[0][2]:
+        while heap:
+            last, _, stint, request = heap[0]
+            if request.stint == stint:
+                self.next_step = last
+                return min(most, last - step)
             heappop(heap)
-        self.next_step = heap[0][0] if heap else _NEVER
-        return self.next_step - step
+        self.next_step = _NEVER
+        return most
 
     def due(self, step: int, running: Iterable[int]) -> Sequence[Request]:
         """Return the requests that have all their tokens at step counter ``step``, in the order of ``running``."""

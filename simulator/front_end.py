@@ -98,14 +98,12 @@ class Outlet:
 
     def first(self, index: int, now_ns: int) -> None:
         """Let a client have the first token as soon as it gets through."""
-        self._ledger.told_ns[index] = self._leaves_ns(now_ns)
+        self._ledger.told_ns[index] = now_ns if self.front_end is None else self._leaves_ns(self.front_end, now_ns)
 
     def last(self, index: int, now_ns: int) -> None:
         """Let a client have the last token as soon as it gets through."""
-        self._ledger.finish_ns[index] = self._leaves_ns(now_ns)
+        self._ledger.finish_ns[index] = now_ns if self.front_end is None else self._leaves_ns(self.front_end, now_ns)
 
-    def _leaves_ns(self, now_ns: int) -> int:
-        if self.front_end is None:
-            return now_ns
+    def _leaves_ns(self, front_end: FrontEnd, now_ns: int) -> int:
         tokens, self.waiting = self.waiting, 0
-        return now_ns + self.front_end.send_out(now_ns, tokens)
+        return now_ns + front_end.send_out(now_ns, tokens)

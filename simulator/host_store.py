@@ -7,7 +7,10 @@ them earlier.
 
 from __future__ import annotations
 
+from collections.abc import Iterable  # noqa: TC003 - looked up where this is compiled
+
 from simulator.prefix_cache import PrefixCache
+from simulator.radix_node import shared_tokens
 from simulator.request import Request
 
 __all__ = ["HostStore"]
@@ -36,6 +39,15 @@ class HostStore:
     def find(self, request: Request) -> int:
         """Return how many blocks from the start of a request's tokens are here; never all of its tokens."""
         return self._cache.find(request)[0]
+
+    def comes(self, request: Request, here: int, others: Iterable[Request]) -> bool:
+        """Tell whether blocks of a request, of which ``here`` are on the chips, are being copied there for others."""
+        there, size = self.find(request), self._cache.block_tokens
+        for other in others:
+            first, last = max(here, other.found // size), min(there, other.computed // size)
+            if first < last and first < shared_tokens(request, other) // size:
+                return True
+        return False
 
     def fetch(self, request: Request, blocks: int) -> None:
         """Note that ``blocks`` of a request's blocks are copied to the chips: what is here of it is given up last."""

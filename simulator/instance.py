@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from simulator.engine_parts import EngineParts
     from simulator.records import Ledger, StepLog
     from simulator.request import Request
-    from simulator.schedulers.plan import Plan
     from simulator.watcher import Watcher
 
 __all__ = ["Instance"]
@@ -68,25 +67,23 @@ class Instance(EngineCore):
 
     def serve(self) -> Generator[None, Any, None]:
         """Run the engine for ever."""
+        state, run, wake_up = self.state, self._run, self._wake_up
         while True:
             plan = self.next_plan()
             if plan.chunks:
                 duration_ns = self.price_chunks(plan)
-                self.tell_chunks(plan, duration_ns)
-                self._wake_up.after(duration_ns)
+                if self.tells_chunks:
+                    self.tell_chunks(plan, duration_ns)
+                wake_up.after(duration_ns)
                 yield
                 self.apply_chunks(plan)
             elif plan.decodes:
-                self._compute_decodes(plan)
+                run.begin(self.steps_unchanged(plan), state.decodes, state.context_sum // state.decodes)
                 yield
-                steps, self._run.steps = self._run.steps, 0
+                steps, run.steps = run.steps, 0
                 self.apply_decodes(plan, steps)
             elif not self.lags(plan):
                 self.check_asleep()
-                self._wake_up.when_rung()
+                wake_up.when_rung()
                 yield
                 self.lags(plan)
-
-    def _compute_decodes(self, plan: Plan) -> None:
-        state = self.state
-        self._run.begin(self.steps_unchanged(plan), state.decodes, state.context_sum // state.decodes)

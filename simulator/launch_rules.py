@@ -49,7 +49,7 @@ _TEXT_FACTS: Final = (
 )
 _NUMBER_FACTS: Final = (
     *("isl", "osl", "concurrency", "tensor_parallel", "data_parallel", "expert_parallel", "prefill_dp", "decode_dp"),
-    *("batch", "chips"),
+    *("batch", "chips", "drafts"),
 )
 
 
@@ -72,6 +72,7 @@ FORMULAS: Final[Mapping[str, Callable[[Mapping[str, float]], int]]] = MappingPro
         "generated_prefill": lambda facts: int(facts["isl"]) + 1500,
         "recipe_batch": lambda facts: int(facts["batch"]),
         "chips": lambda facts: int(facts["chips"]),
+        "recipe_drafts": lambda facts: int(facts["drafts"]),
     }
 )
 

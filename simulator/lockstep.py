@@ -224,7 +224,8 @@ class LockstepRanks(RankGroup):
         self._row = max((rank.row for rank in computing), key=lambda row: row[1])
         for rank in computing:
             rank.row[1] = duration_ns
-            rank.tell_chunks(rank.plan, duration_ns)
+            if self.tells_chunks:
+                rank.tell_chunks(rank.plan, duration_ns)
         self.run.begin_one(duration_ns)
 
     def _end_step(self) -> None:

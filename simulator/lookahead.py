@@ -69,7 +69,8 @@ class Lookahead:
 
     def plan(self) -> Plan:
         """Return the plan made at the beginning of the step that ends now."""
-        self.look()
+        if self.unseen:
+            self.see(self.last_step_ns)
         plan = self._scheduler.plan(self._state)
         self.planned(plan)
         return plan
@@ -83,7 +84,7 @@ class Lookahead:
         """Let those go who ended in the step that ends now, of which the plan did not know."""
         state = self._state
         self.lags = self.changes = False
-        if state.ending or state.settles is not None:
+        if state.ending or state.unsettled:
             if plan.steps > 1 and plan.decodes:
                 # Its first step has its blocks before any are freed.
                 state.pool.take_until(state.step, state.step + 1)

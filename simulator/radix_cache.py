@@ -64,12 +64,21 @@ class RadixCache(BlockPool):
         if self.blank < blocks:
             self.evict(blocks)
         self.blank -= blocks
-        super().take(blocks)
+        self.free -= blocks
+        self.allocated += blocks
+        if self.free < self.least_free:  # noqa: PLR1730 - a call of min costs more
+            self.least_free = self.free
+
+    def extend(self, tokens: int, more: int) -> None:
+        """Take the pages that a sequence of so many tokens needs for ``more`` of them."""
+        size = self.block_tokens
+        self.take(more if size == 1 else -(-(tokens + more) // size) + -tokens // size)
 
     def give(self, blocks: int) -> None:
         """Return pages that are in no node."""
         self.blank += blocks
-        super().give(blocks)
+        self.free += blocks
+        self.freed += blocks
 
     def take_run(self, step: int, steps: int) -> None:
         """Take the pages of decode steps; SGLang makes room for a page of every sequence before each of them."""
@@ -80,6 +89,17 @@ class RadixCache(BlockPool):
         if self.blank < room:
             self.evict(room)
         self.take(self.needed(step, steps))
+
+    def take_until(self, step: int, end: int) -> None:
+        """Take the pages of the steps from step counter ``step`` to ``end``, but for those taken this way before."""
+        if step < self.taken_until:  # noqa: PLR1730 - a call of max costs more
+            step = self.taken_until
+        if step < end:
+            if self.block_tokens == 1:
+                self.take(self.sequences * (end - step))
+            else:
+                self.take_run(step, end - step)
+            self.taken_until = end
 
     def evict(self, blocks: int) -> None:
         """Evict nodes, each whole, until so many pages are blank or none is left to evict."""
@@ -92,11 +112,22 @@ class RadixCache(BlockPool):
             if node.time != time:
                 self._offer(node)
                 continue
+            self._evict_path(node, blocks)
+
+    def _evict_path(self, node: Node, blocks: int) -> None:
+        """Evict a leaf, and then what it leaves bare as long as that is next and pages are missing."""
+        leaves = self._leaves
+        while True:
             self.blank += (node.end - node.start) // self.block_tokens
             parent = node.parent
             assert parent is not None  # noqa: S101 - the root is always locked
             del parent.children[node.key]
-            self._offer(parent)
+            if parent.locks or parent.children or parent.queued:
+                return
+            if self.blank >= blocks or (leaves and leaves[0][0] <= parent.time):
+                self._offer(parent)
+                return
+            node = parent
 
     def _offer(self, node: Node) -> None:
         """Let a node be evicted if it is a leaf that nobody holds."""
@@ -184,7 +215,7 @@ class RadixCache(BlockPool):
         """Let a request that is admitted hold a path."""
         if not self.keeps:
             return
-        self._lock(node)
+        self._lock(node, self._root)
         self._last[request.index] = node
 
     def holds(self, request: Request) -> bool:
@@ -198,17 +229,20 @@ class RadixCache(BlockPool):
         request.held = tokens // self.block_tokens
         return request.held
 
-    def _lock(self, node: Node) -> None:
+    def _lock(self, node: Node, held: Node) -> None:
+        """Let a request hold a path whose part up to a node it holds already."""
         taken, walked = 0, node
-        while walked.parent is not None:
+        while walked is not held:
             if not walked.locks:
                 taken += walked.end - walked.start
             walked.locks += 1
+            assert walked.parent is not None  # noqa: S101 - the root is held by whoever holds anything
             walked = walked.parent
-        taken //= self.block_tokens
-        self.free -= taken
-        self.allocated += taken
-        self.least_free = min(self.least_free, self.free)
+        if taken:
+            taken //= self.block_tokens
+            self.free -= taken
+            self.allocated += taken
+            self.least_free = min(self.least_free, self.free)
 
     def _unlock(self, node: Node) -> None:
         given, walked = 0, node
@@ -218,9 +252,10 @@ class RadixCache(BlockPool):
                 given += walked.end - walked.start
                 self._offer(walked)
             walked = walked.parent
-        given //= self.block_tokens
-        self.free += given
-        self.freed += given
+        if given:
+            given //= self.block_tokens
+            self.free += given
+            self.freed += given
 
     def register(self, request: Request, tokens: int) -> None:
         """Do nothing: KV that was fetched enters the tree when its request is finished."""
@@ -242,8 +277,7 @@ class RadixCache(BlockPool):
         old = self._last[request.index]
         node = self._enter(request, tokens, prompt, old)
         if old is not node:
-            self._lock(node)
-            self._unlock(old)
+            self._lock(node, old)
             self._last[request.index] = node
         request.held = tokens // self.block_tokens
 
@@ -288,20 +322,17 @@ class RadixCache(BlockPool):
         size = self.block_tokens
         self._look_at(node)
         while place < end:
-            child = node.children.get(text.at(place + size - 1))
+            key = text.at(place + size - 1)
+            child = node.children.get(key)
             if child is None:
-                break
+                self._look += 1
+                contents, ends = text.slice(place, end)
+                leaf = node.children[key] = Node(node, key, place, end, contents, ends, self._look << 20)
+                return place, leaf
             self._touch(child)
             place = child.common(text, end) // size * size
             node = self._cut(child, place) if place < child.end else child
-        known = place
-        if place < end:
-            self._look += 1
-            contents, ends = text.slice(place, end)
-            leaf = Node(node, text.at(place + size - 1), place, end, contents, ends, self._look << 20)
-            node.children[leaf.key] = leaf
-            node = leaf
-        return known, node
+        return place, node
 
     def release(self, request: Request) -> None:
         """Give back the pages of a request that computed ``request.computed`` tokens, and the path it holds."""

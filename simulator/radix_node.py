@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from simulator.request import Request
 
-__all__ = ["Node", "Text"]
+__all__ = ["Node", "Text", "shared_tokens"]
 
 #: Where a request's own tokens end: further than any sequence.
 _OPEN_END = 1 << 60
@@ -42,6 +42,18 @@ class Text:
             return self.contents, (end,)
         first, last = bisect_right(self.ends, start), bisect_right(self.ends, end - 1)
         return self.contents[first : last + 1], (*self.ends[first:last], end)
+
+
+def shared_tokens(one: Request, other: Request) -> int:
+    """Return the tokens that two requests begin with in common."""
+    first, second, shared = Text(one), Text(other), 0
+    for content, end, others, others_end in zip(first.contents, first.ends, second.contents, second.ends, strict=False):
+        if content != others:
+            break
+        shared = min(end, others_end)
+        if end != others_end:
+            break
+    return shared
 
 
 class Node:

@@ -26,7 +26,8 @@ class RankRules:
     idle_lags
         Ranks with nothing to do plan ahead like the others.
     dense_apart
-        Ranks of models without experts share nothing; else an engine has them for models with experts only.
+        Ranks of models without experts, which have nothing to share, are engines of their own; else they step together,
+        too.
     one_chip
         A rank is one chip.
     """
@@ -37,7 +38,7 @@ class RankRules:
     one_chip: bool = False
 
     def steps_together(self, model: ModelSpec) -> bool:
-        """Tell whether ranks wait for each other: where they share experts."""
+        """Tell whether ranks wait for each other."""
         return bool(model.experts) or not self.dense_apart
 
     def check(self, where: str, engine: str, model: ModelSpec, layout: Layout, options: EngineOptions) -> None:
@@ -49,11 +50,6 @@ class RankRules:
             Naming the pool and what to change.
         """
         key = f"{where}.data_parallel is {layout.data}"
-        if not (self.dense_apart or model.experts):
-            raise ScenarioError(
-                f"{key}, but {model.name} has no experts that attention ranks of {engine} could share, and a dense MLP "
-                "over the chips of all ranks is not priced; use replicas, or tensor_parallel"
-            )
         if self.one_chip and layout.tensor > 1:
             raise ScenarioError(
                 f"{key} with tensor_parallel {layout.tensor}, but an attention rank of {engine} is one chip; expected "

@@ -76,6 +76,7 @@ class Request:
         "longest",
         "named",
         "order",
+        "own_content",
         "pieces",
         "prefix",
         "prefix_ends",
@@ -90,6 +91,7 @@ class Request:
 
     def __init__(self, index: int, prompt_tokens: int, longest: int = 1 << 30) -> None:
         self.index = self.order = index
+        self.own_content = -1 - index
         self.longest = longest
         self.tokens = prompt_tokens
         self.computed = 0
@@ -103,11 +105,6 @@ class Request:
         self.named = False
         self.pieces: list[Piece] = []
         self.held = self.found = 0
-
-    @property
-    def own_content(self) -> int:
-        """Name of what follows its prefix, the rest of the prompt and the answer: below zero, as no span of a trace."""
-        return -1 - self.index
 
     @property
     def missing(self) -> int:

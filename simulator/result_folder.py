@@ -71,7 +71,7 @@ def foreign_file(directory: Path) -> str | None:
 
 def foreign_in_comparison(directory: Path) -> str | None:
     """Return the name of something in a folder that is no part of a comparison; None if all of it is."""
-    ours = ("candidates", "cdf.png", "compare.json", "links.png", "points.parquet")
+    ours = ("candidates", "cdf.png", "compare.json", "links.png", "points.parquet", "report.html")
     return _foreign(directory, "compare", ours) or _foreign_run(directory, "candidates")
 
 

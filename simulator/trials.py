@@ -22,7 +22,7 @@ from simulator.scenario import Model
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulator.build import BuiltPool
+    from simulator.built_pool import BuiltPool
     from simulator.metrics import RequestTimes
     from simulator.run import Result
     from simulator.scenario import Scenario

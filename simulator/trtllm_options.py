@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Final, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, Self
 
 from pydantic import AliasChoices, ConfigDict, Field, model_validator
 
 from hardware.strict import Strict
 from simulator.engine_options import EngineOptions, EnginePlan
 from simulator.schedulers import Limits
+
+if TYPE_CHECKING:
+    from hardware.catalogue import Chip
+    from perfdb.layout import Layout
 
 __all__ = ["AttentionDpConfig", "KvCacheConfig", "SchedulerConfig", "TrtllmOptions"]
 
@@ -103,12 +107,11 @@ class TrtllmOptions(EngineOptions):
         Tokens that go to a client together.
     batch_wait_timeout_iters, batch_wait_max_tokens_ratio
         While sequences decode, prompts wait for at most so many steps, or until a step has this share of its tokens.
+        With attention ranks TensorRT-LLM looks at neither (``_schedule`` of ``pyexecutor/py_executor.py``).
     """
 
     length_option: ClassVar[str] = "max_seq_len"
     memory_option: ClassVar[str] = "kv_cache_config.free_gpu_memory_fraction"
-    # TensorRT-LLM does not look at it with attention ranks.
-    lone_options: ClassVar[tuple[str, ...]] = ("batch_wait_timeout_iters",)
 
     gpu_memory_utilization: float = Field(default=0.9, exclude=True)
     block_size: int = Field(default=32, exclude=True)
@@ -151,6 +154,12 @@ class TrtllmOptions(EngineOptions):
     def caches_prefixes(self) -> bool:
         """Whether blocks keep what they hold for requests that begin alike."""
         return self.kv_cache_config.enable_block_reuse
+
+    def filled(self, chip: Chip, longest: int, layout: Layout | None = None) -> Self:
+        """Return the options of one attention rank."""
+        del chip, longest
+        alone = layout is None or layout.data == 1
+        return self if alone else self.model_copy(update={"batch_wait_timeout_iters": 0})
 
     def plan(self, *, prefills: bool) -> EnginePlan:
         """Return what the options come to; the stages of the pool do not matter."""

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from simpy.events import NORMAL, URGENT, EventPriority
 
+from simulator.clock import call_off
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
@@ -54,7 +56,7 @@ class WakeUp:
     def move(self, delay_ns: int) -> None:
         """Let the loop wake up so long from now, and not when it would have."""
         if self._next is not None:
-            self._next.act = _never
+            call_off(self._next)
         self.asleep = False
         self._next = self._call(delay_ns, self._go_on, self._priority)
 
@@ -62,7 +64,7 @@ class WakeUp:
         """Let the loop never wake up again."""
         self._go_on = _never
         if self._next is not None:
-            self._next.act = _never
+            call_off(self._next)
 
 
 def _never(_: object) -> None:

@@ -34,6 +34,8 @@ MISSPELT_NAMES = [
     case("pool.0.engine='vlm'", "pool.0.engine", "'vlm'", "did you mean 'vllm'?"),
     case("pool.0.router='least_load'", "pool.0.router", "'least_load'", "did you mean 'least_loaded'?"),
     case("pool.0.cost_sources=['silicone']", "pool.0.cost_sources", "'silicone'", "did you mean 'silicon'?"),
+    case("pool.0.cost_sources=['vidur']", "cost_sources ['vidur']", "alone", "as step_profile"),
+    case("pool.0.cost_sources=['vidur', 'roofline']", "'vidur'", "prices whole steps", "expected it alone"),
     case("workload.format='mooncak'", "workload.format", "'mooncak'", "did you mean 'mooncake'?"),
     case("workload.on_error='ignore'", "workload.on_error", "'ignore'", "'raise' or 'skip'"),
     case("pool.0.stages=['prefil', 'decode']", "pool.0.stages", "'prefil'", "did you mean 'prefill'?"),
@@ -136,7 +138,7 @@ IMPOSSIBLE = [
     ),
     case("pool.0.stages=['decode']", "s.toml", "a pool serves 'decode' alone", "with stages = ['prefill']"),
     case("pool.0.stages=['decode', 'prefill']", "'pool.0.stages'", "found ['decode', 'prefill']", "in this order"),
-    case("pool.0.stages=[]", "'pool.0.stages'", "found []", "expected some of ['prefill', 'decode']"),
+    case("pool.0.stages=[]", "'pool.0.stages'", "found []", "expected some of ['encode', 'prefill', 'decode']"),
     case(
         "pool.0.cost_sources=[]",
         "'pool.0.cost_sources'",

@@ -83,6 +83,21 @@ def test_copies_of_one_instance_queue():
     assert ttft[1] - ttft[0] >= 9 * MS
 
 
+def test_blocks_that_two_ask_for_at_once_are_copied_once_and_others_go_first():
+    spans = [[(1, 160)], [(2, 320)], [(1, 160)], [(1, 160), (3, 200)], []]
+    arrivals = OpenLoop([0, 50 * MS, 100 * MS, 100 * MS, 102 * MS])
+    # One is computed at once while blocks of the two before it are copied.
+    setup = {"blocks": 40, "caching": True, "identities": Spans(spans, [-1] * 5), "prices": FREE, "max_sequences": 4}
+    cluster = Deployment(**setup, host_blocks=100, host_block_ns=MS).serve(
+        arrivals, [170, 600, 170, 210, 20], [2, 2, 2, 2, 1]
+    )
+    assert cluster.ledger.column("cached_tokens").tolist() == [0, 0, 160, 160, 0]
+    ttft = cluster.ledger.column("first_token_ns") - cluster.ledger.column("arrival_ns")
+    copies = cluster.instances[0].state.host.read
+    assert 0 < copies <= 10
+    assert ttft.tolist()[2:] == [copies * MS + MS, copies * MS + MS, MS]
+
+
 def test_an_instance_that_dies_takes_its_host_with_it():
     down = {"kind": "instance_down", "at_s": 0.104, "pool": "prefill", "instance": 0, "restart_after_s": 0.01}
     dies = OperationsTable.model_validate({"incident": [down]})

@@ -164,5 +164,5 @@ def test_installed_exchanges_cost_more_than_their_bytes(framework):
         exchange = replace(DISPATCH, name=name)
         found = chain.rows(exchange, at(1, 64, 1024))
         moved = exchange.copies * 7 / 8 * 7168 * exchange.element_bytes * at(1, 64, 1024)
-        assert (found.ns > 1e9 * moved / H200.nvlink.bytes_per_s).all()
+        assert (found.ns > 1e9 * moved / H200.scale_up.bytes_per_s).all()
         assert (found.origin <= Origin.EXTRAPOLATED).all()

@@ -186,6 +186,12 @@ def test_a_pool_names_the_folder_and_the_manifest_its_hashes(folder, prices):
     assert sorted(built.tables) == ["vidur/a_mlp.csv", "vidur/an_attention.csv"]
 
 
+def test_the_source_can_be_named_beside_the_folder(folder, prices):
+    assert pool(folder, cost_sources=["vidur"]).costs.prices.decode_ns(8, 500) == prices.decode_ns(8, 500)
+    with pytest.raises(CostError, match="is no folder; cost_sources"):
+        pool("distserve-a100", cost_sources=["vidur"])
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

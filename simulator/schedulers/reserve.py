@@ -28,37 +28,34 @@ class NewTokenRatio:
         Factor of the first value (``schedule_conservativeness``).
     """
 
-    __slots__ = ("_decay", "_fallen", "_first", "_least", "_since", "_value")
+    __slots__ = ("_decay", "_fallen", "_first", "_least", "_since")
 
     def __init__(self, conservativeness: float) -> None:
-        self._first = min(_FIRST_RATIO * conservativeness, 1.0)
-        self._least = min(self._first * _LEAST_FACTOR, 1.0)
-        self._decay = (self._first - self._least) / _DECAY_STEPS
-        self._value, self._since, self._fallen = self._first, 0, 0
+        first = min(_FIRST_RATIO * conservativeness, 1.0)
+        self._least = min(first * _LEAST_FACTOR, 1.0)
+        self._decay = (first - self._least) / _DECAY_STEPS
+        # The share after so many steps, as far as somebody has asked.
+        self._first = self._fallen = [first]
+        self._since = 0
 
     def reset(self, step: int) -> None:
         """Begin anew, as an idle engine does."""
-        self._value, self._since, self._fallen = self._first, step, 0
+        self._fallen, self._since = self._first, step
 
     def raise_to(self, value: float, step: int) -> None:
         """Set the share; it falls by steps after step counter ``step``."""
-        self._value, self._since, self._fallen = value, step, 0
+        self._fallen, self._since = [value], step
 
     def pause(self) -> None:
         """Let the step that comes not count."""
         self._since += 1
 
     def at(self, step: int) -> float:
-        """Return the share at a step counter, never less than before."""
-        steps = step - self._since
-        if self._fallen < steps:
-            value = self._value
-            for _ in range(steps - self._fallen):
-                if value == self._least:
-                    break
-                value = max(value - self._decay, self._least)
-            self._value, self._fallen = value, steps
-        return self._value
+        """Return the share at a step counter."""
+        fallen, steps = self._fallen, max(0, step - self._since)
+        while len(fallen) <= steps and fallen[-1] != self._least:
+            fallen.append(max(fallen[-1] - self._decay, self._least))
+        return fallen[steps] if steps < len(fallen) else self._least
 
 
 class Reserve:
@@ -87,12 +84,17 @@ class Reserve:
     def __iter__(self) -> Iterator[int]:
         return iter(self._ends)
 
-    def add(self, index: int, end: int) -> None:
-        """Add a request by the step counter at which it ends."""
-        self._ends[index] = (end, False)
+    def add(self, index: int, end: int, step: int) -> None:
+        """Add a request by the step counter at which it ends, at the one it begins at."""
+        near = end - step < CLIP_TOKENS
+        self._ends[index] = (end, near)
         self.size += 1
-        self._far_count += 1
-        heappush(self._far, (end, index))
+        if near:
+            self._near_count += 1
+            self._near_sum += end
+        else:
+            self._far_count += 1
+            heappush(self._far, (end, index))
 
     def remove(self, index: int) -> None:
         """Take a request out."""

@@ -113,7 +113,7 @@ class SglangScheduler:
             memory.reception = Reception(self, memory)
             state.waiting, state.next_block = ReceptionLine(memory, ranked=self.ranked), False
             if self.overlap:
-                state.settles = memory.reception.settle
+                state.settles, state.unsettled = memory.reception.settle, True
 
     def plan(self, state: EngineState) -> Plan:
         """Return the next plan; see :class:`simulator.schedulers.plan.Scheduler`."""
@@ -126,8 +126,9 @@ class SglangScheduler:
             if not memory.last_kind:
                 memory.ratio.reset(state.step)
             return plan
-        defers = self._defers(state, memory)
-        if (defers or not self._prefill(state, memory, plan)) and state.answers:
+        defers = state.step < memory.deferred_until and self._defers(state, memory)
+        comes = state.waiting or memory.chunked is not None or self.preempts
+        if (defers or not comes or not self._prefill(state, memory, plan)) and state.answers:
             self._decode(state, memory, plan)
             if defers and not plan.decodes:
                 memory.deferred_until -= 1
@@ -159,8 +160,6 @@ class SglangScheduler:
     def _defers(self, state: EngineState, memory: Memory) -> bool:
         """Tell whether decoding goes before prompts in this step."""
         running = memory.reserve.size
-        if state.step >= memory.deferred_until:
-            return False
         if not running or running < self.interval_batch:
             memory.deferred_until = state.step
             return False
@@ -170,16 +169,15 @@ class SglangScheduler:
 
     def _prefill(self, state: EngineState, memory: Memory, plan: Plan) -> bool:
         """Fill in a step that computes prompts; tell whether there is one."""
-        running, pool = memory.rows(len(state.waiting)), memory.pool
+        pool, line = memory.pool, state.waiting
         if self.preempts or not memory.reserve.size:
             memory.full = False
         if memory.chunked is None:
-            if memory.full or not state.waiting:
+            if memory.full or not line:
                 return False
-            if running >= self.max_sequences and not self.preempts:
+            if memory.rows(len(line)) >= self.max_sequences and not self.preempts:
                 memory.full = True
                 return False
-        line = state.waiting
         assert isinstance(line, Line)  # noqa: S101 - given at the beginning
         arrange(self.schedule_policy, memory, pool, line, ranked=self.ranked)
         chosen = Admission(self, state, memory, pool, memory.reserve.size if self.mixed and self.chunk_tokens else 0)
@@ -187,10 +185,9 @@ class SglangScheduler:
             chosen.go_on(memory.chunked)
         preempted = self._offer_all(state, memory, chosen, plan)
         if chosen.chosen:
-            self._compute(state, memory, chosen, plan)
+            memory.processed += self._compute(state, memory, chosen, plan) + plan.decodes
         for request in preempted:
             line.append(request)
-        memory.processed += sum(new for _, new in plan.chunks) + (plan.decodes if plan.chunks else 0)
         return bool(chosen.chosen)
 
     def _offer_all(self, state: EngineState, memory: Memory, chosen: Admission, plan: Plan) -> list[Request]:
@@ -199,8 +196,7 @@ class SglangScheduler:
         if (chosen.chosen or chosen.taken) and chosen.spent():
             return preempted
         for request in state.waiting:
-            running = memory.rows(len(state.waiting))
-            if len(chosen.chosen) >= self.max_sequences - running:
+            if len(chosen.chosen) + memory.rows(len(state.waiting)) >= self.max_sequences:
                 memory.full = True
             if memory.full:
                 victims = outranked(self, state, memory, chosen, request) if self.preempts else []
@@ -214,30 +210,33 @@ class SglangScheduler:
                 break
         return preempted
 
-    def _compute(self, state: EngineState, memory: Memory, chosen: Admission, plan: Plan) -> None:
-        """Let a step compute what was chosen, and let the running requests decode in it if they may."""
+    def _compute(self, state: EngineState, memory: Memory, chosen: Admission, plan: Plan) -> int:
+        """Let a step compute what was chosen, and the running requests decode in it if they may; return its tokens."""
         pool, chunks, running = memory.pool, chosen.chosen, memory.reserve.size
-        going_on = memory.chunked is not None and chunks[0][0] is memory.chunked
-        for _ in range(len(chunks) - going_on):
-            state.waiting.popleft()
+        tokens, batch = 0, []
+        for request, new in chunks:
+            tokens += new
+            batch.append(request)
+            if request is not memory.chunked:
+                state.waiting.popleft()
         memory.chunked = chosen.cut
-        tokens = sum(new for _, new in chunks)
         # SGLang makes room for a page more of every prompt than it needs.
         pool.evict(tokens if pool.block_tokens == 1 else -(-tokens // pool.block_tokens) + len(chunks))
         for request, new in chunks:
             state.running[request.index] = request
-            pool.take(pool.blocks_for(request.computed + new) - pool.blocks_for(request.computed))
-        plan.chunks, memory.batch, memory.kind = chunks, [request for request, _ in chunks], "prefill"
+            pool.extend(request.computed, new)
+        plan.chunks, memory.batch, memory.kind = chunks, batch, "prefill"
         if self.mixed and self.chunk_tokens and running and self._mix(state, memory, plan):
             memory.kind = "mixed"
             memory.ratio.pause()
         memory.deferred_until = state.step + (memory.kind == "mixed") + self.interval
+        return tokens
 
     def _mix(self, state: EngineState, memory: Memory, plan: Plan) -> bool:
         """Let the running requests decode beside prompts, if their tokens fit; else they stand still."""
-        if memory.ends_known(state):
+        spare = memory.spare_rows(state)
+        if len(spare) < len(state.ending):
             memory.full = False
-        spare = memory.spare_rows(state) if self.overlap else []
         if not room_to_decode(state, memory, spare):
             return False
         memory.decode_once_more(state, spare)
@@ -256,8 +255,8 @@ class SglangScheduler:
             if steps > 1:
                 plan.decodes, plan.steps, memory.kind = state.decodes, steps, "decode"
                 return
-        known = self.overlap and memory.ends_known(state)
-        spare = memory.spare_rows(state) if self.overlap else []
+        spare = memory.spare_rows(state)
+        known = len(spare) < len(state.ending)
         if known:
             memory.full = False
         if not state.decodes and not spare:

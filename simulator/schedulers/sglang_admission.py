@@ -103,7 +103,8 @@ class Admission:
         return self._verdict() == "other"
 
     def _verdict(self) -> Verdict:
-        if self.left() <= 0 or self.pool.free * self.page <= self.taken:
+        room = self.pool.free * self.page
+        if room <= self.planned + self.reserved or room <= self.taken:
             return "no token"
         if self.rem_input <= 0 or (self.rules.chunk_tokens and self.rem_chunk <= 0):
             return "other"

@@ -91,7 +91,7 @@ class Memory:
     deferred_until
         Step counter before which no prompt is computed.
     widest
-        The most tokens that a request was ever thought to need.
+        The most tokens that a request was ever thought to need, of an instance that only decodes.
     reception
         Of an instance that only decodes.
     looks, processed, entries
@@ -136,7 +136,8 @@ class Memory:
             prompt, page = request.tokens - request.remote, self.pool.block_tokens
             answer = min(request.longest, self.most - 1) - prompt
             answer = min(answer, self.room - -(-prompt // page) * page - page - 1) if self.answers else 1
-            self.widest = max(self.widest, prompt + min(answer, CLIP_TOKENS))
+            if self.reception is not None:
+                self.widest = max(self.widest, prompt + min(answer, CLIP_TOKENS))
             seat = self.seats[request.index] = Seat(request, prompt, prompt + max(0, answer))
         self.entries += 1
         seat.entered, seat.processed = self.entries, self.processed
@@ -164,7 +165,7 @@ class Memory:
         seat = self.seats[request.index]
         seat.place = self.last_place
         self.last_place += 1
-        self.reserve.add(request.index, step + seat.limit - request.tokens)
+        self.reserve.add(request.index, step + seat.limit - request.tokens, step)
         self.arrived[request.index] = request
 
     def depart(self, request: Request) -> None:
@@ -194,21 +195,25 @@ class Memory:
             self.fresh = {}
         if self.arrived:
             self.arrived = {}
-        if last:
-            self.batch = []
         if knows:
             self.settle(state)
-        if self.chunked is not None and any(request is self.chunked for request in last):
-            # The tree gets a chunk when the next step is planned, before its result is known.
-            self.pool.checkpoint(self.chunked, self.chunked.computed, self.seats[self.chunked.index].prompt)
-        if last and self.answers:
+        elif self.reception is None:
+            state.unsettled = bool(last)
+        if last:
+            self.batch = []
             self._merge(state, last, kind)
         if self.shrunk:
             self.full = self.shrunk = False
 
     def _merge(self, state: EngineState, last: list[Request], kind: str) -> None:
         """Count those among the running whose prompts the last step completed, behind or before the others."""
+        if self.chunked is not None and any(request is self.chunked for request in last):
+            # The tree gets a chunk when the next step is planned, before its result is known.
+            self.pool.checkpoint(self.chunked, self.chunked.computed, self.seats[self.chunked.index].prompt)
+        if not self.answers:
+            return
         done = [r for r in last if r.index in state.running and r.index not in state.prefilling]
+        step, fresh = state.step, self.fresh
         if self.chunked is not None or kind == "mixed" or not self.reserve.size:
             self.full = False
         if kind == "mixed":
@@ -220,8 +225,8 @@ class Memory:
         for number, request in enumerate(done):
             seat = self.seats[request.index]
             seat.place = place + number
-            self.reserve.add(request.index, state.step + seat.limit - request.tokens - 1)
-            self.fresh[request.index] = request
+            self.reserve.add(request.index, step + seat.limit - request.tokens - 1, step)
+            fresh[request.index] = request
 
     def settle(self, state: EngineState) -> bool:
         """Take note of what the step before brought: prompts enter the tree, finished requests go."""
@@ -247,12 +252,8 @@ class Memory:
 
     # --- rows that end -------------------------------------------------------------------------------
 
-    def ends_known(self, state: EngineState) -> bool:
-        """Tell whether a request ends in the step under way that is known to have all it may then."""
-        return any(self.reserve.left(index, state.step) <= 0 for index in state.ending)
-
     def spare_rows(self, state: EngineState) -> list[Request]:
-        """Return the requests that end in the step under way without anybody knowing."""
+        """Return the requests that end in the step under way without anybody knowing, as of the others it is known."""
         return [r for r in state.ending.values() if self.reserve.left(r.index, state.step) > 0]
 
     def decode_once_more(self, state: EngineState, spare: list[Request]) -> None:

@@ -39,7 +39,9 @@ class Rules(Protocol):
 def room_to_decode(state: EngineState, memory: Memory, spare: Sequence[Request]) -> bool:
     """Evict what is in the way of the next tokens, and tell whether they fit."""
     pool = memory.pool
-    need = pool.needed(state.step, 1) + sum(request.computed % pool.block_tokens == 0 for request in spare)
+    need = pool.needed(state.step, 1)
+    if spare:
+        need += sum(request.computed % pool.block_tokens == 0 for request in spare)
     pool.evict(need)
     return need <= pool.blank
 

@@ -16,6 +16,7 @@ from simulator.schedulers.queue import ArrivalQueue, CountedQueue
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from simulator.schedulers.media_budget import MediaBudget
     from simulator.schedulers.queue import Queue
 
 __all__ = ["EngineState"]
@@ -32,10 +33,8 @@ class EngineState:
         Tokens of one block.
     caching
         Blocks keep what they hold until they are taken again, and requests find it there.
-    blank_first
-        See :class:`simulator.prefix_cache.PrefixCache`.
-    host_blocks
-        Blocks of host memory that keep what requests leave behind.
+    blank_first, host_blocks
+        See :class:`simulator.prefix_cache.PrefixCache`; blocks of host memory that keep what requests leave behind.
     longest
         Longest sequence that is served.
     prompts, answers
@@ -53,7 +52,7 @@ class EngineState:
         Requests that hold blocks into which their KV is being fetched.
     fetching, fetched
         Requests whose blocks are being copied from the host, by index, and those whose blocks have been; the rest of
-        their prompts is computed next.
+        their prompts is computed next. Those ``following`` others get blocks copied for these, and wait after that.
     ready
         Requests whose KV has been fetched and that wait for a place among the running.
     running
@@ -97,8 +96,12 @@ class EngineState:
     settles
         What a policy does that itself lets those go who have all their tokens, and whether that lets others go on; None
         for others.
+    unsettled
+        It has something to do though nobody has all tokens: what the step before brought is not known yet.
     departs
         What a policy does with a request whose KV has left; None where its blocks are given back.
+    media
+        What is encoded in its steps; None where nothing is.
     next_block
         Where KV is fetched, blocks are taken for the next token, too.
     """
@@ -113,12 +116,14 @@ class EngineState:
         "ending",
         "fetched",
         "fetching",
+        "following",
         "held",
         "hits",
         "host",
         "host_hits",
         "loading",
         "longest",
+        "media",
         "memory",
         "next_block",
         "plans_ahead",
@@ -136,6 +141,7 @@ class EngineState:
         "settles",
         "step",
         "unseen_tokens",
+        "unsettled",
         "waiting",
         "wasted",
     )
@@ -154,20 +160,18 @@ class EngineState:
         ahead: bool = False,
     ) -> None:
         self.longest, self.prompts, self.answers, self.ahead = longest, prompts, answers, ahead
-        self.step = 0
+        self.step = self.loading = self.context_sum = 0
         self.waiting: Queue = ArrivalQueue()
-        self.loading = 0
         self.ready: deque[Request] = deque()
         self.fetching: dict[int, Request] = {}
         self.fetched: deque[Request] = deque()
+        self.following: list[Request] = []
         self.running: dict[int, Request] = {}
         self.prefilling: dict[int, Request] = {}
         self.held: dict[int, Request] = {}
         self.ending: dict[int, Request] = {}
         self.memory: Any = None
         self.decodes = self.promised = 0
-        self.promises = False
-        self.context_sum = 0
         self.recomputed = self.preemptions = 0
         self.cache: PrefixCache | RadixCache | None = None
         if caching:
@@ -176,9 +180,11 @@ class EngineState:
         self.host = HostStore(host_blocks, block_tokens) if host_blocks else None
         self.queried = self.hits = self.host_hits = self.reused = 0
         self.unseen_tokens = self.wasted = 0
-        self.plans_ahead = False
+        self.promises = self.plans_ahead = False
         self.settles: Callable[[EngineState], bool] | None = None
+        self.unsettled = False
         self.departs: Callable[[Request], None] | None = None
+        self.media: MediaBudget | None = None
         self.next_block = True
 
     @property
@@ -311,6 +317,10 @@ class EngineState:
         del self.fetching[request.index]
         self.fetched.append(request)
         self.register(request, request.computed)
+        while self.following:
+            follower = self.following.pop()
+            del self.fetching[follower.index]
+            self.waiting.appendleft(follower)
         return True
 
     def lose_all(self) -> list[Request]:
@@ -318,7 +328,7 @@ class EngineState:
         left = [*self.running.values(), *self.ready, *self.fetching.values(), *self.fetched, *self.waiting]
         for by_index in (self.running, self.prefilling, self.held, self.fetching):
             by_index.clear()
-        for queue in (self.ready, self.fetched, self.waiting):
+        for queue in (self.ready, self.fetched, self.following, self.waiting):
             queue.clear()
         self.loading = 0
         if self.cache is not None:

@@ -127,6 +127,8 @@ class VllmScheduler:
 
     def _compute(self, state: EngineState, plan: Plan, rest: int) -> None:
         """Fill in a plan of one step."""
+        if state.media is not None:
+            state.media.new_step(state)
         budget = share_out(self, state, plan, puts_off=rest > 0)
         if not plan.preempted:
             if state.prefilling and state.ready:
@@ -185,6 +187,8 @@ class VllmScheduler:
         if budget <= 0:
             return True
         request = queue[0]
+        if _follows(state, request):
+            return False
         if rest and not request.remote and self._missing(state, request) > 1:
             return True
         return self._blocks_to_admit(state, request, budget, ()) > state.pool.free
@@ -241,9 +245,16 @@ class VllmScheduler:
                 break
             if state.cache is not None:
                 state.catch_up(request, 1)
+            if _follows(state, request, plan.fetches):
+                state.fetching[request.index] = queue.popleft()
+                state.following.append(request)
+                continue
             if puts_off and not request.remote and self._missing(state, request) > 1:
                 break
             if self._blocks_to_admit(state, request, budget, plan.chunks) > pool.free:
+                break
+            allowed = min(budget, most) if state.media is None else self._allowed(state, request, min(budget, most))
+            if not allowed:
                 break
             queue.popleft()
             if state.host is not None and self._fetch(state, request, plan):
@@ -255,11 +266,18 @@ class VllmScheduler:
                 plan.loads = (*plan.loads, request)
                 continue
             state.running[request.index] = request
-            new = min(request.tokens - request.computed, budget, most)
+            new = min(request.tokens - request.computed, allowed)
             tokens = request.computed + new
             state.take(request, pool.blocks_for(tokens) - here, tokens)
             plan.chunks.append((request, new))
             budget -= new
+
+    def _allowed(self, state: EngineState, request: Request, most: int) -> int:
+        """Return the tokens of a prompt that a step can compute, as its images are encoded; those of fetched KV are."""
+        if state.media is None or request.remote:
+            return most
+        new = min(self._missing(state, request), most)
+        return state.media.allow(request, request.tokens - self._missing(state, request), new)
 
     def _fetch(self, state: EngineState, request: Request, plan: Plan) -> bool:
         """Let a request that is admitted have copied what the host has of it, if that is more than what is here."""
@@ -284,3 +302,10 @@ def _still_needed(state: EngineState, chunks: Sequence[tuple[Request, int]]) -> 
     blocks_for, ends = state.pool.blocks_for, dict.fromkeys(state.prefilling.values(), 0)
     ends |= dict(chunks)
     return sum(blocks_for(request.tokens) - blocks_for(request.computed + new) for request, new in ends.items())
+
+
+def _follows(state: EngineState, request: Request, begun: Sequence[Request] = ()) -> bool:
+    """Tell whether blocks a request would have copied from the host are being copied for others, or have ``begun``."""
+    if state.host is None or not (state.fetching or begun) or request.remote or request.computed:
+        return False
+    return state.host.comes(request, state.find(request)[0], (*state.fetching.values(), *begun))
