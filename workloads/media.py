@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from hardware.errors import TraceError
-from workloads.columns import IntColumn, cuts, frozen
+from workloads.columns import IntColumn, cuts, frozen, picked
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -129,6 +129,11 @@ class Media:
         """Return the items of the first ``limit`` requests."""
         offsets = self.offsets[: limit + 1]
         return Media(offsets, *(getattr(self, name)[: offsets[-1]] for name in _COLUMNS))
+
+    def taken(self, rows: IntColumn) -> Media:
+        """Return the items of some requests, rising."""
+        offsets, places = picked(self.offsets, rows)
+        return Media(offsets, *(getattr(self, name)[places] for name in _COLUMNS))
 
     def contents(self) -> Iterator[Content]:
         """Yield what is known of each item, request by request."""

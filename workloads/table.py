@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 
 from hardware.errors import TraceError
-from workloads.columns import IntColumn, cuts, frozen
+from workloads.columns import IntColumn, cuts, frozen, picked
 from workloads.limits import LAST_ARRIVAL_NS
 
 if TYPE_CHECKING:
@@ -18,13 +18,6 @@ if TYPE_CHECKING:
     from workloads.media import Media
 
 __all__ = ["Arrivals", "BlockHashes", "IntColumn", "Prefixes"]
-
-
-def _picked(offsets: IntColumn, rows: IntColumn) -> tuple[IntColumn, IntColumn]:
-    """Return the offsets of some rows of a ragged column, and the places of what they hold."""
-    sizes = offsets[rows + 1] - offsets[rows]
-    new = np.append(0, np.cumsum(sizes))
-    return new, np.repeat(offsets[rows] - new[:-1], sizes) + np.arange(new[-1])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +67,7 @@ class BlockHashes:
 
     def taken(self, rows: IntColumn) -> BlockHashes:
         """Return the hashes of some requests, rising."""
-        offsets, places = _picked(self.offsets, rows)
+        offsets, places = picked(self.offsets, rows)
         return BlockHashes(offsets, self.hashes[places], self.block_tokens)
 
 
@@ -125,7 +118,7 @@ class Prefixes:
 
         What a request alone has keeps its name where somebody else's goes, which is then nobody's.
         """
-        offsets, places = _picked(self.offsets, rows)
+        offsets, places = picked(self.offsets, rows)
         contents = self.contents[places]
         owner = np.where(contents < 0, -1 - contents, 0)
         gone = place.size + owner
@@ -246,6 +239,7 @@ class Arrivals:
             blocks=None if self.blocks is None else self.blocks.taken(rows),
             prefixes=None if self.prefixes is None else self.prefixes.taken(rows, place),
             later=None if later is None else np.where(later < 0, -1, place[later]),
+            media=None if self.media is None else self.media.taken(rows),
         )
 
     def rescaled(self, rate_scale: float) -> Self:
