@@ -4,7 +4,8 @@ VALIDATION is the folder that ``servesim validate --cases CASES`` left. A group 
 precision, prompt and answer length and number of users, in three layouts or more. In each, layouts are ranked by the
 output tokens per second and chip that follow from the closed loop, users / (TTFT + (answer - 1) TPOT) / chips, and by
 the speed of a user; regret is how much less the layout that is predicted to be the best was measured to yield than the
-one that was. Fewer chips yield more each and make a user wait longer, so that layouts of equal size are a harder test.
+one that was. Fewer chips yield more each and make a user wait longer, so that layouts of equal size, two of them
+or more, are a harder test.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def groups_of(
         layout = tuple(case.numbers.get(name, 1.0) for name in _LAYOUT)
         measured = worth(case, *(case.measured[name] for _, name in latencies))
         found[key][layout] = Layout(layout, measured, worth(case, *(predicted[name] for name in latencies)))
-    return {key: list(group.values()) for key, group in found.items() if len(group) >= LEAST_LAYOUTS}
+    least = 2 if equal_size else LEAST_LAYOUTS
+    return {key: list(group.values()) for key, group in found.items() if len(group) >= least}
 
 
 def regret(group: Sequence[Layout]) -> float:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hardware.errors import ScenarioError
 from simulator import load_scenario, simulate
+from workloads.media import Item, media_of
 from workloads.prefixes import prefixes_of
 from workloads.synthetic import Synthetic, synthesize
 from workloads.table import Arrivals, BlockHashes
@@ -70,6 +71,14 @@ def test_hashes_of_blocks_go_with_their_requests():
     table = Arrivals(np.arange(3), np.full(3, 40), np.ones(3), "blocks", blocks=hashes)
     some = table.taken(np.array([0, 2]))
     assert [some.blocks.of(row).tolist() for row in range(2)] == [[7, 8], [7, 9, 9]]
+
+
+def test_media_go_with_their_requests():
+    items = [[Item("image", width=8, height=4)], [], [Item("image", width=2, height=2), Item("image", tokens=5)]]
+    table = Arrivals(np.arange(3), np.full(3, 40), np.ones(3), "media", media=media_of(items))
+    some = table.taken(np.array([1, 2]))
+    assert some.media.counts.tolist() == [0, 2]
+    assert [content.width for content in some.media.contents()] == [2, 0]
 
 
 def test_a_deployment_serves_its_share_and_none_is_refused():
