@@ -43,7 +43,7 @@ def resolve_efficiency(
         The chip's datasheet.
     donors
         ``like``: the chip that gives what is absent. ``pcie_like``: the chip that gives the
-        all-reduce of groups that NVLink does not join; `like` where it is not given.
+        all-reduce of groups that scale-up ports do not join; `like` where it is not given.
     where
         The file, for error sentences.
 
@@ -92,12 +92,12 @@ def _origin(key: str, donor: Chip) -> dict[str, str]:
 
 def _borrowed_groups(sheet: Datasheet, donors: Mapping[str, Chip]) -> Iterator[tuple[AllReduce, Chip]]:
     """Yield the donors' all-reduce of each group size, scaled to the links of this chip."""
-    for on_nvlink in (True, False):
-        donor = donors.get("like" if on_nvlink else "pcie_like", donors.get("like"))
+    for joined in (True, False):
+        donor = donors.get("like" if joined else "pcie_like", donors.get("like"))
         if donor is None:
             continue
         for row in donor.efficiency.all_reduce:
-            if sheet.on_nvlink(row.chips) == on_nvlink:
+            if sheet.on_scale_up(row.chips) == joined:
                 yield _scaled(row, sheet, donor), donor
 
 

@@ -230,11 +230,11 @@ def _check_fabric(node: Node, path: Path) -> None:
         raise CatalogueError(f"{path}: key 'chip': {problem}") from None
     if node.fabric == "pcie":
         return
-    if chip.nvlink is None:
-        raise CatalogueError(f"{path}: fabric is {node.fabric!r} but {chip.name} has no NVLink; use 'pcie'")
+    if chip.scale_up is None:
+        raise CatalogueError(f"{path}: fabric is {node.fabric!r} but {chip.name} has no scale-up ports; use 'pcie'")
     joined = 2 if node.fabric == "nvlink_pairs" else node.chips
-    if joined > chip.nvlink.domain:
+    if joined > chip.scale_up.domain:
         raise CatalogueError(
-            f"{path}: fabric {node.fabric!r} joins {joined} chips but NVLink of {chip.name} joins "
-            f"at most {chip.nvlink.domain}; use 'nvlink_pairs' or fewer chips"
+            f"{path}: fabric {node.fabric!r} joins {joined} chips but {chip.scale_up.kind} of {chip.name} joins "
+            f"at most {chip.scale_up.domain}; use 'nvlink_pairs' or fewer chips"
         )

@@ -12,7 +12,7 @@ from hardware.power import PowerShares
 from hardware.strict import Strict
 from hardware.tables import Pairs, Positive, PositiveInt
 
-__all__ = ["Chip", "Datasheet", "Flops", "NvLink", "Pcie"]
+__all__ = ["Chip", "Datasheet", "Flops", "Pcie", "ScaleUp"]
 
 _RATE_OF_DTYPE = {"bf16": "bf16", "fp16": "bf16", "fp8": "fp8", "fp4": "fp4", "int8": "int8"}
 
@@ -26,13 +26,14 @@ class Flops(Strict):
     int8: Positive | None = None
 
 
-class NvLink(Strict):
-    """The NVLink ports of one chip; rates are bytes/s in one direction, all links together."""
+class ScaleUp(Strict):
+    """The ports of one chip to its neighbours; rates are bytes/s in one direction, all links together."""
 
-    generation: PositiveInt
+    kind: Literal["nvlink", "hccs", "ub", "infinity_fabric"]
+    generation: PositiveInt | None = None
     bytes_per_s: Positive
     domain: Annotated[int, Field(ge=2)]
-    """Most chips that NVLink can join: 2 by a bridge, 8 on a board, 72 in a rack."""
+    """Most chips that they can join: 2 by a bridge, 8 on a board, 72 in a rack, 768 in a supernode."""
     links: PositiveInt | None = None
     bridge_pair_only: bool = False
     measured_bytes_per_s: Positive | None = None
@@ -58,17 +59,17 @@ class Datasheet(Strict):
     """What the maker says of one chip, and the memory its driver shows."""
 
     name: str
-    vendor: Literal["nvidia"]
-    architecture: Literal["ampere", "ada", "hopper", "blackwell"]
-    sm: PositiveInt
-    """CUDA compute capability, times ten."""
+    vendor: Literal["nvidia", "amd", "huawei"]
+    architecture: Literal["ampere", "ada", "hopper", "blackwell", "cdna3", "cdna4", "davinci"]
+    sm: PositiveInt | None = None
+    """CUDA compute capability, times ten; None for other makers' chips."""
     memory_bytes: PositiveInt
     """Nominal memory."""
     visible_memory_bytes: PositiveInt
-    """Total memory as ``nvidia-smi`` shows it."""
+    """Total memory as the driver shows it (``nvidia-smi``, ``npu-smi``)."""
     memory_bytes_per_s: Positive
     flops_per_s: Flops
-    nvlink: NvLink | None = None
+    scale_up: ScaleUp | None = None
     pcie: Pcie
     nic_bytes_per_s: Positive | None = None
     """The chip's usual share of the scale-out network, one direction."""
@@ -80,16 +81,16 @@ class Datasheet(Strict):
 
     @property
     def link_bytes_per_s(self) -> float:
-        """Rate of the best link to another chip, one direction: NVLink, else PCIe."""
-        return self.nvlink.bytes_per_s if self.nvlink else self.pcie.bytes_per_s
+        """Rate of the best link to another chip, one direction: that of its scale-up ports, else PCIe."""
+        return self.scale_up.bytes_per_s if self.scale_up else self.pcie.bytes_per_s
 
-    def on_nvlink(self, chips: int) -> bool:
-        """Tell whether NVLink can join a group of `chips` of these chips."""
-        return self.nvlink is not None and chips <= self.nvlink.domain
+    def on_scale_up(self, chips: int) -> bool:
+        """Tell whether their scale-up ports can join a group of `chips` of these chips."""
+        return self.scale_up is not None and chips <= self.scale_up.domain
 
     def group_link_bytes_per_s(self, chips: int) -> float:
         """Rate of the slowest link in a ring of `chips` chips, one direction."""
-        return self.link_bytes_per_s if self.on_nvlink(chips) else self.pcie.bytes_per_s
+        return self.link_bytes_per_s if self.on_scale_up(chips) else self.pcie.bytes_per_s
 
     def peak_flops(self, dtype: str) -> float | None:
         """Return the dense peak of matrix products in `dtype`.

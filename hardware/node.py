@@ -12,7 +12,7 @@ from hardware.tables import Pairs, Positive, PositiveInt
 __all__ = ["Fabric", "Latency", "Node"]
 
 Count = Annotated[int, Field(ge=0)]
-Fabric = Literal["nvswitch", "nvlink_pairs", "full_mesh", "pcie"]
+Fabric = Literal["nvswitch", "switch", "nvlink_pairs", "full_mesh", "pcie"]
 
 
 class Latency(Strict):
@@ -35,8 +35,8 @@ class Node(Strict):
     """Name of the chip, or the path of its file."""
     chips: PositiveInt
     fabric: Fabric
-    """What joins the chips: a switch, bridges of two, a cable of its own between any two (HCCS, Infinity Fabric), or
-    PCIe alone."""
+    """What joins the chips: a switch (NVSwitch, or another), bridges of two, a cable of its own between any two (HCCS,
+    Infinity Fabric), or PCIe alone."""
     trays: PositiveInt = 1
     """Hosts that the chips and NICs are spread over, in order."""
     pcie_switches: Count

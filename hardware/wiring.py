@@ -3,7 +3,7 @@
 Vertices are named ``n0/gpu3``, ``n0/nvswitch``, ``n0/pcie0``, ``n0/cpu0``, ``n0/nic3``, ``leaf2`` and
 ``spine0``. A cable is two links, one for each direction, of the same capacity and latency.
 
-What is assumed: an NVSwitch never blocks, so only the ports of the chips count; one host stands for
+What is assumed: a scale-up switch never blocks, so only the ports of the chips count; one host stands for
 all sockets of a server or tray; the layer of spine switches may be as few or many vertices as wanted.
 """
 
@@ -23,6 +23,7 @@ __all__ = ["Cable", "LinkKind", "Vertex", "VertexKind", "Wiring", "wire_cluster"
 
 LinkKind = Literal["nvlink", "nvswitch", "pcie", "c2c", "nic", "leaf", "spine"]
 VertexKind = Literal["chip", "nvswitch", "pcie", "host", "nic", "leaf", "spine"]
+_SWITCHED = ("nvswitch", "switch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +125,8 @@ def _devices(site: _Site, *, networked: bool) -> Iterator[Vertex]:
     for gpu in range(node.chips):
         gateway = (site.device("nic", site.own_nic(gpu)),) if nics else ()
         yield Vertex(site.device("gpu", gpu), "chip", index, gateway)
-    if node.fabric == "nvswitch":
-        yield Vertex(site.device("nvswitch"), "nvswitch", index)
+    if node.fabric in _SWITCHED:
+        yield Vertex(site.device(node.fabric), "nvswitch", index)
     if not node.c2c_bytes_per_s:
         for switch in range(node.pcie_switches):
             yield Vertex(site.device("pcie", switch), "pcie", index)
@@ -144,23 +145,23 @@ def _inside(site: _Site, *, networked: bool) -> Iterator[Cable]:
 
 
 def _scale_up(site: _Site) -> Iterator[Cable]:
-    """Cable every chip to the NVSwitch, to every other chip, or chip 2k to chip 2k+1 by a bridge.
+    """Cable every chip to the switch, to every other chip, or chip 2k to chip 2k+1 by a bridge.
 
     In a mesh each cable has an equal part of a chip's ports, as many parts as a full mesh has peers: two chips
     alone reach no more.
     """
-    node, nvlink = site.node, site.chip.nvlink
-    if nvlink is None or node.fabric == "pcie":
+    node, ports = site.node, site.chip.scale_up
+    if ports is None or node.fabric == "pcie":
         return
-    rate, latency = nvlink.bytes_per_s, node.latency_ns
-    if node.fabric == "nvswitch":
+    rate, latency = ports.bytes_per_s, node.latency_ns
+    if node.fabric in _SWITCHED:
         for gpu in range(node.chips):
-            ends = (site.device("gpu", gpu), site.device("nvswitch"))
+            ends = (site.device("gpu", gpu), site.device(node.fabric))
             yield Cable(ends, "nvswitch", rate, latency.nvswitch)
     elif node.fabric == "full_mesh":
         for one, other in combinations(range(node.chips), 2):
             ends = (site.device("gpu", one), site.device("gpu", other))
-            yield Cable(ends, "nvlink", rate / (nvlink.domain - 1), latency.nvlink)
+            yield Cable(ends, "nvlink", rate / (ports.domain - 1), latency.nvlink)
     else:
         for gpu in range(0, node.chips - 1, 2):
             ends = (site.device("gpu", gpu), site.device("gpu", gpu + 1))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from hardware.catalogue import chip_names, load_chip
+from perfdb.encoder_operators import EncoderAttention
 from perfdb.operators import Attention
 from perfdb.points import Points
 from perfdb.screening import Verdict, possible, screened, slowest_sibling
@@ -195,6 +196,8 @@ def _light(file: TableFile, at: Mapping[str, NDArray[Any]]) -> NDArray[np.float6
             found[rows] = experts_light(chip, weights, shape[rows], at["num_tokens"][rows], gated=False)
     elif file.table in ("context_attention", "generation_attention"):
         _attention_light(chip, file.table, at, found)
+    elif file.table == "encoder_attention":
+        _encoder_light(chip, at, found)
     elif file.table in ("custom_allreduce", "nccl"):
         _collective_light(chip, at, found)
     return found
@@ -212,6 +215,13 @@ def _attention_light(chip: Chip, name: str, at: Mapping[str, NDArray[Any]], foun
         heads, kv_heads, head_dim, window = (int(value) for value in shape)
         operator = Attention(name, heads, kv_heads, head_dim, formats.get(kv, "bf16"), window, 1)
         found[rows] = attention_light(chip, operator, at["batch_size"][rows], length[rows])
+
+
+def _encoder_light(chip: Chip, at: Mapping[str, NDArray[Any]], found: NDArray[np.float64]) -> None:
+    for heads, head_dim in sorted(set(zip(at["num_heads"].tolist(), at["head_dim"].tolist(), strict=True))):
+        rows = (at["num_heads"] == heads) & (at["head_dim"] == head_dim)
+        operator = EncoderAttention("encoder_attention", heads, head_dim, 1)
+        found[rows] = attention_light(chip, operator, at["batch_size"][rows], at["isl"][rows])
 
 
 def _collective_light(chip: Chip, at: Mapping[str, NDArray[Any]], found: NDArray[np.float64]) -> None:

@@ -17,15 +17,15 @@ import numpy as np
 from hardware.catalogue import chip_names, load_chip
 from perfdb.collectives import group_of, moved_bytes
 from perfdb.estimate import Estimate, Origin
-from perfdb.expert_operators import RoutedExperts
+from perfdb.expert_operators import ExpertExchange, RoutedExperts
 from perfdb.formats import WEIGHT_BYTES
 from perfdb.measured import MeasuredSource
-from perfdb.operators import AllReduce, Collective, Gemm, Kernel, LatentProjections, RowOperator
+from perfdb.operators import AllReduce, Collective, Gemm, Kernel, LatentProjections, RowOperator, as_collective, as_nccl
 from perfdb.speed_of_light import attention_bound, compute_format, row_bound
 from perfdb.tables import FRAMEWORKS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -69,6 +69,8 @@ class BorrowedSource:
                 (source.rows(kin, rows), _on_links(self.chip, operator, rows), _on_links(source.chip, kin, rows))
                 for source, kin in self._collective_kin(operator)
             )
+        if isinstance(operator, ExpertExchange):
+            return self._exchange(operator, rows)
         return None
 
     def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
@@ -90,6 +92,29 @@ class BorrowedSource:
         others = [load_chip(name) for name in chip_names() if name != self.chip.name]
         near = [(_distance(self.chip, chip), chip.name, chip) for chip in others]
         return tuple(chip for distance, _, chip in sorted(near, key=lambda one: one[:2]) if distance <= np.log2(_NEAR))
+
+    def _exchange(self, exchange: ExpertExchange, rows: NDArray[np.int64]) -> Estimate | None:
+        """Return an exchange by the framework's own kernels on a near chip, among fewer chips, then by others'."""
+        own = self._source(self.chip, self.framework)
+        return (
+            self._exchange_of((self._source(chip, self.framework) for chip in self._chips), exchange, rows)
+            or own.exchange_among(exchange, rows, fewer=True)
+            or self._exchange_of(self._elsewhere(own_chip=True, own_framework=False), exchange, rows)
+            or self._exchange_of(self._elsewhere(own_chip=False, own_framework=True), exchange, rows)
+            or own.rows(as_collective(exchange), rows)
+        )
+
+    def _exchange_of(
+        self, sources: Iterable[MeasuredSource], exchange: ExpertExchange, rows: NDArray[np.int64]
+    ) -> Estimate | None:
+        """Return an exchange as others have it among as many chips over links of the same kind."""
+        plain, group = as_collective(exchange), group_of(self.chip, exchange.chips)
+        here = _on_links(self.chip, plain, rows)
+        return _first_known(
+            (source.exchange_among(exchange, rows), here, _on_links(source.chip, plain, rows))
+            for source in sources
+            if group_of(source.chip, exchange.chips) == group
+        )
 
     def _source(self, chip: Chip, framework: str) -> MeasuredSource:
         key = chip.name, framework
@@ -123,16 +148,18 @@ class BorrowedSource:
     def _collective_kin(
         self, operator: AllReduce | Collective
     ) -> Iterator[tuple[MeasuredSource, AllReduce | Collective]]:
-        if group_of(self.chip, operator.chips).nodes == 1:
+        group = group_of(self.chip, operator.chips)
+        if group.nodes == 1:
             for chips in _nearest(_GROUPS, operator.chips):
                 yield self._source(self.chip, self.framework), replace(operator, chips=chips)
         for source in self._elsewhere(own_chip=True, own_framework=False):
             yield source, operator
         if isinstance(operator, AllReduce):
-            nccl = Collective(operator.name, "all_reduce", operator.width, operator.chips)
-            yield self._source(self.chip, self.framework), nccl
+            yield self._source(self.chip, self.framework), as_nccl(operator)
         for source in self._elsewhere(own_chip=False, own_framework=True):
-            yield source, operator
+            # NICs say nothing of NVLink, nor the other way round.
+            if group_of(source.chip, operator.chips) == group:
+                yield source, operator
 
 
 def _first_known(
@@ -179,6 +206,5 @@ def _alike(chip: Chip, weights: str) -> list[str]:
 
 
 def _nearest(sizes: tuple[int, ...], wanted: int) -> list[int]:
-    """Return other sizes within a factor of two of the wanted one, nearest first, larger first."""
-    near = [(abs(np.log2(size / wanted)), -size) for size in sizes if size != wanted]
-    return [-size for distance, size in sorted(near) if distance <= 1]
+    """Return other sizes, nearest first, larger first."""
+    return [-size for _, size in sorted((abs(np.log2(size / wanted)), -size) for size in sizes if size != wanted)]

@@ -64,8 +64,8 @@ class CalibratedChain(SourceChain):
 
     def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:
         """Return the calibrated cost of one layer's attention."""
-        prompts = operator.name.startswith("context")
-        factor = self.factors.context_attention if prompts else self.factors.generation_attention
+        cached = operator.name.startswith("generation")
+        factor = self.factors.generation_attention if cached else self.factors.context_attention
         return _scaled(self.chain.attention(operator, batch, tokens), factor)
 
 

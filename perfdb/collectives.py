@@ -41,9 +41,12 @@ class Group:
 
 
 def group_of(chip: Chip, chips: int) -> Group:
-    """Return the fewest nodes of a chip's usual kind that hold a group, filled evenly."""
-    alone = chip.nvlink.domain if chip.nvlink else chips
-    room = alone if chip.node is None else load_node(chip.node).chips
+    """Return the fewest nodes of a chip's usual kind that hold a group, filled evenly.
+
+    Scale-up ports that reach beyond a node make one of several: those of a CloudMatrix384.
+    """
+    joined = chip.scale_up.domain if chip.scale_up else 0
+    room = max(joined, load_node(chip.node).chips) if chip.node else joined or chips
     nodes = math.ceil(chips / room)
     return Group(math.ceil(chips / nodes), nodes)
 

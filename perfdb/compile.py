@@ -11,6 +11,8 @@ import numpy as np
 
 from perfdb.estimate import Estimate, Origin
 from perfdb.pipeline import RoundPrices
+from perfdb.speculation import SpeculativePrices
+from perfdb.speed_of_light import attention_bound
 from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, Launches, StepPrices, cumulated
 
 if TYPE_CHECKING:
@@ -18,10 +20,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from hardware.catalogue import Chip
     from perfdb.operators import Kernel, RowOperator, StepOperators
     from perfdb.sources import SourceChain
+    from perfdb.speculation import Speculation
 
-__all__ = ["CompiledCosts", "HostTime", "StepLimits", "compile_costs"]
+__all__ = ["CompiledCosts", "Drafter", "HostTime", "StepLimits", "compile_costs"]
 
 _ORIGINS = len(Origin)
 
@@ -88,6 +92,8 @@ class CompiledCosts:
         Cost of context attention, all layers, of a number of equal prompts at each knot.
     generation_knots, context_knots
         Tokens at each knot, int64.
+    speculation
+        What steps verify, if they do.
     """
 
     prices: StepPrices
@@ -99,10 +105,35 @@ class CompiledCosts:
     context: Callable[[int], Estimate]
     generation_knots: NDArray[np.int64]
     context_knots: NDArray[np.int64]
+    speculation: Speculation | None = None
 
 
-def compile_costs(
-    operators: StepOperators, source: SourceChain, limits: StepLimits, host: HostTime, stages: int = 1
+@dataclass(frozen=True, slots=True)
+class Drafter:
+    """What drafts tokens, which the steps of a model verify.
+
+    Attributes
+    ----------
+    speculation
+        How many are drafted and accepted.
+    operators
+        What drafting one token runs.
+    chip
+        Where.
+    """
+
+    speculation: Speculation
+    operators: StepOperators
+    chip: Chip
+
+
+def compile_costs(  # noqa: PLR0913, PLR0917 - what decides a price
+    operators: StepOperators,
+    source: SourceChain,
+    limits: StepLimits,
+    host: HostTime,
+    stages: int = 1,
+    drafter: Drafter | None = None,
 ) -> CompiledCosts:
     """Return the compiled costs of one model, layout, chip and engine.
 
@@ -118,43 +149,59 @@ def compile_costs(
         Host time added to every step.
     stages
         Pipeline stages that work on a micro-batch each; the operators are those of one pass through all.
+    drafter
+        Drafts tokens for the steps of one stage to verify.
 
     Raises
     ------
     CostError
         If the source cannot price an operator.
     """
+    rows = drafter.speculation.rows if drafter else 1
     # A step holds at least the tokens of a full decode batch.
-    tokens = max(limits.tokens, limits.sequences)
+    tokens = max(limits.tokens, limits.sequences) + limits.sequences * (rows - 1)
     token_ns = _by_origin(operators.per_token, source, tokens)
-    sample_ns = _by_origin(operators.per_sample, source, limits.sequences)
+    sample_ns = _by_origin(operators.per_sample, source, limits.sequences * rows)
     generation_knots = _doubling_knots(limits.context)
     context_knots = _halved_knots(limits.context)
-    generation = _generation(operators, source, limits.sequences, generation_knots)
-    sequences = np.arange(limits.sequences + 1)
-
-    def context_of(kernels: Sequence[Kernel]) -> Callable[[int], Estimate]:
-        return cache(lambda prompts: _context(kernels, source, prompts, context_knots))
-
-    context = context_of(operators.context)
-    windowed = {
-        window: _curves(context_knots, context_of([k for k in operators.context if k.window == window]))
-        for window in sorted({0, *(kernel.window for kernel in operators.context)})
-    }
+    generation = _generation(operators, source, limits.sequences, generation_knots, drafter)
+    context, windowed = _contexts(operators, source, context_knots)
     passes = StepPrices(
         _whole(token_ns.sum(axis=1)),
         _whole(sample_ns.sum(axis=1)),
-        _whole(np.where(sequences > 0, host.step_ns + host.sequence_ns * sequences, 0)),
+        [0, *(host.step_ns + host.sequence_ns * sequences for sequences in range(1, limits.sequences + 1))],
         lambda n: _decode_curve(generation_knots, generation.ns.reshape(-1, len(generation_knots))[n]),
         windowed.pop(0),
         _launches(operators, source, host),
         windowed,
         _whole(_by_origin(operators.shared, source, tokens).sum(axis=1)) if operators.shared else (),
     )
-    prices = passes if stages == 1 else RoundPrices(passes, stages)
-    return CompiledCosts(
-        prices, passes, stages, token_ns, sample_ns, generation, context, generation_knots, context_knots
-    )
+    prices, verified = _of_engine(passes, stages, drafter, source, limits), drafter.speculation if drafter else None
+    split = token_ns, sample_ns, generation, context, generation_knots, context_knots
+    return CompiledCosts(prices, passes, stages, *split, verified)
+
+
+def _contexts(
+    operators: StepOperators, source: SourceChain, knots: NDArray[np.int64]
+) -> tuple[Callable[[int], Estimate], dict[int, Callable[[int], ContextCurve]]]:
+    """Return the cost of context attention of a number of equal prompts at each knot, and its curves by window."""
+
+    def context_of(kernels: Sequence[Kernel]) -> Callable[[int], Estimate]:
+        return cache(lambda prompts: _context(kernels, source, prompts, knots))
+
+    windows = sorted({0, *(kernel.window for kernel in operators.context)})
+    curves = {w: _curves(knots, context_of([k for k in operators.context if k.window == w])) for w in windows}
+    return context_of(operators.context), curves
+
+
+def _of_engine(
+    passes: StepPrices, stages: int, drafter: Drafter | None, source: SourceChain, limits: StepLimits
+) -> StepPrices:
+    """Return what the steps of an engine cost that makes such passes."""
+    if drafter is not None:
+        draft = compile_costs(drafter.operators, source, limits, HostTime())
+        return SpeculativePrices(passes, draft.prices, drafter.speculation)
+    return passes if stages == 1 else RoundPrices(passes, stages)
 
 
 def _curves(knots: NDArray[np.int64], context: Callable[[int], Estimate]) -> Callable[[int], ContextCurve]:
@@ -193,11 +240,30 @@ def _halved_knots(most: int) -> NDArray[np.int64]:
     return np.array(sorted(k for k in knots if k <= most), np.int64)
 
 
-def _generation(operators: StepOperators, source: SourceChain, most: int, knots: NDArray[np.int64]) -> Estimate:
-    sequences, tokens = np.meshgrid(np.arange(1, most + 1), knots, indexing="ij")
-    found = _together(operators.generation, source, sequences.ravel(), tokens.ravel())
+def _generation(
+    operators: StepOperators, source: SourceChain, most: int, knots: NDArray[np.int64], drafter: Drafter | None
+) -> Estimate:
+    sequences, tokens = (axis.ravel() for axis in np.meshgrid(np.arange(1, most + 1), knots, indexing="ij"))
+    found = _together(operators.generation, source, sequences, tokens)
+    if drafter is not None:
+        found = Estimate(found.ns * _verified(operators.generation, drafter, sequences, tokens), found.origin)
     nothing = np.zeros(len(knots))
     return Estimate(np.concatenate([nothing, found.ns]), np.concatenate([nothing.astype(np.uint8), found.origin]))
+
+
+def _verified(
+    kernels: Sequence[Kernel], drafter: Drafter, sequences: NDArray[np.int64], tokens: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return how many times as long attention takes where several tokens of a sequence look at its cache at once.
+
+    They are multiplied one by one, and the cache is read once for all.
+    """
+    one = many = np.zeros(len(tokens))
+    for kernel in kernels:
+        bound = attention_bound(drafter.chip, kernel, sequences, tokens)
+        one = one + kernel.count * bound.ns
+        many = many + kernel.count * np.maximum(drafter.speculation.rows * bound.compute_ns, bound.memory_ns)
+    return np.asarray(np.divide(many, one, out=np.ones(len(tokens)), where=one > 0))
 
 
 def _context(kernels: Sequence[Kernel], source: SourceChain, prompts: int, knots: NDArray[np.int64]) -> Estimate:

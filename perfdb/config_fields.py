@@ -16,16 +16,41 @@ __all__ = ["ConfigFields"]
 _OTHER_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "hidden_size": ("n_embed", "d_model"),
-        "num_hidden_layers": ("n_layer",),
-        "num_attention_heads": ("n_head",),
+        "num_hidden_layers": ("n_layer", "depth", "encoder_layers"),
+        "num_attention_heads": ("n_head", "num_heads", "encoder_attention_heads"),
         "num_key_value_heads": ("num_kv_heads", "n_head_kv"),
-        "intermediate_size": ("ffn_dim", "ffn_hidden_size", "n_inner"),
+        "intermediate_size": ("ffn_dim", "ffn_hidden_size", "n_inner", "encoder_ffn_dim"),
         "num_experts": ("num_local_experts", "n_routed_experts"),
         "num_experts_per_tok": ("experts_per_token",),
+        "in_channels": ("in_chans",),
     }
 )
-#: What a multimodal wrapper may say for the language model inside it.
+#: What a multimodal wrapper may say for the language model inside it, and where it describes that.
 _OF_WRAPPER = ("architectures", "quantization_config", "tie_word_embeddings")
+_INSIDE = ("text_config", "llm_config")
+#: Architecture of a language model inside a wrapper that says its ``model_type`` alone.
+_BY_TYPE: Mapping[str, str] = MappingProxyType(
+    {
+        "llama": "LlamaForCausalLM",
+        "mistral": "MistralForCausalLM",
+        "qwen2": "Qwen2ForCausalLM",
+        "qwen3": "Qwen3ForCausalLM",
+        "qwen3_moe": "Qwen3MoeForCausalLM",
+        "internlm2": "InternLM2ForCausalLM",
+    }
+)
+#: Sizes that a wrapper leaves out where they are those of the class (``configuration_llama.py`` and
+#: ``configuration_mistral.py`` in huggingface/transformers): LLaVA's do.
+_LLAMA_SIZES = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 32000,
+}
+_SIZES_OF_CLASS: Mapping[str, Mapping[str, int]] = MappingProxyType(
+    {"llama": _LLAMA_SIZES, "mistral": _LLAMA_SIZES | {"intermediate_size": 14336, "num_key_value_heads": 8}}
+)
 
 
 @dataclass(frozen=True)
@@ -46,9 +71,12 @@ class ConfigFields:
     @classmethod
     def of(cls, name: str, config: Mapping[str, Any]) -> ConfigFields:
         """Return the fields of the language model, looking through a multimodal wrapper (``text_config``)."""
-        inner = config.get("text_config")
-        if not isinstance(inner, Mapping):
+        found = next((config[key] for key in _INSIDE if isinstance(config.get(key), Mapping)), None)
+        if found is None:
             return cls(name, config)
+        kind = str(found.get("model_type"))
+        named = {"architectures": [_BY_TYPE[kind]]} if kind in _BY_TYPE else {}
+        inner = {**_SIZES_OF_CLASS.get(kind, {}), **named, **{k: v for k, v in found.items() if v is not None}}
         outer = {key: config[key] for key in _OF_WRAPPER if key in config}
         fields = cls(name, {**outer, **inner})
         # The model inside may be one on its own; if it is not known by itself, the wrapper's name says what it is.

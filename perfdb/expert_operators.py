@@ -35,6 +35,12 @@ class RoutedExperts:
         Chips that share one expert, and groups of chips that hold different ones.
     ranks
         Data-parallel ranks whose tokens meet here: a row is a token of one, and the others have as many.
+    redundant
+        Second copies of popular experts over all chips.
+    dispatched
+        Each chip was sent the tokens of its own experts, sorted by expert; else it has all tokens.
+    stage
+        See :class:`perfdb.layout.Layout`.
     count
         Times it runs in one step.
     """
@@ -50,12 +56,15 @@ class RoutedExperts:
     tensor_parallel: int = 1
     expert_parallel: int = 1
     ranks: int = 1
+    redundant: int = 0
+    dispatched: bool = False
+    stage: str = ""
     count: int = 1
 
     @property
     def held(self) -> float:
-        """Experts on one chip."""
-        return self.experts / self.expert_parallel
+        """Experts on one chip, copies included."""
+        return (self.experts + self.redundant) / self.expert_parallel
 
     @property
     def weights_of_one(self) -> float:
@@ -88,9 +97,11 @@ class RoutedExperts:
 
         Notes
         -----
-        A token misses an expert with probability ``1 - k/E``, and ``n`` tokens with its ``n``-th power.
+        A token misses one of ``E`` experts, copies included, with probability ``1 - k/E``, and ``n`` tokens with its
+        ``n``-th power.
         """
-        missed = np.power(1 - self.per_token / self.experts, self.tokens(rows).astype(np.float64))
+        every = self.experts + self.redundant
+        missed = np.power(1 - self.per_token / every, self.tokens(rows).astype(np.float64))
         woken: NDArray[np.float64] = self.held * (1 - missed)
         return woken
 
@@ -111,6 +122,8 @@ class ExpertExchange:
         Chips among which experts are dealt, each a rank or a part of one. A row is a token of one chip.
     weights
         Format of the experts: what is narrower than 16 bits is dispatched in 8 bits.
+    stage
+        See :class:`perfdb.layout.Layout`.
     count
         Times it runs in one step.
     """
@@ -121,12 +134,18 @@ class ExpertExchange:
     per_token: int
     chips: int
     weights: str
+    stage: str = ""
     count: int = 1
 
     @property
     def copies(self) -> float:
         """Chips that a token goes to: choices of one chip share a copy."""
         return self.chips * (1 - (1 - 1 / self.chips) ** self.per_token)
+
+    @property
+    def sent_away(self) -> float:
+        """Elements of a token that leave its chip."""
+        return self.copies * (1 - 1 / self.chips) * self.hidden
 
     @property
     def element_bytes(self) -> int:

@@ -23,6 +23,10 @@ class Layout:
         Groups of chips that hold different experts of a layer; 1 cuts every expert over all chips.
     all_to_all
         Tokens of ranks go to the chips of their experts, where each holds its own; else all go to every chip.
+    redundant
+        Second copies of popular experts in each layer, which even out what chips have to do.
+    stage
+        ``prefill`` or ``decode`` where steps are of one stage, and kernels are chosen for it; else empty.
     """
 
     tensor: int = 1
@@ -30,6 +34,8 @@ class Layout:
     data: int = 1
     expert: int = 1
     all_to_all: bool = False
+    redundant: int = 0
+    stage: str = ""
 
     @property
     def chips(self) -> int:
@@ -40,6 +46,11 @@ class Layout:
     def sharing(self) -> int:
         """Chips that exchange with each other within a layer: those of all ranks, over which experts are spread."""
         return self.tensor * self.data
+
+    @property
+    def sends_to_experts(self) -> bool:
+        """Whether tokens of ranks go to the chips of their experts alone."""
+        return self.all_to_all and self.data > 1 and self.expert == self.sharing
 
     @property
     def expert_tensor(self) -> int:

@@ -14,6 +14,7 @@ from hardware.errors import CatalogueError, suggest
 from perfdb.config_fields import ConfigFields
 from perfdb.model import FAMILIES, ModelSpec
 from perfdb.quantisation import Quantisation, checked_format, declared_cache, declared_quantisation
+from perfdb.read_encoder import read_encoder
 from perfdb.read_stack import read_stack
 
 if TYPE_CHECKING:
@@ -112,16 +113,18 @@ def model_from_config(name: str, config: Mapping[str, Any], *, weights: str | No
     fields = ConfigFields.of(name, config)
     family = FAMILIES[fields.architecture()]
     quantisation = _quantisation(fields, weights)
+    hidden = fields.size("hidden_size")
     return ModelSpec(
         name=name,
         family=family,
-        hidden=fields.size("hidden_size"),
+        hidden=hidden,
         vocab=fields.size("vocab_size"),
         max_tokens=fields.size("max_position_embeddings", 2048),
         stack=read_stack(fields, family, quantisation),
         tied=fields.flag("tie_word_embeddings", default=family.tied),
         weights=quantisation.weights,
         kv_cache=declared_cache(fields.fields),
+        encoder=read_encoder(name, config, hidden),
     )
 
 

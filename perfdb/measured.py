@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from perfdb.delta_net import DeltaRule
 from perfdb.delta_tables import DeltaTables
+from perfdb.encoder_operators import EncoderAttention
+from perfdb.encoder_tables import EncoderTables
 from perfdb.latent import IndexScan, LatentAttention
 from perfdb.latent_tables import LatentTables
 from perfdb.operators import Kernel, LatentProjections, RowOperator
@@ -34,11 +36,13 @@ class MeasuredSource(SiliconSource):
         return super().rows(operator, rows)
 
     def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate | None:
-        """Return what mixes tokens: attention of any kind, delta rules."""
+        """Return what mixes tokens: attention of any kind, delta rules, attention of encoders."""
         if isinstance(operator, LatentAttention | IndexScan):
             return self._latent.attention(operator, batch, tokens)
         if isinstance(operator, DeltaRule):
             return self._delta.attention(operator, batch, tokens)
+        if isinstance(operator, EncoderAttention):
+            return self._encoder.attention(operator, batch, tokens)
         return super().attention(operator, batch, tokens)
 
     def launch_ns(self, operator: Kernel) -> float:
@@ -58,6 +62,10 @@ class MeasuredSource(SiliconSource):
     @cached_property
     def _delta(self) -> DeltaTables:
         return DeltaTables(self.chip, self._read)
+
+    @cached_property
+    def _encoder(self) -> EncoderTables:
+        return EncoderTables(self.chip, self._find("encoder_attention", "encoder_attention"), self._note)
 
     def _read(self, family: str, table: str, columns: tuple[str, ...]) -> Mapping[str, NDArray[Any]] | None:
         path = self._find(family, table)

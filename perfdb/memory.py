@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hardware.errors import CapacityError
+from perfdb.layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hardware.catalogue import Chip
-    from perfdb.layout import Layout
     from perfdb.model import ModelSpec
 
 __all__ = ["MemoryBudget", "MemoryPlan", "plan_memory"]
@@ -73,6 +73,13 @@ class MemoryBudget:
     of_free
         ``utilization`` is the share that KV blocks take of what a trial run leaves: full of prompts, after its
         graphs were captured.
+    language, encoder
+        The instance holds the language model, and the encoder if the model has one. Where it holds an encoder alone,
+        a block is the features of as many tokens.
+    encoder_tensor
+        Chips over which the encoder is cut; on the others it stands whole.
+    encoder_patches
+        Patches of the largest run of the encoder.
     """
 
     utilization: float
@@ -84,6 +91,10 @@ class MemoryBudget:
     communicators: bool = False
     static: bool = False
     of_free: bool = False
+    language: bool = True
+    encoder: bool = True
+    encoder_tensor: int = 1
+    encoder_patches: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +135,42 @@ def plan_memory(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudg
     ------
     CapacityError
         If not a single KV block fits beside the weights; the message names the least tensor parallelism
-        that does fit, if there is one.
+        that does fit, if there is one. Or if an encoder is all that is wanted of a model that has none.
     """
+    if not budget.language:
+        return _encoder_alone(model, chip, budget)
     plan = _with_states(_divide(model, layout, chip, budget), model, layout, budget)
     if plan.blocks < 1:
         raise CapacityError(_does_not_fit(model, layout, chip, budget, plan))
     return plan
+
+
+def _encoder_alone(model: ModelSpec, chip: Chip, budget: MemoryBudget) -> MemoryPlan:
+    """Return the plan of an instance without a language model: no KV cache, no logits, no graphs."""
+    if model.encoder is None:
+        raise CapacityError(f"{model.name} has no encoder; expected a multimodal model for the stage encode")
+    allowed = int((chip.visible_memory_bytes - DRIVER_RESERVE_BYTES) * budget.utilization)
+    weights, activations = _encoder_bytes(model, budget)
+    block = model.encoder.feature_bytes(budget.block_tokens)
+    context = LIBRARY_BYTES + PROCESS_BYTES
+    plan = MemoryPlan(allowed, weights, activations, 0, context, 0, block, 0)
+    room = allowed - weights - activations - context
+    if room < block:
+        raise CapacityError(
+            f"the encoder of {model.name} needs {weights / 1e9:.1f} GB of weights and "
+            f"{activations / 1e9:.1f} GB for {budget.encoder_patches:,} patches, but {chip.name} leaves the engine "
+            f"{allowed / 1e9:.1f} GB; use a larger chip, or encode less at once"
+        )
+    return replace(plan, blocks=room // block)
+
+
+def _encoder_bytes(model: ModelSpec, budget: MemoryBudget) -> tuple[int, int]:
+    """Return the bytes of the encoder's weights on one chip, and of its largest run: the widest rows, in 16 bits."""
+    spec = model.encoder
+    if spec is None or not budget.encoder:
+        return 0, 0
+    widest = max(group.feed_forward.working(spec.hidden, Layout(budget.encoder_tensor)) for group in spec.stack)
+    return spec.weight_bytes // budget.encoder_tensor, 2 * (2 * spec.hidden + widest) * budget.encoder_patches
 
 
 def _with_states(plan: MemoryPlan, model: ModelSpec, layout: Layout, budget: MemoryBudget) -> MemoryPlan:
@@ -147,12 +188,13 @@ def _divide(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBudget) 
     """Return the plan; its ``blocks`` are below one where nothing is left for the KV cache."""
     layers = -(-model.layers // layout.pipeline)
     seen = chip.visible_memory_bytes - DRIVER_RESERVE_BYTES
-    weights = _stage_weight_bytes(model, layout, layers)
+    encoder_weights, encoder_activations = _encoder_bytes(model, budget)
+    weights = _stage_weight_bytes(model, layout, layers) + encoder_weights
     block = model.kv_bytes_on_chip(layout.tensor) * layers // model.layers * budget.block_tokens
     if budget.static:
         allowed = int((seen - PROCESS_BYTES - _group_bytes(layout, chip)) * budget.utilization)
         return MemoryPlan(allowed, weights, 0, 0, 0, 0, block, (allowed - weights) // block)
-    activations = _prompt_bytes(model, layout, budget)
+    activations = max(_prompt_bytes(model, layout, budget), encoder_activations)
     graphs = budget.graphs * layers * GRAPH_BYTES_PER_LAYER
     context = LIBRARY_BYTES
     if budget.of_free:
@@ -174,7 +216,8 @@ def _group_bytes(layout: Layout, chip: Chip) -> int:
     if layout.sharing == 1:
         return _LONE_GROUP_BYTES
     pair = 2
-    reduces = chip.sm >= _SWITCHES_REDUCE_SINCE_SM and chip.nvlink is not None and chip.nvlink.domain > pair
+    switched = chip.scale_up is not None and chip.scale_up.domain > pair
+    reduces = switched and (chip.sm or 0) >= _SWITCHES_REDUCE_SINCE_SM
     return _SWITCHED_GROUP_BYTES if reduces and layout.sharing > pair else _GROUP_BYTES
 
 
@@ -182,6 +225,7 @@ def _stage_weight_bytes(model: ModelSpec, layout: Layout, layers: int) -> int:
     embeddings = 2 * model.embedding_parameters
     experts, whole = round(model.expert_bytes), round(model.whole_bytes)
     projections = model.weight_bytes - embeddings - experts - whole
+    experts = round(experts * model.expert_copies(layout.redundant))
     # The first stage holds the input embedding, the last the output one: at least one of them, split over
     # the tensor ranks.
     held = embeddings if layout.pipeline == 1 or model.tied else embeddings // 2
@@ -226,6 +270,8 @@ def _does_not_fit(model: ModelSpec, layout: Layout, chip: Chip, budget: MemoryBu
 def _wider(model: ModelSpec, layout: Layout) -> Iterator[Layout]:
     """Yield the layouts of two, four, eight, ... times the tensor parallelism that still divide the model."""
     wider = replace(layout, tensor=2 * layout.tensor)
-    while model.indivisible(wider.tensor) is None and model.cuts_experts(wider.expert_tensor, wider.expert):
+    while model.indivisible(wider.tensor) is None and model.cuts_experts(
+        wider.expert_tensor, wider.expert, wider.redundant
+    ):
         yield wider
         wider = replace(wider, tensor=2 * wider.tensor)

@@ -6,7 +6,7 @@ Field names of the input are those of a Hugging Face ``config.json``; a family (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from perfdb.parts import Experts, Latent
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from perfdb.encoder import EncoderSpec
     from perfdb.parts import Layers
 
 __all__ = ["FAMILIES", "Family", "ModelSpec"]
@@ -32,6 +33,8 @@ class Family:
         Every projection has a bias.
     qkv_bias
         The query, key and value projections have one.
+    out_bias
+        The projection out of attention has one.
     qk_norm
         Queries and keys are normalised per head.
     norm_tensors
@@ -69,6 +72,7 @@ class Family:
     gated_mlp: bool = True
     linear_bias: bool = False
     qkv_bias: bool = False
+    out_bias: bool = False
     qk_norm: bool = False
     norm_tensors: int = 1
     norms_per_layer: int = 2
@@ -116,6 +120,13 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "Qwen3_5ForConditionalGeneration": Family(qk_norm=True),
         "Qwen3_5MoeForConditionalGeneration": Family(qk_norm=True, sparse=True, shared_gate=True),
         "Qwen3NextForCausalLM": Family(qk_norm=True, sparse=True, shared_gate=True),
+        "InternLM2ForCausalLM": Family(),
+        "Qwen2VLForConditionalGeneration": Family(qkv_bias=True, window_switch=True),
+        "Qwen2_5_VLForConditionalGeneration": Family(qkv_bias=True, window_switch=True),
+        "Qwen3VLForConditionalGeneration": Family(qk_norm=True),
+        "Qwen3VLMoeForConditionalGeneration": Family(qk_norm=True, sparse=True),
+        "OpenPanguVLForConditionalGeneration": Family(qkv_bias=True, out_bias=True),
+        "MiniCPMV": Family(qkv_bias=True, window_switch=True),
     }
 )
 
@@ -142,6 +153,8 @@ class ModelSpec:
         Format of what is quantised, a key of :data:`perfdb.formats.WEIGHT_BYTES`; the layers say what is.
     kv_cache
         ``bf16`` or ``fp8``.
+    encoder
+        What makes tokens of images, videos or sounds; None for a model of text alone.
     """
 
     name: str
@@ -153,6 +166,7 @@ class ModelSpec:
     tied: bool = False
     weights: str = "bf16"
     kv_cache: str = "bf16"
+    encoder: EncoderSpec | None = None
 
     @property
     def layers(self) -> int:
@@ -181,8 +195,9 @@ class ModelSpec:
 
     @property
     def parameters(self) -> int:
-        """All parameters, tied embeddings counted once."""
-        return self.matrix_parameters + self.embedding_parameters + self.vector_parameters
+        """All parameters, those of an encoder among them, tied embeddings counted once."""
+        encoder = self.encoder.parameters if self.encoder else 0
+        return self.matrix_parameters + self.embedding_parameters + self.vector_parameters + encoder
 
     @property
     def active_parameters(self) -> int:
@@ -192,7 +207,7 @@ class ModelSpec:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights on all chips: matrices in the formats of their layers, the rest in 16 bits."""
+        """Bytes of the language model on all chips: matrices in the formats of their layers, the rest in 16 bits."""
         matrices = sum(group.count * group.formats.bytes_of(group.matrices(self.hidden)) for group in self.stack)
         return round(matrices) + 2 * (self.embedding_parameters + self.vector_parameters)
 
@@ -222,9 +237,34 @@ class ModelSpec:
             if role in {"latent", "router"}
         )
 
-    def cuts_experts(self, tensor: int, expert: int) -> bool:
-        """Return whether experts can be dealt to ``expert`` groups of chips and each be cut over ``tensor`` chips."""
-        return all(part.experts % expert == 0 and part.intermediate % tensor == 0 for part in self.experts)
+    def cuts_experts(self, tensor: int, expert: int, redundant: int = 0) -> bool:
+        """Return whether experts can be dealt to ``expert`` groups of chips and each be cut over ``tensor`` chips.
+
+        Parameters
+        ----------
+        tensor, expert
+            See above.
+        redundant
+            Second copies of some of them, dealt with the others.
+        """
+        return all(
+            (part.experts + redundant) % expert == 0 and part.intermediate % tensor == 0 for part in self.experts
+        )
+
+    def expert_copies(self, redundant: int) -> float:
+        """Return how many times experts stand in memory, over all of them, with so many second copies per layer."""
+        return 1 + redundant / self.experts[0].experts if self.experts else 1.0
+
+    @property
+    def drafting_layer(self) -> ModelSpec:
+        """The model that drafts tokens: a layer more like the last one, with the embedding and head of the model."""
+        return replace(self, stack=(replace(self.stack[-1], count=1),), encoder=None)
+
+    @property
+    def with_drafting_layer(self) -> ModelSpec:
+        """The model and a layer more that drafts tokens, as both stand in memory."""
+        *others, last = self.stack
+        return replace(self, stack=(*others, replace(last, count=last.count + 1)))
 
     @property
     def sparse_attention(self) -> bool:

@@ -8,11 +8,11 @@ only for the sequences that sample a token.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from perfdb.delta_net import DeltaNet, DeltaRule
+from perfdb.encoder_operators import EncoderAttention
 from perfdb.expert_operators import ExpertExchange, RoutedExperts
 from perfdb.latent import IndexScan, Latent, LatentAttention
 from perfdb.parts import Experts
@@ -26,11 +26,11 @@ from perfdb.row_operators import (
     PointToPoint,
     RowOperator,
     as_collective,
+    as_nccl,
+    joined,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from perfdb.layout import Layout
     from perfdb.model import ModelSpec
     from perfdb.parts import GroupedQuery, Layers, Mlp
@@ -49,6 +49,8 @@ __all__ = [
     "RowOperator",
     "StepOperators",
     "as_collective",
+    "as_nccl",
+    "draft_operators",
     "step_operators",
 ]
 
@@ -107,7 +109,7 @@ class Attention:
 
 #: What mixes tokens, by sequences and their tokens. Each knows its operations per pair of tokens and per token, the
 #: bytes it moves per cached token, per new token and per sequence, and its ``window``.
-Kernel = Attention | LatentAttention | IndexScan | DeltaRule
+Kernel = Attention | LatentAttention | IndexScan | DeltaRule | EncoderAttention
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,7 @@ def step_operators(model: ModelSpec, layout: Layout) -> StepOperators:
     return StepOperators(
         per_token=(
             Elementwise("embedding", 4 * model.hidden),
-            *_joined(row for part in parts for row in part.rows),
+            *joined(row for part in parts for row in part.rows),
             *_outside_layers(model, layout),
             Elementwise("final_norm", 4 * model.hidden),
         ),
@@ -184,12 +186,15 @@ def step_operators(model: ModelSpec, layout: Layout) -> StepOperators:
     )
 
 
-def _joined(rows: Iterable[RowOperator]) -> list[RowOperator]:
-    """Return the operators with those that differ in their counts alone as one."""
-    counts: Counter[RowOperator] = Counter()
-    for row in rows:
-        counts[replace(row, count=1)] += row.count
-    return [replace(row, count=count) for row, count in counts.items()]
+def draft_operators(model: ModelSpec, layout: Layout) -> StepOperators:
+    """Return what drafting one token runs, as DeepSeek's multi-token prediction does.
+
+    The hidden state of a token and the embedding of the next are joined and projected, and pass one layer more and the
+    head (DeepSeek-V3, arXiv 2412.19437, section 2.2).
+    """
+    found = step_operators(model.drafting_layer, layout)
+    joins = Gemm("draft_projection", model.hidden, 2 * model.hidden, "bf16")
+    return replace(found, per_token=(joins, *found.per_token))
 
 
 def _layer(model: ModelSpec, group: Layers, layout: Layout) -> tuple[LayerOperators, ...]:
@@ -295,6 +300,9 @@ def _experts(group: Layers, part: Experts, model: ModelSpec, layout: Layout) -> 
         tensor_parallel=layout.expert_tensor,
         expert_parallel=layout.expert,
         ranks=layout.data,
+        redundant=layout.redundant,
+        dispatched=layout.sends_to_experts,
+        stage=layout.stage if layout.sends_to_experts else "",
         count=count,
     )
     exchange = _exchange(routed, layout) if layout.data > 1 else ()
@@ -325,8 +333,8 @@ def _exchange(routed: RoutedExperts, layout: Layout) -> tuple[RowOperator, ...]:
     all-to-all. An all-to-all sends each token to the chips of its experts alone.
     """
     chips, width, count = layout.sharing, routed.hidden * layout.data, routed.count
-    if layout.all_to_all and layout.expert == chips:
-        shape = routed.hidden, routed.experts, routed.per_token, chips, routed.weights, count
+    if layout.sends_to_experts:
+        shape = routed.hidden, routed.experts, routed.per_token, chips, routed.weights, routed.stage, count
         return ExpertExchange("dispatch", *shape), ExpertExchange("combine", *shape)
     return (
         Collective("experts_gather", "all_gather", width, chips, count),

@@ -44,7 +44,7 @@ def _grouped_query(config: ConfigFields, family: Family, layer: int) -> GroupedQ
         head_dim=config.size("head_dim", config.size("hidden_size") // heads),
         window=_window(config, family, layer),
         qkv_bias=bias or family.qkv_bias,
-        out_bias=bias,
+        out_bias=bias or family.out_bias,
         qk_norm=family.qk_norm,
         qk_norm_whole=config.flag("use_qk_norm") and config.fields.get("qk_norm_type") == "per_layer",
         rotary=family.rotary,

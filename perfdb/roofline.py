@@ -6,13 +6,18 @@ floor of the chip's catalogue file (measured medians of its generation, sources 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from perfdb.collectives import between_nodes_ns, group_of, moved_bytes
+from perfdb.encoder_operators import EncoderAttention
 from perfdb.estimate import Estimate, Origin
 from perfdb.expert_operators import ExpertExchange, RoutedExperts
+from perfdb.latent import LatentAttention
 from perfdb.operators import (
     AllReduce,
     Collective,
@@ -27,7 +32,7 @@ from perfdb.operators import (
 from perfdb.speed_of_light import Bound, attention_bound, compute_format, experts_bound, gemm_bound
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -48,6 +53,9 @@ ATTENTION_FLOOR_NS = 11_000.0
 #: Latency floor of routed experts (sorting, two grouped projections, weighted sum): the fastest of one token are
 #: measured at 20 us (same package).
 EXPERTS_FLOOR_NS = 20_000.0
+#: What the published exchanges of a chip file moved: layers of DeepSeek V3, so many tokens on each rank.
+_PUBLISHED_EXCHANGE: Final[Mapping[str, Any]] = MappingProxyType({"hidden": 7168, "per_token": 8})
+_PUBLISHED_TOKENS: Final = 128
 
 
 class RooflineSource:
@@ -77,7 +85,10 @@ class RooflineSource:
         elif isinstance(operator, Elementwise):
             ns = self.streamed_ns(operator, count)
         elif isinstance(operator, ExpertExchange):
-            return self.rows(as_collective(operator), rows)
+            measured = self._exchange(operator, count)
+            if measured is None:
+                return self.rows(as_collective(operator), rows)
+            ns = measured
         elif isinstance(operator, AllReduce | Collective):
             ns = self._within_node(operator, count) + between_nodes_ns(self.chip, operator, count)
         else:
@@ -94,9 +105,29 @@ class RooflineSource:
         efficiency = self.chip.efficiency
         bound = attention_bound(self.chip, operator, batch, tokens)
         points = efficiency.prefill_attention_bf16
-        compute = _power_law(points, tokens) if operator.name.startswith("context") else points[0][1]
+        compute: float | NDArray[np.float64] = points[0][1]
+        if isinstance(operator, EncoderAttention):
+            compute = _power_law(efficiency.vit_attention_bf16, tokens)
+        elif operator.name.startswith("context"):
+            compute = _power_law(points, tokens)
+        elif isinstance(operator, LatentAttention) and efficiency.mla_compute:
+            compute = efficiency.mla_compute
         ns = _roofline(bound, compute, efficiency.hbm_decode_attention)
         return Estimate.of(ATTENTION_FLOOR_NS + ns, Origin.ROOFLINE)
+
+    def _exchange(self, exchange: ExpertExchange, rows: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Return an exchange from the chip's published one among the nearest number of ranks; None where there is none.
+
+        It starts as a hand-over does, and the rest grows with what leaves a chip.
+        """
+        efficiency = self.chip.efficiency
+        published = efficiency.expert_dispatch if exchange.name == "dispatch" else efficiency.expert_combine
+        if not published:
+            return None
+        nearest = min(published, key=lambda row: (abs(math.log(row.ranks / exchange.chips)), row.ranks))
+        there = replace(exchange, **_PUBLISHED_EXCHANGE, chips=nearest.ranks)
+        grown = rows * exchange.sent_away / (_PUBLISHED_TOKENS * there.sent_away)
+        return POINT_TO_POINT_NS + (1e9 * nearest.latency_s - POINT_TO_POINT_NS) * grown
 
     def _gemm(self, gemm: Gemm, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         bound = gemm_bound(self.chip, gemm, rows)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from perfdb.expert_operators import ExpertExchange, RoutedExperts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from perfdb.latent import Latent
 
 __all__ = [
@@ -20,6 +23,8 @@ __all__ = [
     "PointToPoint",
     "RowOperator",
     "as_collective",
+    "as_nccl",
+    "joined",
 ]
 
 
@@ -197,3 +202,16 @@ def as_collective(exchange: ExpertExchange) -> Collective:
     """Return an exchange as a plain all-to-all that sends as many bytes."""
     width = round(exchange.copies * exchange.hidden)
     return Collective(exchange.name, "all_to_all", width, exchange.chips, exchange.count, exchange.element_bytes)
+
+
+def as_nccl(operator: AllReduce) -> Collective:
+    """Return NCCL's all-reduce of as many bytes among as many chips."""
+    return Collective(operator.name, operator.kind, operator.width, operator.chips, operator.count)
+
+
+def joined(rows: Iterable[RowOperator]) -> list[RowOperator]:
+    """Return the operators with those that differ in their counts alone as one."""
+    counts: Counter[RowOperator] = Counter()
+    for row in rows:
+        counts[replace(row, count=1)] += row.count
+    return [replace(row, count=count) for row, count in counts.items()]

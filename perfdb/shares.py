@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from perfdb.compile import CompiledCosts, StepLimits
+    from perfdb.speculation import Speculation
     from perfdb.step_prices import StepPrices
 
 __all__ = ["time_by_origin"]
@@ -50,7 +51,23 @@ def time_by_origin(costs: CompiledCosts | ProfiledCosts, table: Mapping[str, NDA
         beyond = float(table["duration_ns"][_beyond(costs.measured, table)].sum()) if costs.measured else 0.0
         within = float(table["duration_ns"].sum()) - beyond
         return nothing | {"interpolated": within, "extrapolated": beyond}
-    table = micro_batch_table(table, costs.stages)
+    if costs.speculation is not None:
+        return _of_verification(costs, table, costs.speculation)
+    return _of_passes(costs, micro_batch_table(table, costs.stages))
+
+
+def _of_verification(
+    costs: CompiledCosts, table: Mapping[str, NDArray[np.int64]], speculation: Speculation
+) -> dict[str, float]:
+    """Return the time of tokens by the origins of the passes that verify them; drafting is taken alike."""
+    more = table["decodes"] * speculation.drafts
+    passes = {**table, "tokens": table["tokens"] + more, "completed": table["completed"] + more}
+    found = _of_passes(costs, passes)
+    scale = float(table["duration_ns"].sum()) / (sum(found.values()) or 1.0)
+    return {name: scale * ns for name, ns in found.items()}
+
+
+def _of_passes(costs: CompiledCosts, table: Mapping[str, NDArray[np.int64]]) -> dict[str, float]:
     steps, prices = table["steps"], costs.passes
     tokens, samples = table["tokens"] + table["decodes"], table["decodes"] + table["completed"]
     sequences = table["decodes"] + table["prompts"]

@@ -12,7 +12,7 @@ from perfdb.collectives import between_nodes_ns, group_of
 from perfdb.estimate import Estimate, Origin
 from perfdb.expert_operators import ExpertExchange, RoutedExperts
 from perfdb.interpolate import Curve, blend
-from perfdb.operators import AllReduce, Attention, Collective, Gemm, Kernel, RowOperator, as_collective
+from perfdb.operators import AllReduce, Attention, Collective, Gemm, Kernel, RowOperator, as_collective, as_nccl
 from perfdb.points import Points
 from perfdb.screening import Verdict, possible, screened, slowest_sibling
 from perfdb.silicon_exchange import exchange_curve, exchange_tables
@@ -162,27 +162,54 @@ class SiliconSource:
         return sites
 
     def _routed(self, experts: RoutedExperts, rows: NDArray[np.int64]) -> Estimate | None:
+        if experts.dispatched and (found := self._dispatched(experts, rows)) is not None:
+            return found
+        curves = self._expert_curves("moe", experts)
+        return curves.estimate(self.chip, experts, rows) if curves else None
+
+    def _dispatched(self, experts: RoutedExperts, rows: NDArray[np.int64]) -> Estimate | None:
+        """Return the cost of experts over tokens that DeepEP brought: padded per expert where they are few."""
+        few, many = (self._expert_curves(f"wideep_{kind}_moe", experts) for kind in ("generation", "context"))
+        if few is None or many is None:
+            return None
+        short, long = (curves.estimate(self.chip, experts, rows) for curves in (few, many))
+        if short is None or long is None or experts.stage:
+            return long if experts.stage == "prefill" else short
+        is_short = experts.tokens(rows) <= few.reach(experts)
+        return Estimate(np.where(is_short, short.ns, long.ns), np.where(is_short, short.origin, long.origin))
+
+    def _expert_curves(self, table: str, experts: RoutedExperts) -> ExpertCurves | None:
         # The current release's, whichever is priced: earlier tables time the kernel their script called, not the one
         # the engine picks (docs/decisions/024-experts.md).
-        path = self._find("moe", "moe", self.tables.framework)
+        path = self._find("moe", table, self.tables.framework)
         curves = expert_curves(self.chip, path, experts) if path else None
-        if path is None or curves is None:
-            return None
-        if curves not in self._experts:
+        if path is not None and curves is not None and curves not in self._experts:
             self._experts.append(curves)
             self._note(path, curves.verdict)
-        return curves.estimate(self.chip, experts, rows)
+        return curves
 
     def _exchange(self, exchange: ExpertExchange, rows: NDArray[np.int64]) -> Estimate | None:
-        """Return a measured exchange, or NCCL's all-to-all of as many bytes."""
-        curve = exchange_curve(self.tables, exchange)
-        if curve is None:
+        """Return a measured exchange, or NCCL's all-to-all of as many bytes where none was measured at all."""
+        if not exchange_tables(self.tables):
             return self._collective(as_collective(exchange), rows)
+        return self.exchange_among(exchange, rows)
+
+    def exchange_among(
+        self, exchange: ExpertExchange, rows: NDArray[np.int64], *, fewer: bool = False
+    ) -> Estimate | None:
+        """Return a measured exchange among as many chips or, if asked, among another number of the same node."""
+        curve = exchange_curve(self.chip, self.tables, exchange, among_fewer=fewer)
+        if curve is None:
+            return None
         self.files.extend(path for _, path in exchange_tables(self.tables) if path not in self.files)
         return curve.estimate(exchange, rows)
 
     def _collective(self, operator: AllReduce | Collective, rows: NDArray[np.int64]) -> Estimate | None:
-        inside = group_of(self.chip, operator.chips).inside
+        group = group_of(self.chip, operator.chips)
+        inside = group.inside
+        if group.nodes > 1 and isinstance(operator, AllReduce):
+            # Engines' own all-reduces write to memory of peers, which ends with the node.
+            operator = as_nccl(operator)
         table = "custom_allreduce" if isinstance(operator, AllReduce) else "nccl"
         key = table, operator.kind, inside, operator.element_bytes
         if key not in self._messages:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from perfdb.collectives import group_of
 from perfdb.estimate import Estimate, Origin
 from perfdb.interpolate import Curve
 from perfdb.points import Points
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from hardware.catalogue import Chip
     from perfdb.expert_operators import ExpertExchange
     from perfdb.tables import TableSet
 
@@ -31,6 +33,8 @@ _USUAL_NODE_CHIPS: Final = 8
 _FORMATS: Final[Mapping[str, str]] = MappingProxyType(
     {"bf16": "bfloat16", "fp8": "fp8", "fp8_block": "fp8", "nvfp4": "nvfp4"}
 )
+#: A doubling of chips is worse kin than any other shape.
+_CHIPS_FIRST: Final = 1e3
 _NS_PER_US, _NS_PER_MS = 1e3, 1e6
 
 
@@ -46,6 +50,8 @@ class _Form:
         Column that names the phase and, after its prefix, the phase; or None where each has columns of its own.
     dtype
         Column of the format.
+    stage
+        The stage it is for where steps are of one; empty for any.
     """
 
     name: str
@@ -57,6 +63,7 @@ class _Form:
     by_node: bool = False
     phase: tuple[str, str] | None = None
     dtype: str | None = None
+    stage: str = ""
 
 
 _BOTH = ("transmit_us", "notify_us")
@@ -68,6 +75,7 @@ _DEEPEP = (
         "node_num",
         {"dispatch": ("dispatch_avg_t_us",), "combine": ("combine_avg_t_us",)},
         by_node=True,
+        stage="decode",
     ),
     _Form(
         "wideep_deepep_normal",
@@ -76,6 +84,7 @@ _DEEPEP = (
         "node_num",
         {name: tuple(f"{name}_{part}" for part in _BOTH) for name in ("dispatch", "combine")},
         by_node=True,
+        stage="prefill",
     ),
 )
 _UNIFIED = _Form(
@@ -110,12 +119,13 @@ class ExchangeCurve:
     curve: Curve
 
     def estimate(self, exchange: ExpertExchange, rows: NDArray[np.int64]) -> Estimate:
-        """Return the cost of an exchange, in proportion to what it moves where another one was measured."""
+        """Return the cost of an exchange; where another one was measured, the same start and in proportion to bytes."""
         found = self.curve.estimate(rows, lambda at: at.astype(np.float64))
         if self.kin == exchange:
             return found
-        ratio = exchange.copies * exchange.hidden / (self.kin.copies * self.kin.hidden)
-        return Estimate(found.ns * ratio, np.full(len(rows), Origin.EXTRAPOLATED, np.uint8))
+        start = self.curve.ns.min()
+        ns = start + (found.ns - start) * exchange.sent_away / self.kin.sent_away
+        return Estimate(ns, np.full(len(rows), Origin.EXTRAPOLATED, np.uint8))
 
 
 def exchange_tables(tables: TableSet) -> list[tuple[_Form, Path]]:
@@ -124,39 +134,58 @@ def exchange_tables(tables: TableSet) -> list[tuple[_Form, Path]]:
     return [(form, path) for form in forms if (path := tables.find("comm", form.name, tables.framework))]
 
 
-def exchange_curve(tables: TableSet, exchange: ExpertExchange) -> ExchangeCurve | None:
-    """Return the nearest measured exchange among as many chips, None where there is none.
+def exchange_curve(
+    chip: Chip, tables: TableSet, exchange: ExpertExchange, *, among_fewer: bool = False
+) -> ExchangeCurve | None:
+    """Return the nearest measured exchange, None where there is none over the same links.
+
+    Parameters
+    ----------
+    chip, tables, exchange
+        What is wanted.
+    among_fewer
+        Take one among another number of chips of the same node, too: racks of NVLink are measured by the tray.
 
     Notes
     -----
     Of several ways for one number of tokens (low latency or throughput, one-sided or two-sided, any number of
     multiprocessors) the fastest counts: engines choose by the batch.
     """
-    found = [_points(form, path, tables.system, exchange) for form, path in exchange_tables(tables)]
+    forms = [one for one in exchange_tables(tables) if {one[0].stage, exchange.stage} != {"prefill", "decode"}]
+    found = [_points(form, path, tables.system, exchange) for form, path in forms]
     columns = [np.concatenate(parts) for parts in zip(*(one for one in found if one), strict=True)]
     if not columns:
         return None
-    points = Points.of(columns[:3], columns[3], columns[4])
-    wanted = np.array([exchange.hidden, exchange.per_token, exchange.experts], float)
-    distance = np.abs(np.log2(points.shape / wanted)).sum(axis=1)
-    points = points.where(points.curve == points.curve[np.argmin(distance)])
-    hidden, per_token, experts = (int(size) for size in points.shape[0])
-    kin = replace(exchange, hidden=hidden, per_token=per_token, experts=experts)
+    points = Points.of(columns[:4], columns[4], columns[5])
+    among = points.shape[:, 0]
+    right = among == exchange.chips
+    if among_fewer and group_of(chip, exchange.chips).nodes == 1:
+        right |= np.array([group_of(chip, int(chips)).nodes == 1 for chips in among])
+    points = points.where(right)
+    if not len(points.at):
+        return None
+    wanted = np.array([exchange.chips, exchange.hidden, exchange.per_token, exchange.experts], float)
+    apart = np.abs(np.log2(points.shape / wanted))
+    points = points.where(
+        points.curve == points.curve[np.argmin(_CHIPS_FIRST * apart[:, 0] + apart[:, 1:].sum(axis=1))]
+    )
+    chips, hidden, per_token, experts = (int(size) for size in points.shape[0])
+    kin = replace(exchange, chips=chips, hidden=hidden, per_token=per_token, experts=experts)
     return ExchangeCurve(kin, Curve.through(points.at, points.ns))
 
 
 def _points(form: _Form, path: Path, system: str, exchange: ExpertExchange) -> list[NDArray[np.float64]] | None:
-    """Return columns hidden, choices per token, experts, tokens, ns of the rows among as many chips; None for none."""
+    """Return columns chips, hidden, choices per token, experts, tokens, ns of the rows; None for none."""
     names = ("hidden_size", form.per_token, "num_experts", form.tokens, form.chips, *form.times[exchange.name])
     more = [column for column in (form.phase and form.phase[0], form.dtype) if column]
     table = read_table(path, (*dict.fromkeys((*names, *more)),))
     node = _NODE_CHIPS.get(system, _USUAL_NODE_CHIPS) if form.by_node else 1
-    keep = table[form.chips] * node == exchange.chips
+    keep = np.ones(len(table[form.chips]), bool)
     if form.phase:
-        keep &= table[form.phase[0]] == form.phase[1] + exchange.name
+        keep = table[form.phase[0]] == form.phase[1] + exchange.name
     if form.dtype and (right := keep & (table[form.dtype] == _FORMATS.get(exchange.weights))).any():
         keep = right
     if not keep.any():
         return None
-    ns = form.unit_ns * sum(table[name][keep] for name in form.times[exchange.name])
-    return [*(table[name][keep] for name in names[:4]), ns]
+    ns = form.unit_ns * np.sum([table[name][keep] for name in form.times[exchange.name]], axis=0)
+    return [table[form.chips][keep] * node, *(table[name][keep] for name in names[:4]), ns]

@@ -76,12 +76,22 @@ class ExpertCurves:
         """Return whether layers of this shape were measured, cut in any way."""
         return bool((self._shapes[:, :4] == _shape(experts)[:4]).all(axis=1).any())
 
+    def nearest(self, experts: RoutedExperts) -> tuple[int, ...] | None:
+        """Return the measured shape that is nearest; None where none is near."""
+        distance = _distances(self._shapes, _shape(experts))
+        if distance.min() > _NEAR:
+            return None
+        return tuple(int(size) for size in self._shapes[np.argmin(distance)])
+
+    def reach(self, experts: RoutedExperts) -> int:
+        """Return up to how many tokens the nearest shape was measured; 0 where none is near."""
+        nearest = self.nearest(experts)
+        return 0 if nearest is None else int(self.points.at[self._places[nearest]][-1])
+
     def estimate(self, chip: Chip, experts: RoutedExperts, rows: NDArray[np.int64]) -> Estimate | None:
         """Return the cost of the experts, or from the utilisation of their nearest kin; None where none is near."""
-        shape = _shape(experts)
-        distance = _distances(self._shapes, shape)
-        nearest = tuple(int(size) for size in self._shapes[np.argmin(distance)])
-        if distance.min() > _NEAR:
+        shape, nearest = _shape(experts), self.nearest(experts)
+        if nearest is None:
             return None
         place = self._places[nearest]
         curve = Curve.sound(self.points.at[place], self.points.ns[place], self.verdict[place])

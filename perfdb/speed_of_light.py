@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perfdb.encoder_operators import EncoderAttention
 from perfdb.expert_operators import RoutedExperts
 from perfdb.formats import WEIGHT_BYTES
 from perfdb.operators import Gemm, LatentProjections, Overlapped
@@ -23,6 +24,7 @@ __all__ = [
     "attention_light",
     "attention_peak",
     "collective_light",
+    "encoder_bound",
     "experts_bound",
     "gemm_bound",
     "gemm_bounds",
@@ -117,8 +119,11 @@ def attention_bound(chip: Chip, attention: Kernel, batch: NDArray[np.int64], tok
     """Return the bound of one layer's attention.
 
     Context: each token attends to those before it, half as many pairs as the square of the length for the causal
-    mask. Generation: one new token attends to ``tokens`` cached ones, whose KV is read once.
+    mask. Generation: one new token attends to ``tokens`` cached ones, whose KV is read once. Encoders: each patch
+    attends to all ``tokens`` of its sequence.
     """
+    if isinstance(attention, EncoderAttention):
+        return encoder_bound(chip, attention, batch * tokens, batch * tokens.astype(np.float64) ** 2)
     sequences, length = batch.astype(np.float64), tokens.astype(np.float64)
     reach = np.minimum(length, attention.window) if attention.window else length
     if attention.name.startswith("context"):
@@ -130,6 +135,15 @@ def attention_bound(chip: Chip, attention: Kernel, batch: NDArray[np.int64], tok
     flops = sequences * pairs * attention.pair_flops + sequences * rows * attention.token_flops
     moved = sequences * each
     return Bound(1e9 * flops / attention_peak(chip, attention), 1e9 * moved / chip.memory_bytes_per_s)
+
+
+def encoder_bound(
+    chip: Chip, attention: EncoderAttention, patches: NDArray[np.int64], pairs: NDArray[np.float64]
+) -> Bound:
+    """Return the bound of an encoder's attention in one layer, over patches and pairs of those that see each other."""
+    moved = patches.astype(np.float64) * (attention.kv_bytes_per_token + attention.row_bytes)
+    compute = 1e9 * attention.pair_flops * pairs / attention_peak(chip, attention)
+    return Bound(compute, 1e9 * moved / chip.memory_bytes_per_s)
 
 
 def attention_peak(chip: Chip, attention: Kernel) -> float:

@@ -92,6 +92,9 @@ def case_facts(case: Case, chip: str) -> dict[str, str | float]:
         facts["publisher"] = publisher
     if case.date is not None:
         facts["date"] = case.date
+    drafts = re.search(r"_mtp([1-9])", case.texts.get("recipe", ""))
+    if drafts:
+        facts["drafts"] = float(drafts[1])
     columns = {"isl": "isl_mean", "osl": "osl_mean", "concurrency": "concurrency"}
     return facts | {name: case.numbers[column] for name, column in columns.items() if column in case.numbers}
 

@@ -12,6 +12,7 @@ from simulator.compare_cli import compare, sweep
 from simulator.conform_cli import conform
 from simulator.ownership import ForeignPackageError, check_ownership
 from simulator.perf_cli import perf
+from simulator.search_cli import search
 from simulator.trace_cli import trace
 from simulator.validate_cli import validate
 
@@ -66,6 +67,7 @@ main.add_command(calibrate)
 main.add_command(compare)
 main.add_command(conform)
 main.add_command(perf)
+main.add_command(search)
 main.add_command(sweep)
 main.add_command(trace)
 main.add_command(validate)
@@ -99,8 +101,9 @@ def run(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Run a SCENARIO (a TOML file, or the name of a shipped one).
 
-    Writes a result directory with summary.json, requests.parquet, timeline.parquet, manifest.json and pictures, and
-    prints the latency, throughput and pools. Exit code 3 if the share of requests that meet the SLO is too small.
+    Writes a result directory with report.html, summary.json, requests.parquet, timeline.parquet, manifest.json and
+    pictures, and prints the latency, throughput and pools. Exit code 3 if the share of requests that meet the SLO is
+    too small.
     """
     from pathlib import Path  # noqa: PLC0415 - --help stays light
 
@@ -126,7 +129,7 @@ def run(  # noqa: PLR0913 - one parameter per option
 @click.argument("result_dir")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def show(result_dir: str, *, as_json: bool) -> None:
-    """Print the tables of a finished run, comparison, sweep or validation again, from its RESULT_DIR."""
+    """Print the tables of a finished run, comparison, sweep, search or validation again, from its RESULT_DIR."""
     from pathlib import Path  # noqa: PLC0415 - --help stays light
 
     from hardware.errors import UserError  # noqa: PLC0415 - --help stays light
@@ -148,10 +151,16 @@ def _stored(folder: Path) -> tuple[Mapping[str, Any], Group]:
     """Return the JSON content of a result folder and its tables."""
     from simulator.compare_report import render_comparison  # noqa: PLC0415 - --help stays light
     from simulator.result_folder import read_result, read_side_by_side  # noqa: PLC0415 - --help stays light
+    from simulator.search_report import render_search  # noqa: PLC0415 - --help stays light
     from simulator.sweep_report import render_sweep  # noqa: PLC0415 - --help stays light
     from simulator.validate_report import render_validation  # noqa: PLC0415 - --help stays light
 
-    tables = {"compare": render_comparison, "sweep": render_sweep, "validate": render_validation}
+    tables = {
+        "compare": render_comparison,
+        "search": render_search,
+        "sweep": render_sweep,
+        "validate": render_validation,
+    }
     content = read_side_by_side(folder)
     if content is not None:
         return content, tables[content["servesim"]](content)

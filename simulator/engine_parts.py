@@ -65,6 +65,8 @@ class EngineParts:
         :func:`simulator.lockstep.instance_maker` says.
     """
 
+    encodes = False
+
     def __init__(  # noqa: PLR0913 - the parts of a pool, all named
         self,
         *,
@@ -101,6 +103,12 @@ class EngineParts:
         self.blocks, self.block_tokens, self.make = blocks, block_tokens, make
         self.max_tokens, self.max_prompt, self.replicas = max_tokens, max_prompt, replicas
         self.prefills, self.decodes, self.caching = prefills, decodes, caching
+
+    def of_replicas(self, replicas: int) -> EngineParts:
+        """Return the parts of a pool of so many instances."""
+        found = self.changed(scheduler=self.scheduler, make=self.make)
+        found.replicas = replicas
+        return found
 
     def changed(self, *, scheduler: Scheduler, make: Callable[..., Any] | None) -> EngineParts:
         """Return the same parts with another scheduler, and what makes an instance of them."""

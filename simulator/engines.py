@@ -143,6 +143,11 @@ class Engine:
     kv_modes: tuple[KvMode, ...] = ()
     narrow_sparse_cache: tuple[str, ...] = ()
 
+    @property
+    def speculates(self) -> bool:
+        """Whether it can verify drafted tokens."""
+        return self.kernels is None and not self.live
+
     def with_cache(self, model: ModelSpec, chip: Chip) -> ModelSpec:
         """Return a model whose cache has the format that the engine gives it where nothing else is said."""
         narrow = model.sparse_attention and chip.architecture in self.narrow_sparse_cache

@@ -15,6 +15,7 @@ from simulator.measures import slo_ms
 from simulator.plots import plot_cdf
 from simulator.plots_timeline import Caption, plot_timeline
 from simulator.result_folder import foreign_file
+from simulator.run_page import run_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,7 +28,7 @@ __all__ = ["check_target", "manifest", "put_in_place", "slo_bounds", "unwritable
 def write_result(
     result: Result, directory: Path, *, csv: bool = False, origin: Mapping[str, Any] | None = None
 ) -> None:
-    """Write ``summary.json``, ``requests.parquet``, ``timeline.parquet``, ``manifest.json`` and two pictures.
+    """Write ``summary.json``, ``requests.parquet``, ``timeline.parquet``, ``manifest.json``, pictures and a report.
 
     The files appear together: they are written beside the target and moved there in one step, so that whatever
     fails leaves the target as it was. An earlier result is replaced; a folder with anything else in it is refused.
@@ -160,6 +161,8 @@ def _fill(result: Result, folder: Path, made_by: Mapping[str, Any], *, csv: bool
     plot_cdf(result.requests, result.run.gaps, slo_bounds(result), title, folder / "cdf.png")
     caption = Caption(title, slo_bounds(result), result.run.incidents, result.scenario.workload.warmup_s)
     plot_timeline(result.timeline, caption, folder / "timeline.png")
+    report = run_page(result.summary, made_by, result.requests, result.timeline)
+    (folder / "report.html").write_text(report, encoding="utf-8")
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -49,7 +49,7 @@ _TEXT_FACTS: Final = (
 )
 _NUMBER_FACTS: Final = (
     *("isl", "osl", "concurrency", "tensor_parallel", "data_parallel", "expert_parallel", "prefill_dp", "decode_dp"),
-    *("batch", "chips"),
+    *("batch", "chips", "drafts"),
 )
 
 
@@ -71,6 +71,8 @@ FORMULAS: Final[Mapping[str, Callable[[Mapping[str, float]], int]]] = MappingPro
         "prompt_and_batch_in_blocks": lambda facts: -(-(int(facts["isl"] + facts["concurrency"]) + 500) // 32) * 32,
         "generated_prefill": lambda facts: int(facts["isl"]) + 1500,
         "recipe_batch": lambda facts: int(facts["batch"]),
+        "chips": lambda facts: int(facts["chips"]),
+        "recipe_drafts": lambda facts: int(facts["drafts"]),
     }
 )
 
@@ -136,7 +138,7 @@ class Settings(Strict):
     """
 
     model: dict[str, Any] = Field(default_factory=dict)
-    pool: dict[str, Any] = Field(default_factory=dict)
+    pool: Annotated[dict[str, Any], AfterValidator(_known_formulas)] = Field(default_factory=dict)
     network: dict[str, Any] = Field(default_factory=dict)
     engine_options: Annotated[dict[str, Any], AfterValidator(_known_formulas)] = Field(default_factory=dict)
     client: dict[str, Any] = Field(default_factory=dict)

@@ -135,9 +135,9 @@ def _with_workload(scenario: Scenario, **changes: object) -> Scenario:
 
 
 def _mean_rate_per_s(scenario: Scenario) -> float:
-    """Return the mean rate of a workload as it is, before any ``rate_scale``."""
+    """Return the mean rate of a workload as it is, before any ``rate_scale`` or ``share``."""
     # The warm-up is checked again at the rate that is run.
-    times_ns = build_requests(_with_workload(scenario, rate_scale=1.0, warmup_s=0.0)).times_ns
+    times_ns = build_requests(_with_workload(scenario, rate_scale=1.0, warmup_s=0.0, share=1.0)).times_ns
     span_ns = int(times_ns[-1] - times_ns[0])
     if not span_ns:
         raise ScenarioError(

@@ -102,21 +102,38 @@ def audit(tables: str | None, chip: str | None, framework: str | None, *, table:
 @click.argument("scenario")
 @click.option("--prefill", multiple=True, metavar="TOKENS[@PAST]", help="A chunk of a prompt; repeatable.")
 @click.option("--decode", metavar="SEQSxCONTEXT", help="Sequences that decode, and the tokens each has cached.")
+@click.option("--image", multiple=True, metavar="WIDTHxHEIGHT", help="An image to encode, pixels; repeatable.")
+@click.option("--video", multiple=True, metavar="WIDTHxHEIGHTxFRAMES", help="A video to encode; repeatable.")
+@click.option("--audio", multiple=True, metavar="SECONDS", help="A sound to encode; repeatable.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a key of the scenario; repeatable.")
 @click.option("--candidate", metavar="NAME", help="Which [[candidate]] of the file; --set changes it.")
-def price(
-    scenario: str, prefill: tuple[str, ...], *, decode: str | None, changes: tuple[str, ...], candidate: str | None
+def price(  # noqa: PLR0913 - one parameter per option
+    scenario: str,
+    *,
+    prefill: tuple[str, ...],
+    decode: str | None,
+    image: tuple[str, ...],
+    video: tuple[str, ...],
+    audio: tuple[str, ...],
+    changes: tuple[str, ...],
+    candidate: str | None,
 ) -> None:
     """Print what one step costs in each pool of a SCENARIO, operator by operator.
 
     With --prefill 2048 --prefill 512@4096 --decode 64x4096 the step computes a prompt of 2048 tokens, 512 tokens of
-    one that has 4096 cached, and one token of 64 sequences. A pool takes the part of it that its stages serve.
+    one that has 4096 cached, and one token of 64 sequences. A pool takes the part of it that its stages serve. With
+    --image 1280x720 the encoder of a multimodal model runs, over all images, videos and sounds together.
     """
     from simulator.candidates import load_picked  # noqa: PLC0415 - --help stays light
+    from simulator.perf_image import encoded_report, encoded_runs, parse_media  # noqa: PLC0415 - --help stays light
     from simulator.perf_price import parse_step, price_report, priced_pools  # noqa: PLC0415 - --help stays light
 
-    step = parse_step(prefill, decode)
-    for pool in priced_pools(load_picked(scenario, candidate, changes), step):
+    media = parse_media(image, video, audio)
+    step = parse_step(prefill, decode) if prefill or decode or not media else None
+    picked = load_picked(scenario, candidate, changes)
+    for run in encoded_runs(picked, media) if media else ():
+        _print(encoded_report(run))
+    for pool in priced_pools(picked, step) if step else ():
         _print(price_report(pool))
 
 

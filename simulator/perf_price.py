@@ -19,20 +19,33 @@ from perfdb.expert_operators import ExpertExchange
 from perfdb.operators import AllReduce, Collective, Elementwise, PointToPoint, RowOperator, as_collective
 from perfdb.speed_of_light import attention_bound, collective_light, row_bound
 from perfdb.step_prices import equal_prompt
-from simulator.build import build_pools, cost_chain
+from simulator.build import build_pools
+from simulator.built_pool import BuiltPool, cost_chain
 from simulator.report import plain_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from rich.table import Table
+
     from hardware.catalogue import Chip
     from perfdb.estimate import Estimate
     from perfdb.operators import Kernel
     from perfdb.sources import SourceChain
-    from simulator.build import BuiltPool
     from simulator.scenario import Scenario
 
-__all__ = ["Chunk", "Line", "PricedStep", "StepAsked", "parse_step", "price_report", "priced_pools"]
+__all__ = [
+    "Chunk",
+    "Line",
+    "PricedStep",
+    "StepAsked",
+    "light_ns",
+    "line_of",
+    "lines_table",
+    "parse_step",
+    "price_report",
+    "priced_pools",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +155,7 @@ def priced_pools(scenario: Scenario, step: StepAsked) -> Iterator[PricedStep]:
             step.decodes if table.decodes else 0,
             step.context if table.decodes else 0,
         )
-        if part.sequences:
+        if part.sequences and isinstance(pool, BuiltPool):
             any_part = True
             _check(pool, part)
             yield _priced(pool, part, cost_chain(table, pool.name, pool.chip))
@@ -193,7 +206,7 @@ def _lines(pool: BuiltPool, step: StepAsked, chain: SourceChain) -> Iterator[Lin
     for kind, rows in ((operators.per_token, step.tokens), (operators.per_sample, step.sequences)):
         for operator in kind:
             at = np.array([rows])
-            yield _line(operator.name, operator.count, chain.rows(operator, at), _light_ns(pool.chip, operator, rows))
+            yield line_of(operator.name, operator.count, chain.rows(operator, at), light_ns(pool.chip, operator, rows))
     if step.chunks:
         yield from _over_prompts(pool, step, chain)
     for kernel in operators.generation if step.decodes else ():
@@ -231,14 +244,15 @@ def _equal_length(chunks: Sequence[Chunk], window: int) -> int:
 def _attention(chip: Chip, kernel: Kernel, chain: SourceChain, sequences: int, tokens: int) -> Line:
     at = np.array([sequences]), np.array([tokens])
     light = attention_bound(chip, kernel, *at).ns
-    return _line(kernel.name, kernel.count, chain.attention(kernel, *at), float(light[0]))
+    return line_of(kernel.name, kernel.count, chain.attention(kernel, *at), float(light[0]))
 
 
-def _line(name: str, count: int, found: Estimate, light_ns: float) -> Line:
-    return Line(name, count, float(found.ns[0]), light_ns, Origin(int(found.origin[0])).name.lower())
+def line_of(name: str, count: int, found: Estimate, light: float) -> Line:
+    """Return the line of an operator from its price at one point; ``light`` is its speed of light, ns."""
+    return Line(name, count, float(found.ns[0]), light, Origin(int(found.origin[0])).name.lower())
 
 
-def _light_ns(chip: Chip, operator: RowOperator, rows: int) -> float:
+def light_ns(chip: Chip, operator: RowOperator, rows: int) -> float:
     """Return the speed of light of one run over ``rows`` rows, ns."""
     if isinstance(operator, ExpertExchange):
         operator = as_collective(operator)
@@ -257,24 +271,23 @@ def _light_ns(chip: Chip, operator: RowOperator, rows: int) -> float:
 def price_report(priced: PricedStep) -> Group:
     """Return the lines of a step, the most expensive first."""
     pool, step = priced.pool, priced.step
-    table = plain_table(
-        f"{pool.name}: {pool.model.name} on {pool.layout.chips} x {pool.chip.name}",
-        "operator",
-        "times",
-        "us each",
-        "ms in all",
-        "share",
-        "light",
-        "origin",
-    )
-    table.columns[0].no_wrap = table.columns[-1].no_wrap = True
-    for line in sorted(priced.lines, key=lambda line: -line.ns):
-        light = "" if math.isnan(line.light_ns) or not line.each_ns else f"{line.light_ns / line.each_ns:.0%}"
-        times = f"{line.each_ns / 1e3:,.1f}", f"{line.ns / 1e6:,.3f}"
-        table.add_row(Text(line.name), f"{line.count}", *times, f"{line.ns / priced.total_ns:.1%}", light, line.origin)
-    table.add_section()
-    table.add_row("the step", "", "", f"{priced.total_ns / 1e6:,.3f}", "", "", "")
+    title = f"{pool.name}: {pool.model.name} on {pool.layout.chips} x {pool.chip.name}"
+    table = lines_table(title, priced.lines, priced.total_ns, "the step")
     past = [f"{chunk.new:,} tokens after {chunk.past:,}" for chunk in step.chunks]
     decode = [f"{step.decodes:,} x {step.context:,} decoded"] * bool(step.decodes)
     ranks = f", on each of {pool.layout.data} attention ranks" if pool.layout.data > 1 else ""
     return Group(table, Text(f"One pass over {', '.join([*past, *decode])}{ranks}."))
+
+
+def lines_table(title: str, lines: Sequence[Line], total_ns: int, whole: str) -> Table:
+    """Return operators as a table, the most expensive first, with what they add up to at the end."""
+    columns = ("operator", "times", "us each", "ms in all", "share", "light", "origin")
+    table = plain_table(title, *columns)
+    table.columns[0].no_wrap = table.columns[-1].no_wrap = True
+    for line in sorted(lines, key=lambda line: -line.ns):
+        light = "" if math.isnan(line.light_ns) or not line.each_ns else f"{line.light_ns / line.each_ns:.0%}"
+        times = f"{line.each_ns / 1e3:,.1f}", f"{line.ns / 1e6:,.3f}"
+        table.add_row(Text(line.name), f"{line.count}", *times, f"{line.ns / total_ns:.1%}", light, line.origin)
+    table.add_section()
+    table.add_row(whole, "", "", f"{total_ns / 1e6:,.3f}", "", "", "")
+    return table

@@ -13,6 +13,8 @@ mpl.use("Agg")
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from simulator.palette import COLOURS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -25,9 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BOUND", "COLOURS", "STYLES", "log_scale", "plot_cdf", "save_picture", "short"]
 
-#: Okabe and Ito's colours, which people who see few colours can tell apart (https://jfly.uni-koeln.de/color/),
-#: without the yellow that is too light for a thin line.
-COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 #: For more lines than there are colours.
 STYLES: Final = ("-", "--", ":", "-.")
 #: The look of a bound or target.

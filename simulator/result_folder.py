@@ -17,6 +17,7 @@ __all__ = [
     "StoredResult",
     "foreign_file",
     "foreign_in_comparison",
+    "foreign_in_search",
     "foreign_in_sweep",
     "foreign_in_validation",
     "read_result",
@@ -70,14 +71,25 @@ def foreign_file(directory: Path) -> str | None:
 
 def foreign_in_comparison(directory: Path) -> str | None:
     """Return the name of something in a folder that is no part of a comparison; None if all of it is."""
-    ours = ("candidates", "cdf.png", "compare.json", "links.png", "points.parquet")
-    strange = _foreign(directory, "compare", ours)
-    candidates = directory / "candidates"
-    if strange is not None or not candidates.exists():
-        return strange
-    if not candidates.is_dir():
-        return candidates.name
-    for folder in sorted(candidates.iterdir()):
+    ours = ("candidates", "cdf.png", "compare.json", "links.png", "points.parquet", "report.html")
+    return _foreign(directory, "compare", ours) or _foreign_run(directory, "candidates")
+
+
+def foreign_in_search(directory: Path) -> str | None:
+    """Return the name of something in a folder that is no part of a search; None if all of it is."""
+    found = ("best.json", "front.json", "pareto.png", "points.parquet", "report.html", "search.json")
+    scenarios = ("winner.toml", "colocated.toml", "disaggregated.toml")
+    return _foreign(directory, "search", ("deployments", *found, *scenarios)) or _foreign_run(directory, "deployments")
+
+
+def _foreign_run(directory: Path, name: str) -> str | None:
+    """As :func:`foreign_file`, for each of the folders in one, where there is one."""
+    runs = directory / name
+    if not runs.exists():
+        return None
+    if not runs.is_dir():
+        return runs.name
+    for folder in sorted(runs.iterdir()):
         inside = foreign_file(folder) if folder.is_dir() else ""
         if inside is not None:
             return str((folder / inside).relative_to(directory))
@@ -109,14 +121,17 @@ def _foreign(directory: Path, kind: str, ours: Sequence[str], file: str = "") ->
 
 
 def read_side_by_side(directory: Path) -> dict[str, Any] | None:
-    """Return the content of a comparison, a sweep or a validation from its folder; None for one of another kind.
+    """Return the content of a comparison, sweep, search or validation from its folder; None for one of another kind.
 
     Raises
     ------
     UserError
         If its JSON file cannot be read.
     """
-    found = next((name for name in ("compare.json", "sweep.json", "report.json") if (directory / name).is_file()), None)
+    found = next(
+        (name for name in ("compare.json", "sweep.json", "search.json", "report.json") if (directory / name).is_file()),
+        None,
+    )
     return None if found is None else _read_json(directory, found)
 
 

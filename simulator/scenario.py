@@ -18,8 +18,9 @@ from simulator.engines import ENGINES
 from simulator.incidents import OperationsTable
 from simulator.network import NetworkTable
 from simulator.overrides import WORKLOAD_KINDS, parse_override, set_key
-from simulator.pool_table import Count, Pool, Text, decode_pools, entry_pools, hands_over
+from simulator.pool_table import Count, Pool, Text, decode_pools, encode_pools, entry_pools, hands_over
 from workloads.closed_loop import ClosedLoop
+from workloads.media_draws import ImageSize
 from workloads.readers import READERS
 from workloads.synthetic import Synthetic
 
@@ -78,11 +79,16 @@ class Workload(Strict):
 
     Attributes
     ----------
+    image_size
+        Size of images of which a trace says nothing but that they are there, pixels.
     max_output_tokens
         The most output tokens that clients allow, for engines that reserve room for them. By default clients allow
         just what they get, as benchmarks do that ignore the end of an answer.
     priority_shares
         Shares of the requests of priority 0, 1, and so on, for policies that serve the lowest first; drawn at random.
+    share
+        Share of the requests that this deployment gets, each at random, conversations whole: what one of several
+        equal deployments sees behind a router that deals at random. Rates and ``limit`` are of all.
     """
 
     trace: Text | None = None
@@ -93,9 +99,11 @@ class Workload(Strict):
     closed_loop: ClosedLoop | None = None
     rate_scale: _Positive = 1.0
     limit: Count | None = None
+    image_size: ImageSize | None = None
     warmup_s: _Seconds = 0.0
     max_output_tokens: Count | None = None
     priority_shares: Annotated[tuple[_Positive, ...], Field(max_length=1000)] = ()
+    share: _Share = 1.0
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -108,6 +116,8 @@ class Workload(Strict):
             raise ValueError(f"{kinds[0]}.requests is {table.requests}, expected at most {_MOST_REQUESTS}")
         if self.closed_loop is not None and self.rate_scale != 1:
             raise ValueError("rate_scale has no meaning for a closed loop, whose rate follows from its concurrency")
+        if self.closed_loop is not None and self.share != 1:
+            raise ValueError("share has no meaning for a closed loop; give it fewer users and requests")
         return self
 
 
@@ -163,6 +173,11 @@ class Scenario(Strict):
     def entry_pools(self) -> tuple[Pool, ...]:
         """Pools that requests arrive at."""
         return entry_pools(self.pool)
+
+    @property
+    def encode_pools(self) -> tuple[Pool, ...]:
+        """Pools that encode images for others."""
+        return encode_pools(self.pool)
 
     @property
     def decode_pools(self) -> tuple[Pool, ...]:
@@ -227,8 +242,9 @@ def open_scenario(path: str | Path, overrides: Mapping[str, Any] | None = None) 
 
 
 def resolve_scenario(table: Mapping[str, Any], file: Path, where: str) -> Scenario:
-    """Return the typed scenario of a root table; an error sentence begins with ``where``."""
-    return _beside(validated(Scenario, table, where, error=ScenarioError), file.parent)
+    """Return the typed scenario of a root table, ``[search]`` left out; an error sentence begins with ``where``."""
+    one = {key: value for key, value in table.items() if key != "search"}
+    return _beside(validated(Scenario, one, where, error=ScenarioError), file.parent)
 
 
 def load_changed(path: str | Path, changes: Sequence[str], seed: int | None = None) -> Scenario:

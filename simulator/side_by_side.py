@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from simulator.compare import case_points
+from simulator.compare_page import compare_page
 from simulator.journal import point_key
 from simulator.plots_compare import plot_candidates
 from simulator.plots_sweep import plot_capacities, plot_sweep
@@ -29,11 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["write_comparison", "write_sweep"]
 
-_CDF_COLUMNS = ["measured", "completed", "ttft_ms", "tpot_ms", "e2e_ms"]
-
 
 def write_comparison(found: Comparison, cases: Sequence[Case], staging: Staging) -> None:
-    """Write ``compare.json``, ``points.parquet``, the pictures, and a result folder per candidate in ``candidates/``.
+    """Write ``report.html``, ``compare.json``, ``points.parquet``, pictures, and a result folder per candidate.
 
     Parameters
     ----------
@@ -81,9 +80,12 @@ def _fill_comparison(folder: Path, found: Comparison, results: Mapping[str, Path
     pd.DataFrame(found.rows).to_parquet(folder / "points.parquet", index=False)
     for name, result in results.items():
         shutil.copytree(result, folder / "candidates" / name)
-    requests = {
-        name: pd.read_parquet(result / "requests.parquet", columns=_CDF_COLUMNS) for name, result in results.items()
+    requests = {name: pd.read_parquet(result / "requests.parquet") for name, result in results.items()}
+    runs = {
+        name: (_read_json(result / "summary.json"), _read_json(result / "manifest.json"), requests[name])
+        for name, result in results.items()
     }
+    (folder / "report.html").write_text(compare_page(found.content, runs), encoding="utf-8")
     title = f"{found.content['name']}: {len(results)} candidates, seed {found.content['seeds'][0]}"
     plot_candidates(requests, found.content["slo_ms"], title, folder / "cdf.png")
     links = {name: curve for name, result in results.items() if (curve := _busiest_link(result)) is not None}
@@ -113,3 +115,8 @@ def _fill_sweep(folder: Path, content: Mapping[str, Any], found: Sequence[Sweep]
 
 def _write_json(value: Mapping[str, Any], path: Path) -> None:
     path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found

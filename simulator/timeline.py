@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
+from simulator.engine_parts import EngineParts
 from simulator.link_windows import LinkWindows, link_windows
 from simulator.server import cores_of
 from simulator.windows import mean_open, percentiles, window_of
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from simulator.finished import Finished
-    from simulator.records import StepLog
+    from simulator.records import EncodeLog, StepLog
 
 __all__ = ["LINK", "timeline_table"]
 
@@ -42,6 +43,8 @@ def timeline_table(run: Finished) -> pd.DataFrame:
     for number, pool in enumerate(run.pools):
         members = np.flatnonzero(run.instance_pools() == number)
         columns |= {f"{name}_{pool.name}": column for name, column in _pool(run, members, edges).items()}
+        if isinstance(pool.parts, EngineParts):
+            columns[f"kv_held_{pool.name}"] = _kv_held(run, members, edges, pool.parts.blocks * pool.parts.block_tokens)
     if run.cluster.carrier is not None:
         transfers = run.cluster.carrier.log.table()
         begun = transfers["start_ns"]
@@ -78,15 +81,18 @@ def _requests(run: Finished, edges: NDArray[np.int64]) -> dict[str, NDArray[np.f
 def _pool(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
     """Return what waits and runs in a pool, how busy it is and how many sequences a scheduler decodes while it does."""
     ledger = run.cluster.ledger
-    arrival, admitted, first, ready, finish = (
-        ledger.column(f"{name}_ns") for name in ("arrival", "admitted", "first_token", "kv_ready", "finish")
+    arrival, features, admitted, first, ready, finish = (
+        ledger.column(f"{name}_ns") for name in ("arrival", "features", "admitted", "first_token", "kv_ready", "finish")
     )
+    arrival = np.maximum(arrival, features)
     here, decodes_here = (np.isin(ledger.column(name), members) for name in ("instance", "decode_instance"))
     handed = ready >= 0
     queued = _open(arrival, admitted, here, edges) + _open(first, ready, decodes_here & handed, edges)
     running = _open(admitted, first, here & handed, edges) + _open(admitted, finish, here & ~handed, edges)
     running += _open(ready, finish, decodes_here & handed, edges)
     cores = cores_of(run.cluster.instances[i] for i in members)
+    if not cores:
+        return _encoders(run, members, edges)
     begun, lasted, decodes = _columns([core.log for core in cores], "start_ns", "duration_ns", "decodes")
     with_decodes = decodes > 0
     decoding = mean_open(begun[with_decodes], (begun + lasted)[with_decodes], edges)
@@ -99,7 +105,39 @@ def _pool(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]) -
     }
 
 
-def _columns(logs: Sequence[StepLog], *names: str) -> list[NDArray[np.int64]]:
+def _encoders(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """Return the requests whose images wait for and go through the encoders of a pool, and how busy these are."""
+    ledger = run.cluster.ledger
+    arrival, began, encoded = (ledger.column(f"{name}_ns") for name in ("arrival", "encode", "encoded"))
+    here = np.isin(ledger.column("encode_instance"), members)
+    return {
+        "queued": _open(arrival, began, here, edges),
+        "running": _open(began, encoded, here, edges),
+        "utilisation": _busy(run, members, edges) / np.maximum(_serving(run, members, edges), 1e-9),
+        "decode_batch": np.full(len(edges) - 1, np.nan),
+    }
+
+
+def _kv_held(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64], tokens: int) -> NDArray[np.float64]:
+    """Return the share of a pool's KV that requests in progress fill, of so many tokens in each of its caches.
+
+    A request counts with its prompt and half its answer, what it holds on average; a prefix that several share counts
+    for each of them, and what a cache keeps of requests that are over does not count.
+    """
+    ledger = run.cluster.ledger
+    admitted, first, ready, finish = (
+        ledger.column(f"{name}_ns") for name in ("admitted", "first_token", "kv_ready", "finish")
+    )
+    here, decodes_here = (np.isin(ledger.column(name), members) for name in ("instance", "decode_instance"))
+    handed, prompts = ready >= 0, ledger.column("prompt_tokens")
+    whole = prompts + ledger.column("output_tokens") // 2
+    held = _open(admitted, ready, here & handed, edges, prompts) + _open(admitted, finish, here & ~handed, edges, whole)
+    held += _open(first, finish, decodes_here & handed, edges, whole)
+    caches = len(cores_of(run.cluster.instances[i] for i in members))
+    return np.minimum(held / max(1, caches * tokens), 1.0)
+
+
+def _columns(logs: Sequence[StepLog] | Sequence[EncodeLog], *names: str) -> list[NDArray[np.int64]]:
     return [np.concatenate([log.table()[name] for log in logs]) for name in names]
 
 
@@ -118,11 +156,15 @@ def _serving(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]
 
 
 def _open(
-    starts_ns: NDArray[np.int64], ends_ns: NDArray[np.int64], which: NDArray[np.bool_], edges: NDArray[np.int64]
+    starts_ns: NDArray[np.int64],
+    ends_ns: NDArray[np.int64],
+    which: NDArray[np.bool_],
+    edges: NDArray[np.int64],
+    weights: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
-    """Return how many of some requests were between two of their times, both of which must have come."""
+    """Return how many of some requests, or what they weigh, were between two of their times that have come."""
     which = which & (starts_ns >= 0) & (ends_ns >= 0)
-    return mean_open(starts_ns[which], ends_ns[which], edges)
+    return mean_open(starts_ns[which], ends_ns[which], edges, None if weights is None else weights[which])
 
 
 def _links(found: LinkWindows) -> dict[str, NDArray[np.float64]]:

@@ -94,6 +94,7 @@ IMPOSSIBLE = [
     case("pool.0.data_parallel=1000000", "'pool.0.data_parallel'", "is 1000000", "less than or equal to 1024"),
     case("pool.0.expert_exchange='all_to_all'", "'pool.0'", "data_parallel 1", "expected data_parallel above 1"),
     case("pool.0.expert_parallel=2", "pool.left.expert_parallel", "has no experts", "leave it out"),
+    case("pool.0.redundant_experts=8", "'pool.0'", "redundant_experts is 8", "or set expert_parallel"),
     case("pool.0.pipeline_parallel=2", "'pool.0'", "pipeline_parallel is 2", "use tensor_parallel"),
     case("model.name='Llama-3.1-70B'", "Llama-3.1-70B", "needs 141", "or narrower weights"),
     case("pool.0.engine_options.max_model_len=99999", "pool.left.engine_options.max_model_len", "is 99999", "at most"),
@@ -137,7 +138,7 @@ IMPOSSIBLE = [
     ),
     case("pool.0.stages=['decode']", "s.toml", "a pool serves 'decode' alone", "with stages = ['prefill']"),
     case("pool.0.stages=['decode', 'prefill']", "'pool.0.stages'", "found ['decode', 'prefill']", "in this order"),
-    case("pool.0.stages=[]", "'pool.0.stages'", "found []", "expected some of ['prefill', 'decode']"),
+    case("pool.0.stages=[]", "'pool.0.stages'", "found []", "expected some of ['encode', 'prefill', 'decode']"),
     case(
         "pool.0.cost_sources=[]",
         "'pool.0.cost_sources'",

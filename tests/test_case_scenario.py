@@ -131,6 +131,12 @@ def test_the_batch_of_a_decode_worker_is_that_of_its_recipe():
     assert pools[0]["engine_options"]["disable_overlap_scheduler"] is True
 
 
+def test_the_drafts_of_a_recipe_are_those_that_are_not_none():
+    recipe = "x/stp/ctx1_gen4_tep8_batch24_eplb0_mtp0.yaml|x/mtp/ctx1_gen4_tep8_batch24_eplb0_mtp3.yaml"
+    assert case_facts(case({"recipe": recipe}), "gb200")["drafts"] == 3
+    assert "drafts" not in case_facts(case({"recipe": "x/ctx1_gen4_tep8_batch24_eplb0_mtp0"}), "gb200")
+
+
 def test_workers_that_nobody_knows_are_not_guessed():
     with pytest.raises(CaseError, match="the number of prefill workers was neither published nor can it be told"):
         case_pools(case({"mode": "disagg"}), RULES)

@@ -24,7 +24,15 @@ from simulator import load_scenario, simulate
 from simulator.report import render
 from simulator.scenario import load_changed
 
-FILES = ["cdf.png", "manifest.json", "requests.parquet", "summary.json", "timeline.parquet", "timeline.png"]
+FILES = [
+    "cdf.png",
+    "manifest.json",
+    "report.html",
+    "requests.parquet",
+    "summary.json",
+    "timeline.parquet",
+    "timeline.png",
+]
 
 #: The keys of ``vllm bench serve --save-result`` that a simulation has, and those of the outside contract.
 VLLM_KEYS = [

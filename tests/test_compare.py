@@ -29,7 +29,15 @@ APART = """
 name = "apart"
 set = { "pool.left.stages" = ["prefill"], "pool.right.stages" = ["decode"], "network.kv_transfer.efficiency" = 1e-3 }
 """
-RESULT = ["cdf.png", "manifest.json", "requests.parquet", "summary.json", "timeline.parquet", "timeline.png"]
+RESULT = [
+    "cdf.png",
+    "manifest.json",
+    "report.html",
+    "requests.parquet",
+    "summary.json",
+    "timeline.parquet",
+    "timeline.png",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +144,10 @@ def test_a_comparison_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tree(Path("results")) == sorted(
         [
             "small-compare",
-            *(f"small-compare/{name}" for name in ("candidates", "cdf.png", "compare.json", "points.parquet")),
+            *(
+                f"small-compare/{name}"
+                for name in ("candidates", "cdf.png", "compare.json", "points.parquet", "report.html")
+            ),
             *(f"small-compare/candidates/{name}" for name in ("as is", "big")),
             *(f"small-compare/candidates/{name}/{file}" for name in ("as is", "big") for file in RESULT),
         ]

@@ -24,6 +24,10 @@ output_tokens = { kind = "uniform", low = 2, high = 50 }
 """
 
 
+#: Files of a result that are compared as they are.
+PICTURED = ("cdf.png", "timeline.png", "timeline.parquet", "report.html")
+
+
 def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -38,7 +42,7 @@ def digests(folder: Path) -> dict[str, str]:
         "its rows": digest(rows.encode()),
         "summary.json": digest(json.dumps(summary).encode()),
         "manifest.json": digest((folder / "manifest.json").read_bytes()),
-        **{name: digest((folder / name).read_bytes()) for name in ("cdf.png", "timeline.png", "timeline.parquet")},
+        **{name: digest((folder / name).read_bytes()) for name in PICTURED},
     }
 
 

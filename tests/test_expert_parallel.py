@@ -60,6 +60,16 @@ def test_chips_that_cannot_share_an_expert_can_hold_different_ones(tmp_path):
     assert built(small(tmp_path), tensor_parallel=8, expert_parallel=4).layout == Layout(8, expert=4)
 
 
+def test_second_copies_fill_chips_evenly_and_take_memory(tmp_path):
+    with pytest.raises(ScenarioError, match=r"does not divide the 12 experts of .* and 3 redundant ones, or"):
+        built(small(tmp_path), tensor_parallel=8, expert_parallel=2, redundant_experts=3)
+    layout = {"tensor_parallel": 8, "expert_parallel": 8}
+    assert built(small(tmp_path, moe_intermediate_size=512), **layout, redundant_experts=4).layout.redundant == 4
+    plain, more = (built("Qwen3-30B-A3B", **layout, redundant_experts=n) for n in (0, 64))
+    experts = load_model("Qwen3-30B-A3B").expert_bytes / 8
+    assert more.memory.weights - plain.memory.weights == pytest.approx(experts / 2, rel=0.01)
+
+
 def test_experts_that_cannot_be_dealt_are_named(tmp_path):
     with pytest.raises(ScenarioError, match=r"does not divide the 12 experts of .*; use 2 or 4$"):
         built(small(tmp_path), tensor_parallel=8, expert_parallel=8)

@@ -54,6 +54,14 @@ GOLDEN = {
     "gb300": (284208, 8000, 2500, 5000, 15000, 900, 1400),
     "rtx_pro_6000_server": (97887, 1792, 467.8, 935.6, 1871.2, 64, 600),
     "rtx_4090": (24564, 1008, 165.2, 330.3, None, 32, 450),
+    "ascend_910b1": (65536, 1600, 414, None, None, 196, 400),
+    "ascend_910b2": (65536, 1600, 353.9, None, None, 196, 400),
+    "ascend_910b3": (65536, 1638, 313, None, None, 196, 400),
+    "ascend_910b4": (32768, 800, 280, None, None, 196, 310),
+    "ascend_910c": (65536, 1600, 376, None, None, 196, 310),
+    "mi300x": (196608, 5300, 1307, 2615, None, 448, 750),
+    "mi325x": (262144, 6000, 1307, 2615, None, 448, 1000),
+    "mi355x": (294912, 8000, 2516, 5033, 10066, 576, 1400),
 }
 
 
@@ -230,8 +238,8 @@ def edited(text: str, old: str, new: str) -> str:
         ),
         ("2 = { alpha", "two = { alpha", "'efficiency.all_reduce': expected a table by number of chips"),
         ("[pcie]", "[[pcie]]", "key 'pcie' is .*: expected a table"),
-        ("domain = 8", "domain = 8\nbridge_pair_only = true", "'nvlink': domain is 8 with bridge_pair_only"),
-        ('"nvidia"', '"amd"', "key 'vendor' is 'amd': expected 'nvidia'"),
+        ("domain = 8", "domain = 8\nbridge_pair_only = true", "'scale_up': domain is 8 with bridge_pair_only"),
+        ('"nvidia"', '"nvidea"', "key 'vendor' is 'nvidea': expected 'nvidia'"),
         ("vendor", "efficiency = 3\n[other]\nvendor", "key 'efficiency' is 3; expected a table"),
     ],
 )
@@ -255,11 +263,11 @@ def test_a_wrong_chip_file_is_one_sentence(old: str, new: str, sentence: str, tm
         (
             '"nvswitch"',
             '"nvswich"',
-            "key 'fabric' is 'nvswich': expected 'nvswitch', 'nvlink_pairs', 'full_mesh' or 'pcie'",
+            "key 'fabric' is 'nvswich': expected 'nvswitch', 'switch', 'nvlink_pairs', 'full_mesh' or 'pcie'",
         ),
-        ("chips = 8", "chips = 16", "'nvswitch' joins 16 chips but NVLink of h200_sxm joins at most 8"),
-        ('"h200_sxm"', '"l4"', "fabric is 'nvswitch' but l4 has no NVLink; use 'pcie'"),
-        ('"h200_sxm"', '"a100_80_pcie"', "joins 8 chips but NVLink of a100_80_pcie joins at most 2"),
+        ("chips = 8", "chips = 16", "'nvswitch' joins 16 chips but nvlink of h200_sxm joins at most 8"),
+        ('"h200_sxm"', '"l4"', "fabric is 'nvswitch' but l4 has no scale-up ports; use 'pcie'"),
+        ('"h200_sxm"', '"a100_80_pcie"', "joins 8 chips but nvlink of a100_80_pcie joins at most 2"),
         ('"h200_sxm"', '"h200"', "key 'chip': unknown chip 'h200'.*did you mean 'h200_sxm'"),
         ('"h200_sxm"', "3", "key 'chip' is 3: expected a valid string"),
         ('chip = "h200_sxm"', 'like = "mine.toml"', "key 'like' is 'mine.toml', which leads back"),

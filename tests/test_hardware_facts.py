@@ -26,14 +26,14 @@ KEYS = {
     "tdp_w": "tdp_w",
     "pcie.gen": "pcie.generation",
     "pcie.bw_dir": "pcie.bytes_per_s",
-    "nvlink.gen": "nvlink.generation",
-    "nvlink.links": "nvlink.links",
-    "nvlink.bw_dir": "nvlink.bytes_per_s",
-    "nvlink.domain": "nvlink.domain",
-    "nvlink.bridge_pair_only": "nvlink.bridge_pair_only",
-    "nvlink.measured_dir": "nvlink.measured_bytes_per_s",
-    "nvlink.ucx_measured_dir": "nvlink.ucx_measured_bytes_per_s",
-    "p2p_measured.uni": "nvlink.measured_bytes_per_s",
+    "nvlink.gen": "scale_up.generation",
+    "nvlink.links": "scale_up.links",
+    "nvlink.bw_dir": "scale_up.bytes_per_s",
+    "nvlink.domain": "scale_up.domain",
+    "nvlink.bridge_pair_only": "scale_up.bridge_pair_only",
+    "nvlink.measured_dir": "scale_up.measured_bytes_per_s",
+    "nvlink.ucx_measured_dir": "scale_up.ucx_measured_bytes_per_s",
+    "p2p_measured.uni": "scale_up.measured_bytes_per_s",
     **{dtype: f"flops_per_s.{dtype}" for dtype in ("bf16", "fp8", "fp4", "int8")},
 }
 TAGS = {"Mooncake": "MOON"}
@@ -74,10 +74,46 @@ def test_every_figure_of_every_chip(facts: dict[str, Any]) -> None:
         for key, value in table.items():
             if key in IN_A_NOTE:
                 continue
-            ours = chip.nvlink if key == "nvlink" else figure(chip, KEYS[key])
+            ours = chip.scale_up if key == "nvlink" else figure(chip, KEYS[key])
             assert ours == (None if value is None else pytest.approx(value)), (name, key)
             compared += 1
     assert compared > 200
+
+
+OTHERS = {
+    "ascend_910c_die": "ascend_910c",
+    **{name: name for name in ("ascend_910b1", "ascend_910b2", "ascend_910b3", "ascend_910b4")},
+    **{name: name for name in ("mi300x", "mi325x", "mi355x")},
+}
+OTHER_KEYS = KEYS | {
+    "scaleup.bw_dir": "scale_up.bytes_per_s",
+    "scaleup.links": "scale_up.links",
+    "ub_bw_dir": "scale_up.bytes_per_s",
+    "rdma_bw_dir": "nic_bytes_per_s",
+}
+
+
+def test_figures_of_other_makers(facts: dict[str, Any]) -> None:
+    compared = 0
+    for theirs, ours in OTHERS.items():
+        chip = load_chip(ours)
+        for key, value in flat(facts["accelerators"][theirs]).items():
+            if key in OTHER_KEYS:
+                found = figure(chip, OTHER_KEYS[key])
+                assert found == (None if value is None else pytest.approx(value)), (ours, key)
+                compared += 1
+    assert compared > 45
+
+
+def test_measured_operators_of_an_ascend(facts: dict[str, Any]) -> None:
+    measured, efficiency = facts["achieved"]["ascend_910c_die"], load_chip("ascend_910c").efficiency
+    assert (efficiency.mla_compute, efficiency.mla_memory_bytes_per_s) == (
+        measured["mla_compute_eff"],
+        measured["mla_mem_bw"],
+    )
+    for kind, rows in (("ep_dispatch", efficiency.expert_dispatch), ("ep_combine", efficiency.expert_combine)):
+        found = {row.ranks: {"lat": row.latency_s, "bw": row.bytes_per_s} for row in rows}
+        assert found == {ranks: pytest.approx(cost) for ranks, cost in measured[kind].items()}
 
 
 def test_units_the_facts_do_not_list_are_absent_or_have_a_source(facts: dict[str, Any]) -> None:
@@ -98,7 +134,7 @@ def test_first_source_of_every_chip_figure(facts: dict[str, Any]) -> None:
             matched = re.match(r"    (\w+): .*#\s*([A-Z][A-Z0-9a-z]*)\b", line)
             if not matched or matched[1] == "vendor" or matched[1] not in ("nvlink", "pcie", *KEYS):
                 continue
-            key = KEYS.get(matched[1], matched[1])
+            key = "scale_up" if matched[1] == "nvlink" else KEYS.get(matched[1], matched[1])
             text = source_of(key, sources)
             assert text is not None, (name, key)
             tag = TAGS.get(matched[2], matched[2])

@@ -69,10 +69,13 @@ def test_a_formula_takes_the_numbers_of_the_case():
         ("prompt_and_batch", 1216),
         ("prompt_and_batch_or_8192", 8192),
         ("recipe_batch", 48),
+        ("recipe_drafts", 3),
+        ("chips", 16),
     ],
 )
 def test_formulas(formula, value):
     facts = {"isl": 1024.0, "osl": 512.0, "concurrency": 100.0, "data_parallel": 8.0, "batch": 48.0}
+    facts |= {"drafts": 3.0, "chips": 16.0}
     assert FORMULAS[formula](facts) == value
 
 
@@ -207,9 +210,24 @@ def test_the_rules_shipped_know_the_clients(facts, client):
     assert (found["requests_per_user"], found["shortest"]) == client
 
 
-def test_speculative_decoding_is_not_replayed():
-    with pytest.raises(CaseError, match="speculative decoding is not simulated"):
-        deepseek(mtp_label="mtp(ratio)")
+def test_what_may_have_decoded_speculatively_is_not_replayed():
+    with pytest.raises(CaseError, match="not known whether the run decoded speculatively"):
+        deepseek(mtp_label="unknown-nomatch")
+
+
+@pytest.mark.parametrize(
+    ("facts", "drafts"),
+    [
+        ({"mtp_label": "mtp(ratio)"}, 2),
+        ({"mtp_label": "mtp", "engine": "trtllm"}, 3),
+        ({"mtp_label": "mtp", "engine": "trtllm", "data_parallel": 8.0}, 1),
+        ({"mtp_label": "mtp", "engine": "trtllm", "data_parallel": 8.0, "mode": "disagg", "drafts": 2.0}, 2),
+        ({"mtp_label": "none"}, None),
+    ],
+)
+def test_runs_that_decoded_speculatively_draft_as_their_scripts_say(facts, drafts):
+    found = deepseek(**facts).pool.get("speculation")
+    assert found == (None if drafts is None else {"draft_tokens": drafts, "acceptance": 0.8})
 
 
 @pytest.mark.parametrize("rule", load_rules().rule, ids=lambda rule: repr(rule.when)[:80])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pricing import needs_tables
 
 from hardware.catalogue import load_chip
+from perfdb.borrowed import BorrowedSource
 from perfdb.estimate import Origin
 from perfdb.expert_operators import ExpertExchange
 from perfdb.layout import Layout
@@ -21,6 +22,7 @@ from perfdb.operators import AllReduce, Collective, as_collective, step_operator
 from perfdb.roofline import RooflineSource
 from perfdb.silicon import SiliconSource
 from perfdb.sources import source_chain
+from perfdb.tables import TableChoice
 
 H200 = load_chip("h200_sxm")
 
@@ -100,9 +102,32 @@ def test_the_fastest_measured_exchange_among_as_many_chips_counts(tmp_path):
 
 def test_another_model_moves_more_or_less(tmp_path):
     source = exchange_source(tmp_path, "moe_a2a", unified())
-    found = source.rows(replace(DISPATCH, hidden=3584), at(16))
-    assert found.ns == pytest.approx([55e3 / 2])
-    assert found.origin[0] == Origin.EXTRAPOLATED
+    found = source.rows(replace(DISPATCH, hidden=3584), at(16, 32))
+    assert found.ns == pytest.approx([55e3, 55e3 + (70e3 - 55e3) / 2])
+    assert set(found.origin.tolist()) == {Origin.EXTRAPOLATED}
+
+
+def test_an_exchange_in_a_rack_is_that_of_a_tray_with_more_to_send(tmp_path):
+    among_four = unified(ep_size=[4] * 4, num_tokens=[16, 16, 512, 512], transmit_us=[50.0, 50.0, 250.0, 250.0])
+    rack = exchange_source(tmp_path, "moe_a2a", among_four, chip="gb200")
+    wide = replace(DISPATCH, chips=32)
+    assert rack.exchange_among(wide, at(16)) is None
+    found = rack.exchange_among(wide, at(16, 512), fewer=True)
+    assert found.ns[0] == pytest.approx(50e3)
+    more = wide.sent_away / replace(DISPATCH, chips=4).sent_away
+    assert found.ns[1] == pytest.approx(50e3 + 200e3 * more)
+    assert BorrowedSource(load_chip("gb200"), "vllm", TableChoice(tmp_path)).rows(wide, at(512)).ns == found.ns[1:]
+    # NICs are no wires of a rack: nothing is known between nodes.
+    assert exchange_source(tmp_path, "moe_a2a", among_four).exchange_among(wide, at(16), fewer=True) is None
+
+
+def test_an_exchange_among_as_many_chips_of_a_near_chip_is_nearer_than_one_among_fewer(tmp_path):
+    exchange_source(tmp_path, "moe_a2a", unified(ep_size=[4] * 4), chip="gb300")
+    wide = replace(DISPATCH, chips=32)
+    exchange_source(tmp_path, "moe_a2a", unified(ep_size=[32] * 4), chip="gb200")
+    found = BorrowedSource(load_chip("gb300"), "vllm", TableChoice(tmp_path)).rows(wide, at(32))
+    assert found.ns == pytest.approx([70e3])
+    assert found.origin[0] == Origin.BORROWED
 
 
 def test_an_exchange_is_in_the_format_of_the_experts_where_that_was_measured(tmp_path):
@@ -121,6 +146,9 @@ def test_sglang_takes_low_latency_or_throughput_whichever_is_faster(tmp_path):
     low = shape | {"dispatch_avg_t_us": [20.0, 300.0], "combine_avg_t_us": [30.0, 400.0]}
     source = exchange_source(tmp_path, "wideep_deepep_ll", low, "sglang")
     assert source.rows(DISPATCH, at(16, 1024)).ns == pytest.approx([20e3, 105e3])
+    # A server of one stage is told which it is to take.
+    assert source.rows(replace(DISPATCH, stage="decode"), at(16, 1024)).ns == pytest.approx([20e3, 300e3])
+    assert source.rows(replace(DISPATCH, stage="prefill"), at(16, 1024)).ns == pytest.approx([105e3, 105e3])
     rack = exchange_source(tmp_path, "wideep_deepep_ll", low, "sglang", "gb200")
     assert rack.rows(replace(DISPATCH, chips=4), at(16)).ns == pytest.approx([20e3])
 
@@ -136,5 +164,5 @@ def test_installed_exchanges_cost_more_than_their_bytes(framework):
         exchange = replace(DISPATCH, name=name)
         found = chain.rows(exchange, at(1, 64, 1024))
         moved = exchange.copies * 7 / 8 * 7168 * exchange.element_bytes * at(1, 64, 1024)
-        assert (found.ns > 1e9 * moved / H200.nvlink.bytes_per_s).all()
+        assert (found.ns > 1e9 * moved / H200.scale_up.bytes_per_s).all()
         assert (found.origin <= Origin.EXTRAPOLATED).all()

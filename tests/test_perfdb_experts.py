@@ -228,14 +228,14 @@ def test_the_work_of_a_step_counts_the_experts_its_tokens_wake():
     assert many == pytest.approx(2 * (model.parameters - model.vocab * model.hidden), rel=0.05)
 
 
-def table(tmp_path, rows, framework="vllm", chip="h200_sxm"):
+def table(tmp_path, rows, framework="vllm", chip="h200_sxm", name="moe"):
     """Write a table of experts; each row: tokens, hidden, width, per token, experts, tensor, expert, ms, then names."""
     folder = tmp_path / "data" / chip / "moe" / framework / "1.0.0"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     names = ["num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size", "latency"]
     names += ["moe_dtype", "distribution", "kernel_source"]
     pq.write_table(
-        pa.table({name: [row[i] for row in rows] for i, name in enumerate(names)}), folder / "moe_perf.parquet"
+        pa.table({name: [row[i] for row in rows] for i, name in enumerate(names)}), folder / f"{name}_perf.parquet"
     )
     return SiliconSource(load_chip(chip), framework, tmp_path)
 
@@ -251,6 +251,33 @@ def test_measured_experts_are_taken_as_they_are_and_interpolated_between(tmp_pat
     assert list(found.origin) == [Origin.MEASURED, Origin.INTERPOLATED, Origin.EXTRAPOLATED]
     bound = experts_bound(H200, LAYER, at(32, 64)).ns
     assert found.ns[2] == pytest.approx(5e5 * bound[1] / bound[0])
+
+
+def test_experts_that_were_sent_their_tokens_have_tables_of_their_own(tmp_path):
+    def rows(ms, *tokens):
+        return [(n, *SHAPE, 1, 4, ms, *NAMES) for n in tokens]
+
+    table(tmp_path, rows(9.0, 8, 4096), "sglang")
+    table(tmp_path, rows(0.1, 8, 64), "sglang", name="wideep_generation_moe")
+    source = table(tmp_path, rows(0.6, 32, 4096), "sglang", name="wideep_context_moe")
+    layer = replace(LAYER, ranks=4, expert_parallel=4, dispatched=True)
+    few_and_many = at(2, 16, 17, 1024)
+    assert source.rows(layer, few_and_many).ns == pytest.approx([1e5, 1e5, 6e5, 6e5])
+    prompts = source.rows(replace(layer, stage="prefill"), few_and_many)
+    assert prompts.ns == pytest.approx([6e5] * 4)
+    alone = source.rows(replace(layer, stage="decode"), few_and_many)
+    assert alone.ns[:2] == pytest.approx([1e5, 1e5])
+    assert list(alone.origin[2:]) == [Origin.EXTRAPOLATED] * 2
+    assert source.rows(replace(layer, dispatched=False), at(2)).ns == pytest.approx([9e6])
+
+
+@given(tokens=st.integers(1, 5000), redundant=st.integers(0, 64))
+def test_second_copies_wake_no_fewer_and_at_most_as_many_more(tokens, redundant):
+    layer = replace(LAYER, expert_parallel=8)
+    more = replace(layer, redundant=8 * redundant)
+    woken, with_copies = (one.woken(at(tokens))[0] for one in (layer, more))
+    assert woken - 1e-9 <= with_copies <= more.held + 1e-9
+    assert with_copies <= tokens * LAYER.per_token
 
 
 def test_the_tokens_of_all_ranks_are_looked_up(tmp_path):

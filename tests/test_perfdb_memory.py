@@ -199,3 +199,51 @@ def test_a_refusal_names_no_more_memory_than_the_chip_has():
     found = re.search(r"leaves the engine ([\d.]+) GB", str(refused.value))
     assert found is not None
     assert float(found[1]) * 1e9 < load_chip("h200_sxm").visible_memory_bytes
+
+
+def test_an_instance_that_holds_the_encoder_has_less_room_for_kv():
+    model, chip = load_model("Qwen2.5-VL-7B"), load_chip("h100_sxm")
+    both, alone = (plan_memory(model, Layout(2), chip, replace(BUDGET, encoder=held)) for held in (True, False))
+    assert both.weights - alone.weights == model.encoder.weight_bytes
+    assert alone.weights == model.weight_bytes // 2
+    assert both.blocks < alone.blocks
+    cut = plan_memory(model, Layout(2), chip, replace(BUDGET, encoder_tensor=2))
+    assert cut.weights - alone.weights == model.encoder.weight_bytes // 2
+    text = load_model("Qwen2.5-7B")
+    assert plan_memory(text, Layout(), chip, BUDGET) == plan_memory(
+        text, Layout(), chip, replace(BUDGET, encoder=False)
+    )
+
+
+def test_a_large_run_of_the_encoder_may_hold_more_than_a_step():
+    model, chip = load_model("Qwen2.5-VL-7B"), load_chip("h100_sxm")
+    plan = plan_memory(model, Layout(), chip, replace(BUDGET, encoder_patches=65_536))
+    # The residual and the rows into the MLP, gate, up and product: 16 bits each.
+    assert plan.activations == 2 * (2 * 1280 + 3 * 3420) * 65_536
+    assert plan_memory(model, Layout(), chip, BUDGET).activations < plan.activations
+
+
+def test_an_encoder_alone_leaves_its_room_to_features():
+    model, chip = load_model("Qwen3-VL-8B"), load_chip("h100_sxm")
+    plan = plan_memory(model, Layout(), chip, replace(BUDGET, language=False, encoder_patches=16_384))
+    assert plan.weights == model.encoder.weight_bytes
+    assert (plan.collectives, plan.graphs) == (0, 0)
+    assert plan.block == 16 * model.encoder.feature_bytes(1)
+    taken = plan.weights + plan.activations + plan.context
+    assert 0 <= plan.budget - taken - plan.blocks * plan.block < plan.block
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "match"),
+    [
+        ("Qwen3-8B", {}, "Qwen/Qwen3-8B has no encoder; expected a multimodal model for the stage encode"),
+        (
+            "InternVL3-78B",
+            {"utilization": 0.1},
+            r"needs 11\.4 GB of weights .* leaves the engine 8\.5 GB; use a larger",
+        ),
+    ],
+)
+def test_an_encoder_that_is_not_there_or_does_not_fit_is_one_sentence(model, changes, match):
+    with pytest.raises(CapacityError, match=match):
+        plan_memory(load_model(model), Layout(), load_chip("h100_sxm"), replace(BUDGET, language=False, **changes))

@@ -68,7 +68,7 @@ def test_projections_of_all_chips_multiply_each_token_with_every_weight(name, te
 
 
 def test_most_presets_divide_among_eight_chips():
-    assert sum(tensor == 8 for name, tensor in CASES if name in DENSE) >= len(DENSE) - 2
+    assert sum(tensor == 8 for name, tensor in CASES if name in DENSE) >= 0.75 * len(DENSE)
 
 
 @pytest.mark.parametrize("tensor", [4, 8, 16])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pricing import costs_of, needs_tables, prefill_ns
 
 from hardware.catalogue import chip_names, load_chip
+from perfdb.expert_operators import ExpertExchange
 from perfdb.formats import WEIGHT_BYTES
 from perfdb.layout import Layout
 from perfdb.load_model import load_model
@@ -157,3 +158,32 @@ def test_more_chips_never_make_an_all_reduce_faster(chip):
     costs = [source.rows(AllReduce("x", 8192, chips), rows).ns for chips in (2, 3, 4, 8, 16)]
     # Small messages: of large ones NVSwitch moves more per second among more chips.
     assert all(few[0] <= many[0] for few, many in pairwise(costs))
+
+
+# --- what chip files publish of DeepSeek's operators ----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["dispatch", "combine"])
+@pytest.mark.parametrize("chip", ["ascend_910c", "h800_sxm"])
+def test_a_published_exchange_is_met_where_it_was_published(chip, name):
+    efficiency = load_chip(chip).efficiency
+    published = efficiency.expert_dispatch if name == "dispatch" else efficiency.expert_combine
+    roofline = RooflineSource(load_chip(chip))
+    for row in published:
+        exchange = ExpertExchange(name, 7168, 256, 8, row.ranks, "int8")
+        found = roofline.rows(exchange, np.array([1, 64, 128, 256])).ns
+        assert found[2] == pytest.approx(1e9 * row.latency_s)
+        assert found[0] > POINT_TO_POINT_NS
+        assert found[3] - found[2] == pytest.approx(2 * (found[2] - found[1]))
+    wider = ExpertExchange(name, 7168, 256, 8, 4 * published[-1].ranks, "int8")
+    assert roofline.rows(wider, np.array([128])).ns[0] == pytest.approx(1e9 * published[-1].latency_s, rel=0.05)
+
+
+def test_latent_attention_reaches_its_published_share_of_the_peak():
+    chip, model = load_chip("ascend_910c"), load_model("DeepSeek-V3")
+    (kernel, *_) = step_operators(model, Layout()).generation
+    many, long = np.array([512]), np.array([8192])
+    found = RooflineSource(chip).attention(kernel, many, long).ns[0] - ATTENTION_FLOOR_NS
+    bound = attention_bound(chip, kernel, many, long)
+    assert bound.compute_ns[0] > bound.memory_ns[0]
+    assert found == pytest.approx(bound.compute_ns[0] / chip.efficiency.mla_compute)

@@ -170,6 +170,25 @@ def test_decode_batches_average_to_the_decoding_there_was():
     assert batch.min() >= 1
 
 
+def test_requests_in_progress_fill_the_caches_for_as_long_as_they_last():
+    """Prompt and half the answer, from the first step to the last token; while it moves, KV is in both places."""
+    for name, pools in (("quickstart", ("colocated", "colocated")), ("prefill-decode", ("prefill", "decode"))):
+        found = result(name, requests=600)
+        ledger, summary = found.run.cluster.ledger, found.summary["pools"]
+        run_ns = float(found.timeline["end_s"].iloc[-1]) * 1e9
+        admitted, first, ready, finish = (
+            ledger.column(f"{when}_ns") for when in ("admitted", "first_token", "kv_ready", "finish")
+        )
+        prompts = ledger.column("prompt_tokens")
+        whole = prompts + ledger.column("output_tokens") // 2
+        apart = pools[0] != pools[1]
+        spent = {pools[0]: prompts * (ready - admitted)} if apart else {}
+        spent[pools[1]] = whole * (finish - (first if apart else admitted))
+        for pool, token_ns in spent.items():
+            room = summary[pool]["kv_blocks"] * summary[pool]["replicas"] * 16
+            assert total(found.timeline, f"kv_held_{pool}") == pytest.approx(token_ns.sum() / run_ns / room, rel=1e-6)
+
+
 def test_links_are_as_busy_as_the_summary_says():
     found = result("prefill-decode", requests=600)
     names = [name for name in found.timeline if name.startswith(LINK)]
@@ -211,7 +230,7 @@ def test_a_degraded_link_shows_in_the_windows_it_was_degraded_in(monkeypatch):
 
 def test_without_hand_over_there_is_no_link():
     found = result("quickstart", requests=600)
-    assert not [name for name in found.timeline if name.startswith((LINK, "kv_"))]
+    assert not [name for name in found.timeline if name.startswith((LINK, "kv_transfers"))]
     assert (found.summary["busiest_link"], found.summary["busiest_link_utilisation"]) == (None, None)
 
 

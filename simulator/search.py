@@ -1,0 +1,175 @@
+"""The search: which deployment of a model meets the latency targets of a traffic, and is worth the most.
+
+Instances are screened by bounds that nothing can surpass; what is left is put under load by simulation, many
+deployments in short runs and few in long ones. Which runs are made follows from results alone, so that an interrupted
+search ends as one that was not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from simulator.entries import LONG, LONGER, SHORT, Entry, ladder_of
+from simulator.found import Found
+from simulator.race import CLOSE, Race
+from simulator.screening import Look, Screened, look_key, screen
+from simulator.search_space import Choice, Pruned, Unit, choices_of, units_apart
+from simulator.stages import FIRST_GUESS, Stages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from simulator.journal import Journal, Summary
+    from simulator.objectives import Goal
+    from simulator.search_table import Searched
+
+    Make = Callable[[Mapping[str, Any], Callable[[str, Any, Journal], Summary]], dict[str, Summary]]
+
+__all__ = ["Search"]
+
+#: Layouts that are worth this share of the best with usual options are tried with others too.
+_WORTH_OPTIONS: Final = 0.7
+#: Disaggregated deployments composed of what their stages bear alone: most of all, and of a pair of kinds of instances.
+_COMPOSED, _OF_A_PAIR = 10, 3
+
+
+class Search:
+    """A search.
+
+    Parameters
+    ----------
+    searched
+        What it is about.
+    goal
+        What deployments are ranked by.
+    make
+        Makes runs of a kind of work and keeps them, such as :func:`simulator.parallel.run_missing`.
+    late
+        Tells whether time is up.
+    """
+
+    def __init__(self, searched: Searched, goal: Goal, make: Make, late: Callable[[], bool]) -> None:
+        self._searched, self._goal, self._make = searched, goal, make
+        self._race = Race(searched, goal, make, late)
+        self._pruned, self._considered = Pruned(), 0
+        self._screened: dict[Choice, Screened] = {}
+
+    def run(self) -> Found:
+        """Search."""
+        layouts: dict[object, list[Choice]] = {}
+        for choice in choices_of(self._searched, self._pruned):
+            layouts.setdefault(choice.layout, []).append(choice)
+        # The last of the values of an option is its usual one.
+        self._screen([choices[-1] for choices in layouts.values()])
+        self._screen([one for choices in layouts.values() if self._refused(choices[-1]) for one in choices[:-1]])
+        self._colocated(layouts.values())
+        stages = self._apart(layouts.values())
+        for rung in (LONGER, LONG):
+            self._race.refine(rung)
+        self._race.trace()
+        best = [entry for split in self._searched.table.splits if (entry := self._race.best(split)) is not None]
+        confirmed = [found for entry in best if (found := self._race.confirm(entry)) is not None]
+        confirmed.sort(key=lambda found: -self._goal.worth(found.point, found.chips))
+        entries = tuple(self._race.entries)
+        return Found(entries, tuple(stages), tuple(confirmed), self._pruned, self._considered, self._race.stopped)
+
+    # --- screening -----------------------------------------------------------------------------------
+
+    def _screen(self, choices: Sequence[Choice]) -> None:
+        """Look at instances."""
+        looks = {choice: Look.at(choice, self._searched.scenario, self._goal.traffic) for choice in choices}
+        keys = {choice: look_key(look) for choice, look in looks.items()}
+        found = self._make({keys[choice]: look for choice, look in looks.items()}, screen)
+        target = self._searched.scenario.slo.attainment
+        self._screened |= {choice: Screened.of(found[key], target) for choice, key in keys.items()}
+
+    def _refused(self, choice: Choice) -> bool:
+        return self._screened[choice].reason is not None
+
+    def _possible(self, units: Sequence[Unit]) -> Iterator[Entry]:
+        """Yield the deployments that no bound rules out; count the others."""
+        self._considered += len(units)
+        for unit in units:
+            looks = [(self._screened[choice], count) for choice, count in unit.members]
+            out = next((look for look, _ in looks if look.reason is not None), None)
+            if out is not None:
+                self._pruned.add(str(out.reason), f"{unit.label()}: {out.example}")
+                continue
+            rate = min(look.bound.rate_per_s * count for look, count in looks if look.bound is not None)
+            entry = Entry(
+                unit, self._race.chips // unit.chips, rate, self._goal.at_best(unit, rate), FIRST_GUESS * rate
+            )
+            if not entry.units or not ladder_of(entry, self._goal, SHORT, self._race.chips, self._race.allowed_s):
+                self._pruned.add("more chips than there are", f"{unit.label()}: {unit.chips} chips")
+                continue
+            yield entry
+
+    # --- deployments ---------------------------------------------------------------------------------
+
+    def _colocated(self, layouts: Iterable[Sequence[Choice]]) -> None:
+        """Try every layout with its usual options, and those that do well with others."""
+        mine = [choices for choices in layouts if choices[0].role == "colocated"]
+        first = [one for choices in mine for one in choices if one in self._screened]
+        entries = self._ranked(first)
+        self._race.run(entries, _WORTH_OPTIONS)
+        good = {entry.unit.members[0][0].layout for entry in self._worth_options(entries)}
+        others = [one for choices in mine for one in choices if one not in self._screened]
+        self._screen([one for one in others if one.layout in good])
+        self._race.run(self._ranked([one for one in others if one.layout in good]), CLOSE)
+        for one in others:
+            if one.layout not in good:
+                self._considered += 1
+                self._pruned.add("its layout is worth much less with usual options", one.label)
+
+    def _ranked(self, choices: Sequence[Choice]) -> list[Entry]:
+        entries = list(self._possible([Unit(((choice, 1),)) for choice in choices]))
+        return sorted(entries, key=lambda entry: -entry.at_best)
+
+    def _worth_options(self, entries: Sequence[Entry]) -> Iterator[Entry]:
+        best = self._race.best("colocated")
+        top = None if best is None else best.worth(self._goal)
+        for entry in entries:
+            worth = entry.worth(self._goal)
+            if top is not None and worth is not None and not self._goal.falls_short(worth, top, _WORTH_OPTIONS):
+                yield entry
+
+    def _apart(self, layouts: Iterable[Sequence[Choice]]) -> list[Entry]:
+        """Try disaggregated deployments, composed of what their stages bear alone; return what showed that."""
+        every = [one for choices in layouts for one in choices if one.role != "colocated"]
+        self._screen([one for one in every if one not in self._screened])
+        pairs = [
+            (prefill, decode)
+            for prefill in every
+            for decode in every
+            if (prefill.role, decode.role) == ("prefill", "decode")
+            and (prefill.model, prefill.pool.engine) == (decode.model, decode.pool.engine)
+        ]
+        entries = list(self._possible([unit for pair in pairs for unit in units_apart(*pair, self._searched.table)]))
+        possible = dict.fromkeys((entry.unit.members[0][0], entry.unit.members[1][0]) for entry in entries)
+        bounds = {choice: look.bound for choice, look in self._screened.items() if look.bound is not None}
+        stages = Stages(self._race, list(possible), bounds)
+        self._race.run(self._composed(entries, stages.rates()), CLOSE)
+        return stages.entries
+
+    def _composed(self, entries: Sequence[Entry], rates: Mapping[Choice, float]) -> list[Entry]:
+        """Return the deployments that should be worth the most by what their stages bear alone."""
+        known = []
+        for entry in entries:
+            stages = [rates.get(choice, 0.0) * count for choice, count in entry.unit.members]
+            if min(stages) > 0:
+                entry.expected_per_s = min(*stages, entry.bound_per_s)
+                known.append((self._goal.at_best(entry.unit, entry.expected_per_s), entry))
+            else:
+                self._pruned.add("a stage of it bears no load within the SLO, or too little", entry.unit.label())
+        known.sort(key=lambda found: -found[0])
+        taken: dict[tuple[Choice, ...], int] = {}
+        composed: list[Entry] = []
+        for hope, entry in known:
+            pair = tuple(choice for choice, _ in entry.unit.members)
+            short = self._goal.falls_short(hope, known[0][0], CLOSE)
+            if len(composed) < _COMPOSED and taken.get(pair, 0) < _OF_A_PAIR and not short:
+                taken[pair] = taken.get(pair, 0) + 1
+                composed.append(entry)
+            else:
+                self._pruned.add("worth less by what its stages bear alone", entry.unit.label())
+        return composed
