@@ -63,7 +63,7 @@ class Steps:
             computes = bool(plan.chunks or plan.decodes)
             self._note(step, plan)
             if self.overlap:
-                self.state.let_go()
+                self.state.settles(self.state)
             if not computes and not (last and self.overlap):
                 self.inbox.rest()
                 if not (self.inbox or self.state.waiting or self.state.running):

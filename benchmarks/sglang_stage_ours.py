@@ -76,7 +76,7 @@ class _Decoding(Steps):
 
     def _look(self, plan: Plan, step: int) -> None:
         self.state.memory.reception.plan = plan
-        self.state.let_go()
+        self.state.settles(self.state)
         self._load(plan, step + self.case["passes"])
 
     def _load(self, plan: Plan, due: int) -> None:

@@ -376,7 +376,8 @@ class StepPrices:
         """Return the time the kernels of such a pass take, ns; see :meth:`mixed_ns`."""
         attention = 0
         if prompts:
-            attention = self.context_curve(prompts).price(sqrt(pairs / prompts))
+            curve = self._context.get(prompts) or self.context_curve(prompts)
+            attention = curve.price(sqrt(pairs / prompts))
             if self.windowed:
                 attention += self._windowed_ns((tokens - decodes) / prompts, prompts, pairs)
             if reach > tokens - decodes:

@@ -395,6 +395,6 @@ class EngineCore:
             state.leave_decode(request)
             state.ending[index] = request
             if self.ahead is None:
-                state.let_go()
+                state.settles(state)
             self.outlet.last(index, now)
             self.watcher.finished(self.number, index)

@@ -88,7 +88,7 @@ class Lookahead:
             if plan.steps > 1 and plan.decodes:
                 # Its first step has its blocks before any are freed.
                 state.pool.take_until(state.step, state.step + 1)
-            if state.let_go():
+            if state.settles(state):
                 self.lags = True
                 self.changes = bool(state.waiting or state.ready or state.fetched)
         for _, _, request, changes in self.unseen:

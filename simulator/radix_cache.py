@@ -213,14 +213,10 @@ class RadixCache(BlockPool):
 
     def hold(self, request: Request, node: Node) -> None:
         """Let a request that is admitted hold a path."""
-        if not self.keeps:
-            return
-        self._lock(node, self._root)
-        self._last[request.index] = node
-
-    def holds(self, request: Request) -> bool:
-        """Tell whether a request holds a path."""
-        return request.index in self._last
+        if self.keeps:
+            if node is not self._root:
+                self._lock(node, self._root)
+            self._last[request.index] = node
 
     def claim(self, request: Request) -> int:
         """Let a request hold what of its tokens is here, but for the last one, and return the pages."""
@@ -250,7 +246,8 @@ class RadixCache(BlockPool):
             walked.locks -= 1
             if not walked.locks:
                 given += walked.end - walked.start
-                self._offer(walked)
+                if not walked.children:
+                    self._offer(walked)
             walked = walked.parent
         if given:
             given //= self.block_tokens
@@ -271,10 +268,12 @@ class RadixCache(BlockPool):
             How many; whole pages of them enter.
         prompt
             Its prompt: a node of it ends there, so that the answer can be evicted without it.
+
+        Nothing enters of a request that holds no path.
         """
-        if not self.keeps:
+        old = self._last.get(request.index)
+        if old is None:
             return
-        old = self._last[request.index]
         node = self._enter(request, tokens, prompt, old)
         if old is not node:
             self._lock(node, old)

@@ -58,7 +58,7 @@ RULES = {
             setattr(self, "full", False),
         ),
     ),
-    "the ratio falls": (NewTokenRatio, "at", lambda self, _step: self._value),
+    "the ratio falls": (NewTokenRatio, "at", lambda self, _step: self._fallen[0]),
     "the ratio rises after retractions": (NewTokenRatio, "raise_to", lambda *_: None),
     "the ratio begins anew when idle": (NewTokenRatio, "reset", lambda *_: None),
     "mixed steps do not count for the ratio": (NewTokenRatio, "pause", lambda *_: None),

@@ -44,7 +44,7 @@ class Steps:
         """Plan a step and compute it."""
         state = self.state
         plan = self.scheduler.plan(state)
-        state.let_go()
+        state.settles(state)
         for request in plan.loads:
             request.loading = True
             state.loading += 1
@@ -83,4 +83,4 @@ class Steps:
             self.state.leave_decode(request)
             self.state.ending[index] = request
         if not self.state.ahead:
-            self.state.let_go()
+            self.state.settles(self.state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence  # noqa: TC003 - looked up where this is compiled
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from simulator.request import Request  # noqa: TC001 - the same
@@ -33,7 +33,7 @@ class Limits:
     chunked: bool = True
 
 
-@dataclass
+@dataclass(slots=True)
 class Plan:
     """Who computes how many tokens next, and for how many steps that stays true.
 
@@ -64,11 +64,11 @@ class Plan:
     decodes: int
     steps: int
     preempted: list[Request]
-    loads: Sequence[Request] = field(default=(), init=False)
-    fetches: Sequence[Request] = field(default=(), init=False)
-    joined: Sequence[Request] = field(default=(), init=False)
-    held: Sequence[Request] = field(default=(), init=False)
-    spare: Sequence[Request] = field(default=(), init=False)
+    loads: Sequence[Request] = ()
+    fetches: Sequence[Request] = ()
+    joined: Sequence[Request] = ()
+    held: Sequence[Request] = ()
+    spare: Sequence[Request] = ()
 
     def sums(self) -> tuple[int, int, int, int, int]:
         """Return of the chunks: tokens, how many complete a prompt, pairs of tokens, doubled, ends, and squares."""

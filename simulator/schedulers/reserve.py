@@ -96,9 +96,12 @@ class Reserve:
             self._far_count += 1
             heappush(self._far, (end, index))
 
-    def remove(self, index: int) -> None:
-        """Take a request out."""
-        end, near = self._ends.pop(index)
+    def discard(self, index: int) -> None:
+        """Take a request out, if it is in."""
+        found = self._ends.pop(index, None)
+        if found is None:
+            return
+        end, near = found
         self.size -= 1
         if near:
             self._near_sum -= end

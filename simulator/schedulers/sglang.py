@@ -221,7 +221,9 @@ class SglangScheduler:
                 state.waiting.popleft()
         memory.chunked = chosen.cut
         # SGLang makes room for a page more of every prompt than it needs.
-        pool.evict(tokens if pool.block_tokens == 1 else -(-tokens // pool.block_tokens) + len(chunks))
+        pages = tokens if pool.block_tokens == 1 else -(-tokens // pool.block_tokens) + len(chunks)
+        if pool.blank < pages:
+            pool.evict(pages)
         for request, new in chunks:
             state.running[request.index] = request
             pool.extend(request.computed, new)

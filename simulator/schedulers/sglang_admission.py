@@ -111,8 +111,8 @@ class Admission:
         return "go on"
 
     def _fits(self, tokens: int) -> bool:
-        left = self.left() - tokens
-        if abs(left) < _DOUBT and not self._exact:
+        left = self.pool.free * self.page - (self.planned + self.reserved) - tokens
+        if -_DOUBT < left < _DOUBT and not self._exact:
             self._exact = True
             running = [seat.request for seat in self.memory.seats.values() if seat.request.index in self.memory.reserve]
             self.reserved = float(sum(self.expected(request) for request in self.memory.in_order(running)))
@@ -173,7 +173,8 @@ class Admission:
             return self._offer_whole(request, seat, missing)
         answer = min(max(seat.limit - request.tokens, 0), CLIP_TOKENS)
         # What it finds it will hold, so that this cannot be evicted for anybody.
-        if not self._fits(missing + answer + self.page + pool.evictable(node) * self.page):
+        held = 0 if node.locks else pool.evictable(node) * self.page
+        if not self._fits(missing + answer + self.page + held):
             return "no token"
         return self._commit(request, seat, found, node)
 

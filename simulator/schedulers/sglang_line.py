@@ -28,7 +28,7 @@ class Line(ArrivalQueue):
     def append(self, request: Request, /) -> None:
         """Add a request, who is back among the new ones: everybody joins the end."""
         self._memory.enter(request)
-        super().append(request)
+        ArrivalQueue.append(self, request)
 
     appendleft = append
 

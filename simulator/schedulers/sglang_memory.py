@@ -142,10 +142,6 @@ class Memory:
         self.entries += 1
         seat.entered, seat.processed = self.entries, self.processed
 
-    def leave(self, request: Request) -> None:
-        """Take a request out of the running ones."""
-        self.reserve.remove(request.index)
-
     def finish(self, state: EngineState, request: Request) -> None:
         """Let a request go that has all its tokens; what it computed stays in the tree."""
         index, pool = request.index, self.pool
@@ -155,8 +151,7 @@ class Memory:
         if self.spare:
             computed += any(other is request for other in self.spare)
         pool.retire(request, computed, self.seats[index].prompt)
-        if index in self.reserve:
-            self.leave(request)
+        self.reserve.discard(index)
         del self.seats[index]
         self.shrunk = True
 
@@ -229,12 +224,12 @@ class Memory:
             fresh[request.index] = request
 
     def settle(self, state: EngineState) -> bool:
-        """Take note of what the step before brought: prompts enter the tree, finished requests go."""
-        pool = self.pool
+        """Take note of what the step before brought: prompts enter the tree, finished requests go; tell if any do."""
+        pool, ended = self.pool, bool(state.ending)
         for request in self.last:
             if request.index in state.ending:
                 self.finish(state, request)
-            elif request.computed == request.tokens and pool.holds(request):
+            elif request.computed == request.tokens:
                 pool.checkpoint(request, request.tokens, self.seats[request.index].prompt)
         if state.ending:
             ending = list(state.ending.values())
@@ -243,12 +238,11 @@ class Memory:
         self.last_kind = ""
         if self.last:
             self.last = []
-        return False
+        return ended
 
     def wait_for_plan(self, state: EngineState) -> bool:
         """Take note of nothing yet: the next plan, which is made at once, does."""
-        del state
-        return False
+        return bool(state.ending)
 
     # --- rows that end -------------------------------------------------------------------------------
 

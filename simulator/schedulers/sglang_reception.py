@@ -125,12 +125,12 @@ class Reception:
     def settle(self, state: EngineState) -> bool:
         """Take note of what the step before brought, then look at the line; tell whether somebody comes back."""
         crowd = self.crowd(state, ())
-        self._memory.settle(state)
+        ended = self._memory.settle(state)
         resumed = self.look(state, self.plan, crowd)
         if self.plan.steps > 1:
             # The pages of the first step are taken; those of the others may not be there any more.
             self.plan.steps = 1 if self.wavers else min(self.plan.steps, 1 + state.pool.lasting(state.step + 1))
-        return resumed
+        return resumed or ended
 
     def crowd(self, state: EngineState, ended: Collection[Request]) -> Crowd:
         """Return the rows of the last step: those that decode, and those that ``ended`` in it."""

@@ -42,7 +42,8 @@ def room_to_decode(state: EngineState, memory: Memory, spare: Sequence[Request])
     need = pool.needed(state.step, 1)
     if spare:
         need += sum(request.computed % pool.block_tokens == 0 for request in spare)
-    pool.evict(need)
+    if pool.blank < need:
+        pool.evict(need)
     return need <= pool.blank
 
 
@@ -110,7 +111,7 @@ def put_back(state: EngineState, memory: Memory, request: Request, plan: Plan, *
     index, pool = request.index, memory.pool
     del state.running[index]
     lag = memory.lag(request)
-    memory.leave(request)
+    memory.reserve.discard(index)
     state.preemptions += 1
     ended = state.ending.pop(index, None) is not None
     if not ended:

@@ -94,8 +94,7 @@ class EngineState:
     wasted
         Tokens that were produced, but that nobody got.
     settles
-        What a policy does that itself lets those go who have all their tokens, and whether that lets others go on; None
-        for others.
+        Lets those go who have all their tokens, or the policy, if it does so itself; tells whether others may go on.
     unsettled
         It has something to do though nobody has all tokens: what the step before brought is not known yet.
     departs
@@ -181,7 +180,7 @@ class EngineState:
         self.queried = self.hits = self.host_hits = self.reused = 0
         self.unseen_tokens = self.wasted = 0
         self.promises = self.plans_ahead = False
-        self.settles: Callable[[EngineState], bool] | None = None
+        self.settles: Callable[[EngineState], bool] = _let_all_go
         self.unsettled = False
         self.departs: Callable[[Request], None] | None = None
         self.media: MediaBudget | None = None
@@ -235,17 +234,6 @@ class EngineState:
         for request in held:
             self.join_decode(request)
         return held
-
-    def let_go(self) -> bool:
-        """Let those go that have all their tokens, or the policy, if it wants to; tell whether others may go on."""
-        ended = bool(self.ending)
-        if self.settles is not None:
-            return self.settles(self) or ended
-        for index, request in self.ending.items():
-            del self.running[index]
-            self.release(request)
-        self.ending.clear()
-        return ended
 
     def depart(self, request: Request) -> bool:
         """Give back the blocks of a request that goes on elsewhere; tell whether that may change the plan."""
@@ -398,3 +386,12 @@ class EngineState:
         if self.cache is not None:
             self.cache.register(request, tokens)
         return self.cache is not None
+
+
+def _let_all_go(state: EngineState) -> bool:
+    ended = bool(state.ending)
+    for index, request in state.ending.items():
+        del state.running[index]
+        state.release(request)
+    state.ending.clear()
+    return ended
