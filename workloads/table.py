@@ -238,8 +238,8 @@ class Arrivals:
             **kept,
             blocks=None if self.blocks is None else self.blocks.taken(rows),
             prefixes=None if self.prefixes is None else self.prefixes.taken(rows, place),
-            later=None if later is None else np.where(later < 0, -1, place[later]),
             media=None if self.media is None else self.media.taken(rows),
+            later=None if later is None else np.where(later < 0, -1, place[later]),
         )
 
     def rescaled(self, rate_scale: float) -> Self:
