@@ -44,9 +44,9 @@ class Rung(NamedTuple):
     chips: int
 
 
-SHORT: Final = Rung("short", 5, 0.9, 150, 1000, 16)
-LONGER: Final = Rung("longer", 10, 0.965, 400, 2500, 32)
-LONG: Final = Rung("long", 20, 0.98, 1000, 5000, 32)
+SHORT: Final = Rung("short", 5, 0.9, 150, 700, 16)
+LONGER: Final = Rung("longer", 10, 0.965, 400, 2000, 32)
+LONG: Final = Rung("long", 20, 0.98, 1000, 4500, 32)
 
 #: Loads below this share of the bound are not tried.
 _LEAST: Final = 3e-3

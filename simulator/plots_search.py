@@ -35,7 +35,8 @@ def plot_front(content: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], pa
     axes = figure.subplots()
     for split, (colour, marker) in _SPLITS.items():
         for keeps, face, label in ((True, colour, f"{split}, keeps the SLO"), (False, "none", f"{split}, misses it")):
-            shown = [row for row in rows if row["split"] == split and row["keeps_slo"] == keeps]
+            whole = [row for row in rows if row["split"] == split and row["round"] != "stage"]
+            shown = [row for row in whole if row["keeps_slo"] == keeps]
             shown = [row for row in shown if row["tokens_per_s_per_user"] is not None]
             if shown:
                 axes.scatter(

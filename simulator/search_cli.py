@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from simulator.journal import Journal, Summary
     from simulator.parallel import LocalExecutor
+    from simulator.ray_executor import RayExecutor
 
 __all__ = ["search"]
 
@@ -28,17 +29,25 @@ _SLO_MISSED = 3
 @click.option("--objective", type=click.Choice(["goodput", "cost", "chips"]), help="What deployments are ranked by.")
 @click.option("--budget", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="End the search then.")
 @click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Who makes the runs: processes here, or a Ray cluster that is running.",
+)
+@click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a key, as in search.gpus=16; repeatable."
 )
 @click.option("--out", metavar="DIR", help="Result directory.  [default: results/NAME-search]")
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes.  [default: one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--quiet", is_flag=True, help="Print no table and no progress.")
-def search(  # noqa: PLR0913 - one parameter per option
+def search(  # noqa: PLR0913, PLR0917 - one parameter per option
     scenario: str,
     gpus: int | None,
     objective: str | None,
     budget: float | None,
+    executor: str,
     changes: tuple[str, ...],
     *,
     out: str | None,
@@ -70,7 +79,7 @@ def search(  # noqa: PLR0913 - one parameter per option
     target = Path("results") / f"{searched.scenario.name}-search" if out is None else Path(out)
     with (
         staged_runs(target, foreign_in_search, quiet=quiet or as_json) as (staging, tell),
-        _executor(jobs) as workers,
+        _executor(executor, jobs) as workers,
     ):
 
         def make(runs: Mapping[str, Any], work: Callable[[str, Any, Journal], Summary]) -> dict[str, Summary]:
@@ -89,7 +98,8 @@ def search(  # noqa: PLR0913 - one parameter per option
         sys.exit(_SLO_MISSED)
 
 
-def _executor(jobs: int | None) -> LocalExecutor:
+def _executor(name: str, jobs: int | None) -> LocalExecutor | RayExecutor:
     from simulator.parallel import LocalExecutor, usable_cores  # noqa: PLC0415 - --help stays light
+    from simulator.ray_executor import RayExecutor  # noqa: PLC0415 - --help stays light
 
-    return LocalExecutor(jobs or usable_cores())
+    return RayExecutor() if name == "ray" else LocalExecutor(jobs or usable_cores())

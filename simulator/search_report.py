@@ -74,6 +74,8 @@ def _best(content: Mapping[str, Any]) -> Table:
     splits = [one for one in content["best_by_split"].values() if one is not None]
     table = plain_table("The best, all of it simulated", "", *(one["split"] for one in splits))
     table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.overflow = "fold"
     figures: dict[str, Callable[[Mapping[str, Any]], Text | str]] = {
         "deployment": lambda one: Text(one["deployment"]),
         "chips": lambda one: f"{one['chips']}",
