@@ -10,6 +10,7 @@ import click
 from simulator.calibrate_cli import calibrate
 from simulator.compare_cli import compare, sweep
 from simulator.conform_cli import conform
+from simulator.launch_cli import launch
 from simulator.ownership import ForeignPackageError, check_ownership
 from simulator.perf_cli import perf
 from simulator.search_cli import search
@@ -66,6 +67,7 @@ def main() -> None:
 main.add_command(calibrate)
 main.add_command(compare)
 main.add_command(conform)
+main.add_command(launch)
 main.add_command(perf)
 main.add_command(search)
 main.add_command(sweep)

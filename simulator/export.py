@@ -132,12 +132,13 @@ def manifest(result: Result) -> dict[str, Any]:
     pools = {
         pool.name: {
             "engine_options": pool.options.model_dump(mode="json"),
+            "chosen_options": table.engine_options.model_dump(mode="json", exclude_unset=True),
             "kv_blocks": pool.parts.blocks,
             "memory_bytes": {name: getattr(pool.memory, name) for name in pool.memory.__slots__},
             "tables": dict(sorted(pool.tables.items())),
             "rows_set_aside": {path: dict(counts) for path, counts in sorted(pool.set_aside.items())},
         }
-        for pool in result.run.pools
+        for pool, table in zip(result.run.pools, result.scenario.pool, strict=True)
     }
     return {
         "scenario": scenario,
