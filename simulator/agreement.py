@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hardware.errors import suggest
 from simulator.engines import ENGINES
 from simulator.incidents import InstanceDown, LinkChange
-from simulator.pool_table import decode_pools, entry_pools, hands_over, own_pools
+from simulator.pool_table import decode_pools, encode_pools, entry_pools, hands_over, own_pools
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +33,9 @@ def check_agreement(
     if twice is not None:
         raise ValueError(f"two pools are named {twice!r}; names must differ")
     _stages(pools)
-    for members in (entry_pools(pools), decode_pools(pools)):
-        routers = sorted({pool.router for pool in own_pools(members)})
+    _sharing(pools, names)
+    for members in (entry_pools(pools), decode_pools(pools), encode_pools(pools)):
+        routers = sorted({pool.router for pool in (own_pools(members) if members else ())})
         if len(routers) > 1:
             raise ValueError(f"pools that take the same requests need one router, found {' and '.join(routers)}")
     if hands_over(pools) and any(ENGINES[pool.engine].live for pool in pools):
@@ -54,10 +55,48 @@ def _stages(pools: Sequence[Pool]) -> None:
         raise ValueError(
             "a pool serves 'prefill' alone and none takes its requests on; expected a pool with stages = ['decode']"
         )
-    if not hands_over(pools) and any(not pool.prefills for pool in pools):
+    if any("encode" in pool.stages and pool.stages[-1] == "decode" and not pool.prefills for pool in pools):
+        raise ValueError(
+            "a pool serves 'encode' and 'decode', which no engine does in one step; expected two pools, one of which "
+            "shares the chips of the other"
+        )
+    if encode_pools(pools) and any("encode" in pool.stages and pool.prefills for pool in pools):
+        raise ValueError(
+            "a pool serves 'encode' alone and another one encodes in its own steps, but images go one way; expected "
+            "'encode' among the stages of one kind of pool"
+        )
+    if not hands_over(pools) and any(pool.decodes and not pool.prefills for pool in pools):
         raise ValueError(
             "a pool serves 'decode' alone and none hands requests over; expected a pool with stages = ['prefill']"
         )
+
+
+def _sharing(pools: Sequence[Pool], names: Sequence[str]) -> None:
+    """Check that pools that share chips have as many instances on as many chips of one kind."""
+    for name, pool in zip(names, pools, strict=True):
+        if pool.shares is None:
+            continue
+        if pool.shares not in names or pool.shares == name:
+            others = [other for other in names if other != name]
+            raise ValueError(f"pool.{name}.shares is {pool.shares!r}; {suggest(pool.shares, others)}")
+        host = pools[names.index(pool.shares)]
+        if host.shares is not None:
+            raise ValueError(f"pool.{name}.shares is {pool.shares!r}, which shares chips itself; name {host.shares!r}")
+        found, wanted = ((one.replicas, one.chip, _chips(one)) for one in (pool, host))
+        if found != wanted:
+            raise ValueError(
+                f"pool.{name} is {found[0]} x {found[2]} {found[1]} and shares the chips of {pool.shares!r}, which is "
+                f"{wanted[0]} x {wanted[2]} {wanted[1]}; expected as many instances on as many of the same chips"
+            )
+        if any(ENGINES[one.engine].live or one.data_parallel > 1 for one in (pool, host) if not one.encodes_alone):
+            raise ValueError(
+                f"pool.{name} shares the chips of {pool.shares!r}, but the steps of attention ranks or of 'vllm-live' "
+                "beside others are not simulated; expected data_parallel = 1 and another engine"
+            )
+
+
+def _chips(pool: Pool) -> int:
+    return pool.tensor_parallel * pool.pipeline_parallel * pool.data_parallel
 
 
 def _own_ways(pools: Sequence[Pool], transfer: KvTransfer) -> None:
@@ -109,6 +148,14 @@ def _incidents(pools: Sequence[Pool], names: Sequence[str], operations: Operatio
     for name in operations.pools():
         if name not in names:
             raise ValueError(f"operations name a pool {name!r}; {suggest(name, names)}")
+    fixed = {name for name, pool in zip(names, pools, strict=True) if pool.encodes_alone or pool.shares}
+    fixed |= {pool.shares for pool in pools if pool.shares}
+    switched = next((name for pair in operations.switches() for name in pair if name in fixed), None)
+    if switched is not None:
+        raise ValueError(
+            f"operations switch instances of pool {switched!r}, which encodes alone or shares chips; such pools keep "
+            "their instances"
+        )
     for one in operations.incident:
         if not isinstance(one, InstanceDown) or operations.switching is not None:
             continue

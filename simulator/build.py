@@ -2,114 +2,70 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hardware.catalogue import chip_names, host_w_per_chip, load_chip, load_node
-from hardware.errors import CapacityError, CatalogueError, CostError, ScenarioError, suggest
-from perfdb.calibrated import calibrated_chain
-from perfdb.compile import CompiledCosts, Drafter, StepLimits, compile_costs
-from perfdb.layout import Layout
+from hardware.errors import CapacityError, CostError, ScenarioError, suggest
+from perfdb.compile import Drafter, StepLimits, compile_costs
 from perfdb.load_model import load_model
-from perfdb.memory import MemoryPlan, plan_memory
+from perfdb.memory import plan_memory
 from perfdb.operators import draft_operators, step_operators
-from perfdb.power_cap import capped_chain
-from perfdb.tables import sha256, tables_root
+from perfdb.tables import sha256
 from perfdb.whole_steps import whole_step_costs
-from simulator.calibration import Calibration, read_calibration
+from simulator.built_pool import AnyPool, BuiltPool, calibration_of, cost_chain, in_database, layout_of
+from simulator.encoder_build import build_encode_pool, encoder_budget, fused_encoder
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
+from simulator.fused_encoder import EncodingInstance
 from simulator.host_memory import copy_bytes_per_s, host_blocks
 from simulator.layout_checks import check_layout
 from simulator.pool_table import own_pools
 from simulator.prompt_balance import PromptBalance
 from simulator.router import ROUTERS
+from simulator.sharing import check_memory
+from simulator.sharing_instance import SharingInstance
 from workloads.streams import stream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hardware.catalogue import Chip
-    from perfdb.compile import HostTime
+    from perfdb.compile import CompiledCosts, HostTime
+    from perfdb.encoder_prices import EncoderCosts
+    from perfdb.layout import Layout
+    from perfdb.memory import MemoryPlan
     from perfdb.model import ModelSpec
     from perfdb.operators import StepOperators
-    from perfdb.sources import SourceChain
     from perfdb.step_profile import ProfiledCosts
     from simulator.engine_options import EngineOptions, EnginePlan
     from simulator.engines import Engine
     from simulator.front_end import FrontEndTime
+    from simulator.instance import Instance
     from simulator.pool_table import Pool
     from simulator.router import Router
     from simulator.scenario import Model, Scenario
 
 __all__ = [
-    "BuiltPool",
     "build_decode_router",
+    "build_encode_router",
     "build_pool",
     "build_pools",
     "build_router",
     "check_built",
-    "cost_chain",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class BuiltPool:
-    """A pool ready to run.
-
-    Attributes
-    ----------
-    name
-        Its name in results.
-    model
-        What it serves.
-    chip, layout
-        What one instance runs on.
-    options
-        Engine options with every default filled in.
-    memory
-        Where the memory of a chip goes.
-    costs
-        Compiled prices and their origins.
-    parts
-        What its instances are made of.
-    tables
-        SHA-256 of every table read, by its path inside the database.
-    set_aside
-        Rows screened of the engine's own tables and set aside by reason, by the same paths.
-    operators
-        What one step runs on one chip.
-    power_cap
-        Share of its TDP that a chip may draw.
-    host_w
-        Most that the node draws beside its chips, per chip; 0 where nobody says.
-    """
-
-    name: str
-    model: ModelSpec
-    chip: Chip
-    layout: Layout
-    options: EngineOptions
-    memory: MemoryPlan
-    costs: CompiledCosts | ProfiledCosts
-    parts: EngineParts
-    tables: Mapping[str, str]
-    set_aside: Mapping[str, Mapping[str, int]]
-    operators: StepOperators
-    power_cap: float
-    host_w: float
-
-    @property
-    def chips(self) -> int:
-        """Chips of all instances."""
-        return self.parts.replicas * self.layout.chips
 
 
 def build_router(scenario: Scenario) -> Router:
     """Return the router that requests arrive at, on its own random stream."""
     return ROUTERS[own_pools(scenario.entry_pools)[0].router](stream(scenario.seed, "router"))
+
+
+def build_encode_router(scenario: Scenario) -> Router:
+    """Return the router of images to those that encode them, on its own random stream."""
+    return ROUTERS[(scenario.encode_pools or scenario.entry_pools)[0].router](stream(scenario.seed, "encode_router"))
 
 
 def build_decode_router(scenario: Scenario) -> Router | None:
@@ -119,7 +75,7 @@ def build_decode_router(scenario: Scenario) -> Router | None:
     return ROUTERS[own_pools(scenario.decode_pools)[0].router](stream(scenario.seed, "decode_router"))
 
 
-def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
+def build_pools(scenario: Scenario) -> tuple[AnyPool, ...]:
     """Return every pool of a scenario.
 
     Raises
@@ -128,15 +84,21 @@ def build_pools(scenario: Scenario) -> tuple[BuiltPool, ...]:
         If a name is unknown, the layout does not divide the model, or the model does not fit.
     """
     node = scenario.network.topology
+    apart, hosts = bool(scenario.encode_pools), {pool.shares for pool in scenario.pool}
     pools = tuple(
-        build_pool(scenario.model, pool, scenario.pool_name(number), node) for number, pool in enumerate(scenario.pool)
+        build_encode_pool(pool, name, _model(scenario.model), node)
+        if pool.encodes_alone
+        else build_pool(scenario.model, pool, name, node, encodes=not apart, sharing=name in hosts)
+        for name, pool in ((scenario.pool_name(number), pool) for number, pool in enumerate(scenario.pool))
     )
     check_built(scenario, pools)
     return pools
 
 
-def build_pool(table: Model, pool: Pool, name: str, topology: str | None) -> BuiltPool:
-    """Return one pool.
+def build_pool(  # noqa: PLR0913 - what decides what instances are made of
+    table: Model, pool: Pool, name: str, topology: str | None, *, encodes: bool = True, sharing: bool = False
+) -> BuiltPool:
+    """Return one pool that computes prompts, or decodes.
 
     Parameters
     ----------
@@ -148,30 +110,41 @@ def build_pool(table: Model, pool: Pool, name: str, topology: str | None) -> Bui
         Its name in results and error sentences.
     topology
         What its instances stand in, None for what their chips come in.
+    encodes
+        Where its instances compute prompts, they encode the images in them, too.
+    sharing
+        Another pool shares its chips.
 
     Raises
     ------
     UserError
         As :func:`build_pools`.
     """
+    cached = _with_cache(_model(table), pool, table.kv_cache)
+    shares = sharing or pool.shares is not None
+    return _build_pool(pool, name, cached, topology, encodes=pool.prefills and encodes, sharing=shares)
+
+
+def _model(table: Model) -> ModelSpec:
     model = load_model(table.name, weights=table.weights, kv_cache=table.kv_cache)
-    model = replace(model, max_tokens=table.max_tokens or model.max_tokens)
-    return _build_pool(pool, name, _with_cache(model, pool, table.kv_cache), topology)
+    return replace(model, max_tokens=table.max_tokens or model.max_tokens)
 
 
-def check_built(scenario: Scenario, pools: Sequence[BuiltPool]) -> None:
+def check_built(scenario: Scenario, pools: Sequence[AnyPool]) -> None:
     """Check what a scenario says of its pools once they are built.
 
     Raises
     ------
-    ScenarioError
-        If a price is of a chip that there is not, or instances would switch to chips of another kind.
+    UserError
+        If pools do not fit on the chips they share, a price is of a chip that there is not, or instances would switch
+        to chips of another kind.
     """
+    check_memory(pools)
     _check_prices(scenario, {pool.chip.name for pool in pools})
     _check_switches(scenario, {pool.name: pool for pool in pools})
 
 
-def _check_switches(scenario: Scenario, pools: Mapping[str, BuiltPool]) -> None:
+def _check_switches(scenario: Scenario, pools: Mapping[str, AnyPool]) -> None:
     """Check that instances switch between pools on as many chips of the same kind."""
     for pair in scenario.operations.switches():
         one, other = (pools[name] for name in pair)
@@ -195,9 +168,11 @@ def _with_cache(model: ModelSpec, pool: Pool, asked: str | None) -> ModelSpec:
     return model if asked else ENGINES[pool.engine].with_cache(model, load_chip(pool.chip))
 
 
-def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -> BuiltPool:
+def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
+    pool: Pool, name: str, model: ModelSpec, topology: str | None, *, encodes: bool, sharing: bool
+) -> BuiltPool:
     chip, engine = load_chip(pool.chip), ENGINES[pool.engine]
-    layout = _layout(pool)
+    layout = layout_of(pool)
     check_layout(name, model, layout)
     if engine.ranks is not None and layout.data > 1:
         engine.ranks.check(f"pool.{name}", pool.engine, model, layout, pool.engine_options)
@@ -207,8 +182,9 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     group = replace(layout, data=1) if apart else layout
     options = engine.filled(given, chip, asked, name, group)
     plan = options.plan(prefills=pool.prefills)
-    loaded = model.with_drafting_layer if pool.speculation else model
-    memory = plan_memory(loaded, group, chip, engine.memory_budget(plan))
+    budget = engine.memory_budget(plan)
+    loaded = model.with_drafting_layer if pool.drafts else model
+    memory = plan_memory(loaded, group, chip, encoder_budget(budget, model, layout, encodes=encodes))
     blocks = (pool.limits.kv_blocks or min(memory.blocks, plan.most_blocks or memory.blocks)) - engine.reserved_blocks
     options = options.fitted(blocks * plan.block_tokens, asked)
     plan = _within_states(options.plan(prefills=pool.prefills), memory)
@@ -219,8 +195,9 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
     most = min(_most_tokens(plan, max_tokens), blocks * plan.block_tokens + plan.limits.max_sequences)
     limits = StepLimits(most, plan.limits.max_sequences, max_tokens)
     operators = step_operators(model, layout)
-    host = _calibration(pool).host_time(engine.host_on(chip, layout.tensor, ahead=plan.plans_ahead))
+    host = calibration_of(pool).host_time(engine.host_on(chip, layout.tensor, ahead=plan.plans_ahead))
     costs, tables, set_aside = _priced(pool, name, model, chip, operators, limits, host)
+    encoder = fused_encoder(pool, name, model, chip, layout, host) if encodes else None
     parts = EngineParts(
         scheduler=engine.scheduler(plan),
         prices=costs.prices,
@@ -240,12 +217,20 @@ def _build_pool(pool: Pool, name: str, model: ModelSpec, topology: str | None) -
         **_ranks(engine, plan, model, layout),
         tells_late=engine.tells_late,
         front_end=_front_end(pool, plan),
-        make=engine.instances(options, blocks),
+        make=engine.instances(options, blocks) or _instances(encoder, sharing=sharing),
     )
     host_w = host_w_per_chip(topology or chip.node)
-    return BuiltPool(
+    built = BuiltPool(
         name, model, chip, layout, options, memory, costs, parts, tables, set_aside, operators, pool.power_cap, host_w
     )
+    return replace(built, encoder=encoder, shares=pool.shares)
+
+
+def _instances(encoder: EncoderCosts | None, *, sharing: bool) -> type[Instance] | None:
+    """Return what makes instances that encode, or share chips; None where they do neither."""
+    if sharing:
+        return SharingInstance
+    return None if encoder is None else EncodingInstance
 
 
 def _within_states(plan: EnginePlan, memory: MemoryPlan) -> EnginePlan:
@@ -258,7 +243,7 @@ def _within_states(plan: EnginePlan, memory: MemoryPlan) -> EnginePlan:
 
 def _front_end(pool: Pool, plan: EnginePlan) -> FrontEndTime:
     """Return what stands between clients and an instance; tokens that leave together are one message."""
-    time = _calibration(pool).front_end_time(ENGINES[pool.engine].front_end)
+    time = calibration_of(pool).front_end_time(ENGINES[pool.engine].front_end)
     return replace(time, output_ns=time.output_ns // plan.stream_interval)
 
 
@@ -272,7 +257,7 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
     pool: Pool, name: str, model: ModelSpec, chip: Chip, operators: StepOperators, limits: StepLimits, host: HostTime
 ) -> tuple[CompiledCosts | ProfiledCosts, dict[str, str], dict[str, Mapping[str, int]]]:
     """Return the costs of a pool's steps, the SHA-256 of every file they come from, and what was set aside in them."""
-    layout = _layout(pool)
+    layout = layout_of(pool)
     if pool.step_profile is not None:
         where = f"pool.{name}.step_profile {pool.step_profile!r}"
         if pool.vidur and not Path(pool.step_profile).is_dir():
@@ -280,44 +265,11 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
         return *whole_step_costs(pool.step_profile, model, layout, chip, limits, cap=pool.power_cap, where=where), {}
     source = cost_chain(pool, name, chip)
     drafter = None
-    if pool.speculation is not None:
-        drafter = Drafter(pool.speculation.speculation, draft_operators(model, layout), chip)
+    if pool.drafts is not None:
+        drafter = Drafter(pool.drafts, draft_operators(model, layout), chip)
     costs = compile_costs(operators, source, limits, host, layout.pipeline, drafter)
-    tables = {_in_database(path): sha256(path) for path in source.files}
-    return costs, tables, {_in_database(path): counts for path, counts in source.set_aside.items()}
-
-
-def cost_chain(pool: Pool, name: str, chip: Chip) -> SourceChain:
-    """Return what prices the operators of a pool.
-
-    Raises
-    ------
-    CatalogueError
-        If ``pool.tables`` is no folder of kernel tables.
-    """
-    try:
-        tables = None if pool.tables is None else tables_root(pool.tables)
-    except CatalogueError as problem:
-        raise CatalogueError(f"pool.{name}.tables: {problem}") from None
-    chain = ENGINES[pool.engine].cost_chain(chip, pool.cost_sources, tables)
-    return capped_chain(calibrated_chain(chain, _calibration(pool).factors), chip, pool.power_cap)
-
-
-def _in_database(path: Path) -> str:
-    """Return the place of a table below ``data``."""
-    return "/".join(path.parts[-5:])
-
-
-def _layout(pool: Pool) -> Layout:
-    return Layout(
-        pool.tensor_parallel,
-        pool.pipeline_parallel,
-        pool.data_parallel,
-        pool.expert_parallel,
-        all_to_all=pool.expert_exchange == "all_to_all",
-        redundant=pool.redundant_experts,
-        stage="" if pool.serves_both else pool.stages[0],
-    )
+    tables = {in_database(path): sha256(path) for path in source.files}
+    return costs, tables, {in_database(path): counts for path, counts in source.set_aside.items()}
 
 
 def _ranks(engine: Engine, plan: EnginePlan, model: ModelSpec, layout: Layout) -> dict[str, Any]:
@@ -333,12 +285,6 @@ def _ranks(engine: Engine, plan: EnginePlan, model: ModelSpec, layout: Layout) -
         "idle_ranks_lag": rules.idle_lags,
         "prompt_balance": None if waits is None else partial(PromptBalance, *waits, plan.limits.max_sequences),
     }
-
-
-def _calibration(pool: Pool) -> Calibration:
-    """Return what was fitted to a pool's server; nothing, where it names no calibration."""
-    found = pool.calibration
-    return read_calibration(found) if isinstance(found, str) else found or Calibration()
 
 
 def _asked_tokens(model: ModelSpec, options: EngineOptions) -> int:

@@ -25,10 +25,14 @@ _Factor = Annotated[float, Field(gt=0, le=100)]
 
 
 class HostTable(Strict):
-    """``[host]``: times of :class:`perfdb.compile.HostTime` in place of the engine's own."""
+    """``[host]``: times of :class:`perfdb.compile.HostTime` in place of the engine's own.
+
+    ``image_ns`` is what each image, video or sound adds to the run, or to the step, that encodes it.
+    """
 
     step_ns: _Nanoseconds | None = None
     sequence_ns: _Nanoseconds | None = None
+    image_ns: _Nanoseconds | None = None
 
 
 class FrontEndTable(Strict):
@@ -83,7 +87,12 @@ class Calibration(Strict):
 
     def host_time(self, usual: HostTime) -> HostTime:
         """Return the time of the host, from what is usual."""
-        return replace(usual, **self.host.model_dump(exclude_none=True))
+        return replace(usual, **self.host.model_dump(exclude_none=True, exclude={"image_ns"}))
+
+    def encoder_time(self, usual: HostTime) -> HostTime:
+        """Return the time of the host of a run of an encoder, from what is usual."""
+        found = self.host.image_ns
+        return usual if found is None else replace(usual, sequence_ns=found)
 
     def front_end_time(self, usual: FrontEndTime) -> FrontEndTime:
         """Return the time of the front end, from what is usual."""

@@ -55,7 +55,7 @@ class KvCarrier:
         self.env, self.network, self.lanes = env, network, lanes
         self.transfer, self.layers = transfer, layers
         self.handshake_ns = round(transfer.terms.handshake_us * 1e3)
-        self.log = TransferLog()
+        self.log, self.feature_log = TransferLog(), TransferLog()
         self._places = places or {}
         # Of every instance there ever was: its endpoint, and the instance of the beginning whose chips it has.
         self._at = list(self._places.values()) or list(range(len(lanes.endpoints)))
@@ -73,7 +73,12 @@ class KvCarrier:
         """
         ends = self._at[source] + ranks[0], self._at[target] + ranks[1]
         size = self.lanes.endpoints[ends[1]].kv_bytes_per_token
-        return Shipment(self, (source, target), self.lanes.between(*ends), size, on_done)
+        return Shipment(self, (source, target), self.lanes.between(*ends), size, on_done, self.log)
+
+    def open_features(self, source: int, target: int, token_bytes: int, on_done: Callable[[], None]) -> Shipment:
+        """Return a transfer of features of so many bytes for each token; see :meth:`open`."""
+        route = self.lanes.between(self._at[source], self._at[target])
+        return Shipment(self, (source, target), route, token_bytes, on_done, self.feature_log)
 
     def place(self, instance: int, like: int, pool: int) -> None:
         """Put a new instance of a pool on the chips of an earlier one."""
@@ -130,6 +135,8 @@ class Shipment:
         Bytes of a token, all lanes together.
     on_done
         Called once all of it is there.
+    log
+        Where it is noted then.
     """
 
     __slots__ = (
@@ -142,20 +149,22 @@ class Shipment:
         "_started",
         "carrier",
         "ends",
+        "log",
         "on_done",
         "route",
         "token_bytes",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what a transfer is
         self,
         carrier: KvCarrier,
         ends: tuple[int, int],
         route: Route,
         token_bytes: int,
         on_done: Callable[[], None],
+        log: TransferLog,
     ) -> None:
-        self.carrier, self.ends, self.route = carrier, ends, route
+        self.carrier, self.ends, self.route, self.log = carrier, ends, route, log
         self.token_bytes, self.on_done = token_bytes, on_done
         self._closed = self._dropped = False
         self._missing = self._size = 0
@@ -282,5 +291,5 @@ class Shipment:
             carrier, started = self.carrier, self._started
             # They know this shipment: together they would stay until the collector of cycles comes.
             self._flows = []
-            carrier.log.add((started, carrier.env.now - started, *self.ends, self._size))
+            self.log.add((started, carrier.env.now - started, *self.ends, self._size))
             self.on_done()

@@ -9,6 +9,7 @@ from simpy.events import URGENT
 
 from simulator.batch import Batch
 from simulator.clock import Clock, soon
+from simulator.encode_instance import EncodeInstance, EncodeParts
 from simulator.front_end import FrontEnd
 from simulator.group import Group
 from simulator.hand_over import HandOver
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from simulator.arrivals import Arrivals, Identities
+    from simulator.encode_stage import EncodeStage
     from simulator.engine_parts import EngineParts
     from simulator.passage import Carrier
     from simulator.records import Ledger
@@ -48,14 +50,18 @@ class Cluster:
         How KV is handed over.
     carrier
         Makes what carries KV between instances, given the clock; needed where a pool serves one stage only.
+    encoding
+        Makes what is between arrival and the queue for a prompt, given the cluster; None where nothing is.
+    equip
+        Gives a new instance of a pool, by number, what it has besides, given the one whose chips it takes over, if
+        any; None where it has nothing.
     helps_above
         See :class:`simulator.group.Group`.
     fails_with_instance
         Requests fail with the instance that has their KV, instead of being computed once more.
-    identities
-        Fills in sessions and prefixes; None where nobody looks at them.
-    declared_tokens
-        The most output tokens that clients allow; those who get more allow just what they get.
+    identities, declared_tokens
+        Fills in sessions and prefixes, or None where nobody looks at them; and the most output tokens that clients
+        allow: those who get more allow just what they get.
     macro_steps
         See :class:`simulator.instance.Instance`.
     on_progress
@@ -67,8 +73,8 @@ class Cluster:
         Every instance there ever was, its step log and the number of its pool.
     loads
         Requests on each of them.
-    hand_over
-        What is between two instances.
+    hand_over, encoding
+        What is between two instances, and between arrival and the queue for a prompt.
     awaited
         Instances that are about to join.
     recomputed, lost_prompt_tokens, lost_output_tokens
@@ -80,7 +86,7 @@ class Cluster:
 
     def __init__(  # noqa: PLR0913 - the parts of a deployment, all named
         self,
-        pools: Sequence[EngineParts],
+        pools: Sequence[EngineParts | EncodeParts],
         router: Router,
         arrivals: Arrivals,
         ledger: Ledger,
@@ -88,6 +94,8 @@ class Cluster:
         decode_router: Router | None = None,
         terms: KvTransfer | None = None,
         carrier: Callable[[Clock], Carrier] | None = None,
+        encoding: Callable[[Cluster], EncodeStage] | None = None,
+        equip: Callable[[int, Server, int | None], None] | None = None,
         helps_above: int = 0,
         fails_with_instance: bool = False,
         identities: Identities | None = None,
@@ -106,6 +114,7 @@ class Cluster:
         self.hand_over = HandOver(
             self.env, ledger, terms=self.terms, decoding=self.decoding, carrier=self.carrier, owner=self
         )
+        self.encoding = encoding(self) if encoding is not None else None
         self._arrivals = WakeUp(self.env, URGENT)
         self.instances: list[Server] = []
         self._front_ends: list[FrontEnd | None] = []
@@ -114,10 +123,10 @@ class Cluster:
         self.owners: list[int] = []
         self.fails_with_instance, self.macro_steps = fails_with_instance, macro_steps
         self.identities, self.declared_tokens = identities, declared_tokens
-        self.on_progress = on_progress
+        self.on_progress, self._equip = on_progress, equip
         self.events = self.awaited = 0
         self.recomputed = self.lost_prompt_tokens = self.lost_output_tokens = 0
-        self._hands_over = any(not parts.decodes for parts in pools)
+        self._hands_over = any(parts.prefills and not parts.decodes for parts in pools)
         self._decode_limit = min((p.max_tokens for p in pools if p.decodes and self._hands_over), default=1 << 62)
         self._longest: list[tuple[int, int]] = []
         self._draining: dict[int, Callable[[], None]] = {}
@@ -150,17 +159,20 @@ class Cluster:
     def start_instance(self, pool: int, like: int | None = None) -> Server:
         """Add an instance to a pool now, on the chips of an earlier one unless the run is about to begin."""
         parts, log, number = self.pools[pool], StepLog(), len(self.instances)
-        instance = instance_maker(parts)(
+        make: Callable[..., Server] = EncodeInstance if isinstance(parts, EncodeParts) else instance_maker(parts)
+        instance = make(
             self.env,
             number,
             parts,
             ledger=self.ledger,
             log=log,
-            watcher=self,
+            watcher=self.encoding if parts.encodes else self,
             tells_chunks=self.terms.overlaps and not parts.decodes,
             macro_steps=self.macro_steps,
         )
         self.instances.append(instance)
+        if self._equip is not None:
+            self._equip(pool, instance, like)
         front_end = FrontEnd(parts.front_end) if parts.front_end else None
         self._front_ends.append(front_end)
         if front_end is not None:
@@ -188,6 +200,8 @@ class Cluster:
         self._withdraw(instance)
         self._draining.pop(instance.number, None)
         self.hand_over.instance_lost(instance)
+        if self.encoding is not None:
+            self.encoding.instance_lost(instance)
         for request in instance.stop():
             if not request.remote:
                 self.start_over(request)
@@ -202,7 +216,7 @@ class Cluster:
     def _give_up_waiting(self) -> bool:
         """Let requests fail that wait for an instance where none is left; tell whether there were any."""
         found = False
-        for group in (self.entry, self.decoding):
+        for group in self._groups():
             if not group:
                 parked, group.waiting = group.waiting, []
                 found = found or bool(parked)
@@ -211,10 +225,15 @@ class Cluster:
         return found
 
     def _withdraw(self, instance: Server) -> None:
-        self.entry.leave(instance.number)
-        self.decoding.leave(instance.number)
+        for group in self._groups():
+            group.leave(instance.number)
 
-    def _let_join(self, instance: Server, parts: EngineParts) -> None:
+    def _groups(self) -> list[Group]:
+        return [self.entry, self.decoding, *([self.encoding.group] if self.encoding is not None else [])]
+
+    def _let_join(self, instance: Server, parts: EngineParts | EncodeParts) -> None:
+        if parts.encodes and self.encoding is not None:
+            self._join(self.encoding.group, instance, helps=False)
         both = parts.prefills and parts.decodes
         if parts.prefills:
             self._join(self.entry, instance, helps=both and self._hands_over)
@@ -269,9 +288,14 @@ class Cluster:
         if prompt > longest_prompt or prompt + ledger.output_tokens[index] > longest:
             self.unload(chosen)
             self.hand_over.finished(index)
+            if self.encoding is not None:
+                self.encoding.forget(index)
             self._refuse(index)
             return
-        chosen.submit(request)
+        if self.encoding is None:
+            chosen.submit(request)
+        else:
+            self.encoding.bring(request, chosen)
 
     def unload(self, instance: Server) -> None:
         """Count a request less on an instance."""
@@ -301,10 +325,17 @@ class Cluster:
         self.lost_prompt_tokens += prompt - (request.tokens - request.computed)
         self.lost_output_tokens += request.tokens - prompt
         self.hand_over.stay(request)
+        if self.encoding is not None:
+            self.encoding.forget(index)
         self.ended_ns = self.env.now
         self._refuse(index)
 
     def _begin(self, request: Request) -> None:
+        """Let a request be served from its images on."""
+        if self.encoding is None or not self.encoding.takes(request):
+            self.to_prompt(request)
+
+    def to_prompt(self, request: Request) -> None:
         """Let a request be served from its prompt on."""
         if not self._hands_over or self.hand_over.has_room(request) or not self.hand_over.arrive(request):
             self.enter(request)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hardware.errors import ScenarioError
 from simulator.build import build_pools
+from simulator.built_pool import BuiltPool
 from simulator.decisions import DecisionLog, EnoughStepsError, compare_decisions
 from simulator.engine_options import VllmOptions
 from simulator.installed_vllm import installed_version
@@ -22,7 +23,6 @@ from simulator.run import run_built
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulator.build import BuiltPool
     from simulator.clock import Clock
     from simulator.decisions import Difference
     from simulator.engine_parts import EngineParts
@@ -131,7 +131,8 @@ def build_comparable(scenario: Scenario) -> tuple[Requests, tuple[BuiltPool, ...
                 f"pool.{scenario.pool_name(number)}: engine {pool.engine!r} with stages {list(pool.stages)} has "
                 "nothing to be compared with; expected engine 'vllm' and the stages ['prefill', 'decode']"
             )
-    return build_requests(scenario), build_pools(scenario)
+    pools = tuple(pool for pool in build_pools(scenario) if isinstance(pool, BuiltPool))
+    return build_requests(scenario), pools
 
 
 def record_ours(scenario: Scenario, requests: Requests, pools: tuple[BuiltPool, ...], steps: int | None = None) -> Side:

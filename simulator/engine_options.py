@@ -64,6 +64,10 @@ class EnginePlan:
         KV blocks, however many more there is room for.
     max_prompt
         Longest prompt served; None for any that leaves room for an answer.
+    encoder_tokens
+        Tokens of images that are encoded in one step, and kept; None for no limit.
+    whole_images
+        A chunk of a prompt cuts no image.
     unused_tokens
         How much shorter than the context, and than the KV cache, the longest request is.
     """
@@ -84,6 +88,8 @@ class EnginePlan:
     most_blocks: int | None = None
     max_prompt: int | None = None
     unused_tokens: int = 0
+    encoder_tokens: int | None = None
+    whole_images: bool = False
 
 
 class EngineOptions(Strict):
@@ -181,6 +187,8 @@ class VllmOptions(EngineOptions):
         Plan each step when the one before begins, so that the chip never waits for the host.
     stream_interval
         Tokens that go to a client together.
+    disable_chunked_mm_input
+        A chunk of a prompt ends before an image that it would cut.
     """
 
     lone_options: ClassVar[tuple[str, ...]] = ("prefill_schedule_interval",)
@@ -199,6 +207,7 @@ class VllmOptions(EngineOptions):
     kv_offloading_size: float = Field(default=0.0, ge=0, le=2**20)
     async_scheduling: bool | None = None
     stream_interval: int = Field(default=1, ge=1)
+    disable_chunked_mm_input: bool = False
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -232,6 +241,8 @@ class VllmOptions(EngineOptions):
             plans_ahead=bool(self.async_scheduling),
             host_gib=self.kv_offloading_size,
             stream_interval=self.stream_interval,
+            encoder_tokens=self.max_num_batched_tokens,
+            whole_images=self.disable_chunked_mm_input,
         )
 
 

@@ -65,6 +65,8 @@ class EngineParts:
         :func:`simulator.lockstep.instance_maker` says.
     """
 
+    encodes = False
+
     def __init__(  # noqa: PLR0913 - the parts of a pool, all named
         self,
         *,

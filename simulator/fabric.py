@@ -12,9 +12,11 @@ import numpy as np
 from hardware.catalogue import default_node, load_node
 from hardware.errors import ScenarioError, suggest
 from hardware.topology import build_cluster
+from simulator.built_pool import BuiltEncoder
 from simulator.carrier import KvCarrier
 from simulator.lanes import Endpoint, Lanes
 from simulator.placement import Demand, place
+from simulator.sharing import hosts_of
 from simulator.transfer import Network
 
 if TYPE_CHECKING:
@@ -22,9 +24,10 @@ if TYPE_CHECKING:
 
     from hardware.node import Node
     from hardware.topology import Topology
-    from simulator.build import BuiltPool
+    from simulator.built_pool import AnyPool
     from simulator.clock import Clock
     from simulator.network import NetworkTable
+    from simulator.placement import Placement
 
 __all__ = ["Fabric", "build_fabric"]
 
@@ -67,7 +70,7 @@ class Fabric:
 
 def build_fabric(
     table: NetworkTable,
-    pools: Sequence[BuiltPool],
+    pools: Sequence[AnyPool],
     *,
     switching: Sequence[tuple[str, str]] = (),
     changing: Sequence[str] = (),
@@ -90,19 +93,18 @@ def build_fabric(
     UserError
         If a node is unknown or holds other chips than a pool asks for, there are too few nodes, or no such link.
     """
-    demands = [Demand(p.name, _node(table, p), p.layout.chips, p.parts.replicas) for p in pools]
-    placement = place(demands, table.nodes)
+    placement, chips = _placed(table, pools)
     topology = build_cluster(placement.nodes, table.oversubscription)
     links = {pattern: _links_named(topology, pattern) for pattern in changing}
     owners = [number for number, pool in enumerate(pools) for _ in range(pool.parts.replicas)]
     numbers = {pool.name: number for number, pool in enumerate(pools)}
     roles = _roles(owners, [(numbers[one], numbers[other]) for one, other in switching])
     endpoints = [
-        _endpoint(pools[pool], tuple(topology.chips[chip] for chip in chips))
+        _endpoint(pools[pool], tuple(topology.chips[chip] for chip in rank))
         for slot, pool in roles
-        for chips in _chips_of_ranks(placement.chips[slot], pools[pool].layout.data)
+        for rank in _chips_of_ranks(chips[slot], _ranks(pools[pool]))
     ]
-    ranks = [pools[pool].layout.data for _, pool in roles]
+    ranks = [_ranks(pools[pool]) for _, pool in roles]
     places = dict(zip(roles, accumulate(ranks, initial=0), strict=False))
     terms = table.kv_transfer.terms
     efficiency = np.array([terms.efficiency(link.kind) for link in topology.links])
@@ -119,17 +121,46 @@ def build_fabric(
     return Fabric(topology, lanes, places, links, pools[0].model.layers, table)
 
 
-def _routes(places: Mapping[tuple[int, int], int], pools: Sequence[BuiltPool]) -> list[tuple[int, int]]:
-    """Return the endpoints between which KV may move: every rank that computes prompts, to every one that decodes."""
-    return [
+def _routes(places: Mapping[tuple[int, int], int], pools: Sequence[AnyPool]) -> list[tuple[int, int]]:
+    """Return the endpoints between which anything may move.
+
+    KV goes from every rank that computes prompts to every one that decodes; features go from encoders to prompts.
+    """
+    features = [
+        (places[a], places[b])
+        for a in places
+        if pools[a[1]].parts.encodes
+        for b in places
+        if pools[b[1]].parts.prefills
+    ]
+    return features + [
         (places[a] + rank, places[b] + other)
         for a in places
-        if not pools[a[1]].parts.decodes
+        if pools[a[1]].parts.prefills and not pools[a[1]].parts.decodes
         for b in places
         if pools[b[1]].parts.decodes and a[0] != b[0]
         for rank in range(pools[a[1]].layout.data)
         for other in range(pools[b[1]].layout.data)
     ]
+
+
+def _placed(table: NetworkTable, pools: Sequence[AnyPool]) -> tuple[Placement, list[tuple[int, ...]]]:
+    """Return where pools are, and the chips of every instance, pool by pool: of a guest, those of its host."""
+    own = [number for number, pool in enumerate(pools) if pool.shares is None]
+    kept = [pools[number] for number in own]
+    placement = place([Demand(p.name, _node(table, p), p.layout.chips, p.parts.replicas) for p in kept], table.nodes)
+    first = dict(zip(own, accumulate((pool.parts.replicas for pool in kept), initial=0), strict=False))
+    hosts = hosts_of(pools)
+    return placement, [
+        placement.chips[first[hosts[number]] + slot]
+        for number, pool in enumerate(pools)
+        for slot in range(pool.parts.replicas)
+    ]
+
+
+def _ranks(pool: AnyPool) -> int:
+    """Return the attention ranks of an instance: encoders side by side send as one."""
+    return 1 if isinstance(pool, BuiltEncoder) else pool.layout.data
 
 
 def _roles(owners: Sequence[int], pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -158,7 +189,7 @@ def _links_named(topology: Topology, pattern: str) -> tuple[int, ...]:
     return found
 
 
-def _node(table: NetworkTable, pool: BuiltPool) -> Node:
+def _node(table: NetworkTable, pool: AnyPool) -> Node:
     if table.topology is None:
         return default_node(pool.chip.name)
     node = load_node(table.topology)
@@ -170,9 +201,11 @@ def _node(table: NetworkTable, pool: BuiltPool) -> Node:
     return node
 
 
-def _endpoint(pool: BuiltPool, chips: tuple[str, ...]) -> Endpoint:
+def _endpoint(pool: AnyPool, chips: tuple[str, ...]) -> Endpoint:
     """Return an instance's place; all ranks store KV heads, and heads fewer than ranks are stored more than once."""
     model, layout = pool.model, pool.layout
+    if isinstance(pool, BuiltEncoder):
+        return Endpoint(chips, 0)
     stored = model.kv_bytes_on_chip(layout.tensor) * layout.tensor
     # Keys and values of a layer are an array of blocks each on every rank; latents are one.
     piece = stored / layout.tensor / model.kv_arrays

@@ -12,7 +12,7 @@ from simulator.windows import window_edges
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from simulator.build import BuiltPool
+    from simulator.built_pool import AnyPool
     from simulator.cluster import Cluster
     from simulator.fabric import Fabric
     from simulator.metrics import RequestTimes
@@ -40,7 +40,7 @@ class Finished:
 
     scenario: Scenario
     requests: Requests
-    pools: tuple[BuiltPool, ...]
+    pools: tuple[AnyPool, ...]
     fabric: Fabric | None
     cluster: Cluster
     operations: Operations

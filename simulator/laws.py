@@ -26,6 +26,7 @@ def check_laws(cluster: Cluster) -> None:
     _blocks(cluster)
     _tokens(cluster)
     _order_of_times(cluster)
+    _features(cluster)
     if cluster.carrier is not None:
         _equal("bytes sent = bytes received", cluster.carrier.bytes_under_way(), 0)
 
@@ -77,6 +78,18 @@ def _tokens(cluster: Cluster) -> None:
     cached = sum(state.reused for state in states)
     law = "prompt tokens computed = prompt tokens - those cached + those recomputed or lost"
     _equal(law, computed, prompts - cached + again)
+
+
+def _features(cluster: Cluster) -> None:
+    """Check that every request left the encoders, and that none began its prompt before its features were there."""
+    if cluster.encoding is None:
+        return
+    _equal("nothing is left on its way through the encoders", len(cluster.encoding), 0)
+    ledger = cluster.ledger
+    passed = (ledger.column("features_ns") >= 0) & (ledger.column("finish_ns") >= 0)
+    for earlier, later in pairwise(("arrival_ns", "encode_ns", "encoded_ns", "features_ns", "admitted_ns")):
+        backwards = ledger.column(later)[passed] < ledger.column(earlier)[passed]
+        _equal(f"images encoded in order of time before {later}", int(backwards.sum()), 0)
 
 
 def _order_of_times(cluster: Cluster) -> None:

@@ -38,14 +38,21 @@ class RequestTimes:
 
     Attributes
     ----------
+    encode_queue_ms, encode_ms, feature_ms
+        Arrival to the first run of an encoder for it, from there until all its images are encoded, and from there until
+        it queues where its prompt is computed, its features with it. Where the engine that computes its prompt encodes
+        its images too, ``encode_ms`` is the time its steps took for that, and the others are 0.
     queue_ms, prefill_ms, transfer_ms, ttft_ms, tpot_ms, e2e_ms
-        Arrival to admission, admission to first token, first token to the arrival of its KV where it goes on
-        (0 where it stays), arrival to first token, time per output token after the first (NaN for a single
-        token), arrival to last token.
+        Arrival (or the end of the above) to admission, admission to first token, first token to the arrival of its KV
+        where it goes on (0 where it stays), arrival to first token, time per output token after the first (NaN for a
+        single token), arrival to last token.
     completed, met_slo, measured
         Finished; met every bound; arrived after the warm-up.
     """
 
+    encode_queue_ms: NDArray[np.float64]
+    encode_ms: NDArray[np.float64]
+    feature_ms: NDArray[np.float64]
     queue_ms: NDArray[np.float64]
     prefill_ms: NDArray[np.float64]
     transfer_ms: NDArray[np.float64]
@@ -72,6 +79,7 @@ def request_times(ledger: Ledger, bounds: Bounds, warmup_ns: int = 0) -> Request
     arrival, admitted, first, finish = (
         ledger.column(name) for name in ("arrival_ns", "admitted_ns", "first_token_ns", "finish_ns")
     )
+    began, encoded, features = _encoding(ledger)
     completed, ready, told = finish >= 0, ledger.column("kv_ready_ns"), ledger.column("told_ns")
     missing = np.where(completed, 0.0, np.nan)
     ttft, e2e = (told - arrival) / 1e6 + missing, (finish - arrival) / 1e6 + missing
@@ -80,8 +88,11 @@ def request_times(ledger: Ledger, bounds: Bounds, warmup_ns: int = 0) -> Request
     met = completed & _within(ttft, bounds.ttft_ms) & _within(e2e, bounds.e2e_ms)
     met &= _within(np.nan_to_num(tpot), bounds.tpot_ms)
     return RequestTimes(
-        queue_ms=(admitted - arrival) / 1e6 + missing,
-        prefill_ms=(first - admitted) / 1e6 + missing,
+        encode_queue_ms=(began - arrival) / 1e6 + missing,
+        encode_ms=(encoded - began + ledger.column("encoder_ns")) / 1e6 + missing,
+        feature_ms=(features - encoded) / 1e6 + missing,
+        queue_ms=(admitted - features) / 1e6 + missing,
+        prefill_ms=(first - admitted - ledger.column("encoder_ns")) / 1e6 + missing,
         transfer_ms=np.where(ready >= 0, (ready - first) / 1e6, 0.0) + missing,
         ttft_ms=ttft,
         tpot_ms=tpot,
@@ -90,6 +101,14 @@ def request_times(ledger: Ledger, bounds: Bounds, warmup_ns: int = 0) -> Request
         met_slo=met,
         measured=arrival >= warmup_ns,
     )
+
+
+def _encoding(ledger: Ledger) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return when images began to be encoded, were, and their features were there; arrival, where none were."""
+    arrival, features = ledger.column("arrival_ns"), ledger.column("features_ns")
+    encodes = features >= 0
+    began, encoded = (np.where(encodes, ledger.column(name), arrival) for name in ("encode_ns", "encoded_ns"))
+    return began, encoded, np.where(encodes, features, arrival)
 
 
 def _within(values: NDArray[np.float64], bound: float | None) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from simulator.connectors import CONNECTORS, Connector, Message, Rails
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["KvMode", "KvTransfer", "NetworkTable"]
+__all__ = ["FeatureTransfer", "KvMode", "KvTransfer", "NetworkTable"]
 
 KvMode: TypeAlias = Literal["blocking", "chunked", "layerwise", "grouped"]
 """What of a prompt's KV leaves together."""
@@ -115,6 +115,66 @@ class KvTransfer(Strict):
         )
 
 
+_Millis: TypeAlias = Annotated[float, Field(ge=0, le=1e6, strict=True)]
+
+
+class FeatureTransfer(Strict):
+    """How what an encoder made goes to the instance that computes the prompt.
+
+    Attributes
+    ----------
+    mode
+        ``direct``: from chip to chip over the network, after the hand-shake of ``kv_transfer``. ``store``: through a
+        store that all instances share, keyed by content, so that nothing in it is encoded again.
+    prefetch
+        What is encoded goes while the instance that gets it prepares the request, and the encoder goes on meanwhile;
+        else one comes after the other, and the encoder waits until it is gone.
+    streaming
+        Each image goes as soon as it is encoded; else none before all images of the request are.
+    shard_images
+        The images of one request are dealt to all encoders; else one encodes them all.
+    store_latency_ms, store_gb_per_s
+        Time of the store's software to put features and get them: a fixed one and a rate. By default of EPD-Serve's
+        (arXiv 2601.11590, Table 3, least squares up to 1080p).
+    store_capacity_gb
+        What the store holds; None for no limit.
+    scheduling_ms, scheduling_us_per_token
+        Between a request's coming to the instance that computes its prompt and its place in the queue there, and how
+        much longer that is for each token of its images: the *scheduling latency* of EPD-Serve. It passes for every
+        request, whoever encodes.
+    """
+
+    mode: Literal["direct", "store"] = "direct"
+    prefetch: Annotated[bool, Field(strict=True)] = True
+    streaming: Annotated[bool, Field(strict=True)] = False
+    shard_images: Annotated[bool, Field(strict=True)] = False
+    store_latency_ms: _Millis = 4.1
+    store_gb_per_s: Annotated[float, Field(gt=0, le=1e6, strict=True)] = 0.252
+    store_capacity_gb: Annotated[float, Field(gt=0, le=1e9, strict=True)] | None = None
+    scheduling_ms: _Millis = 0.0
+    scheduling_us_per_token: _Millis = 0.0
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        of_store = {"store_latency_ms", "store_gb_per_s", "store_capacity_gb"} & self.model_fields_set
+        if self.mode != "store" and of_store:
+            raise ValueError(f"{min(of_store)} has no meaning for mode = 'direct'; expected mode = 'store'")
+        return self
+
+    @property
+    def delays_all(self) -> bool:
+        """Whether some time passes before any request is queued."""
+        return self.scheduling_ms > 0 or self.scheduling_us_per_token > 0
+
+    def scheduling_ns(self, tokens: int) -> int:
+        """Return the scheduling latency of a request with so many tokens of images."""
+        return round(self.scheduling_ms * 1e6 + self.scheduling_us_per_token * 1e3 * tokens)
+
+    def store_ns(self, size_bytes: int) -> int:
+        """Return the time from one instance through the store to another."""
+        return round(self.store_latency_ms * 1e6 + size_bytes / self.store_gb_per_s)
+
+
 class NetworkTable(Strict):
     """Nodes and the fabric between them.
 
@@ -130,6 +190,8 @@ class NetworkTable(Strict):
         How many times the leaf switches take in more than they pass on to the spines.
     kv_transfer
         How KV is handed over.
+    feature_transfer
+        How features go from encoders to where prompts are computed.
     """
 
     topology: str | None = None
@@ -137,3 +199,4 @@ class NetworkTable(Strict):
     rails: Rails = "own"
     oversubscription: Annotated[float, Field(ge=1, le=1e6, strict=True)] = 1.0
     kv_transfer: KvTransfer = KvTransfer()
+    feature_transfer: FeatureTransfer = FeatureTransfer()

@@ -41,14 +41,19 @@ class Carrier(Protocol):
 
     Attributes
     ----------
-    log
-        Every transfer that is over.
+    log, feature_log
+        Every transfer of KV that is over, and every one of features.
     """
 
     log: TransferLog
+    feature_log: TransferLog
 
     def open(self, source: int, target: int, on_done: Callable[[], None], ranks: tuple[int, int] = (0, 0)) -> Shipment:
         """Return a transfer between ranks that has not begun; ``on_done`` is called once all of it is there."""
+        ...
+
+    def open_features(self, source: int, target: int, token_bytes: int, on_done: Callable[[], None]) -> Shipment:
+        """Return a transfer of features that has not begun; ``on_done`` is called once all of it is there."""
         ...
 
     def place(self, instance: int, like: int, pool: int) -> None:
@@ -95,9 +100,12 @@ class Passage:
         Tokens that the target had already, or whose KV was sent while they were computed.
     token_ns
         When its last token appeared; -1 before.
+    early
+        Its KV was there when its last step, which took longer than it had said, was not over.
     """
 
     __slots__ = (
+        "early",
         "entered",
         "prompt",
         "reserved",
@@ -115,7 +123,7 @@ class Passage:
         self.source: Server | None = None
         self.target: Server | None = None
         self.wanted: Request | None = None
-        self.entered = self.reserved = False
+        self.entered = self.reserved = self.early = False
         self.sender: Server | None = None
         self.shipment: Shipment | None = None
         self.sent_tokens = 0

@@ -17,7 +17,8 @@ from perfdb.encoder_prices import EncoderWork, compile_encoder
 from perfdb.interpolate import blend
 from perfdb.media_tokens import seen
 from perfdb.speed_of_light import encoder_bound
-from simulator.build import build_pools, cost_chain
+from simulator.build import build_pools
+from simulator.built_pool import cost_chain
 from simulator.perf_price import Line, light_ns, line_of, lines_table
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from perfdb.encoder import EncoderSpec
     from perfdb.encoder_operators import EncoderAttention, EncoderOperators
     from perfdb.sources import SourceChain
-    from simulator.build import BuiltPool
+    from simulator.built_pool import AnyPool
     from simulator.scenario import Scenario
 
 __all__ = ["Encoded", "MediaAsked", "encoded_report", "encoded_runs", "parse_media"]
@@ -53,7 +54,7 @@ class Encoded:
         Operators; ``between_sizes`` is what interpolating between sizes adds or takes off.
     """
 
-    pool: BuiltPool
+    pool: AnyPool
     work: EncoderWork
     feature_bytes: int
     lines: tuple[Line, ...]
@@ -96,7 +97,7 @@ def encoded_runs(scenario: Scenario, media: Sequence[MediaAsked]) -> Iterator[En
         If the model has no encoder for one of them.
     """
     for table, pool in zip(scenario.pool, build_pools(scenario), strict=True):
-        if not table.prefills:
+        if not (table.encodes_alone or (table.prefills and not scenario.encode_pools)):
             continue
         spec = pool.model.encoder
         if spec is None:
@@ -104,7 +105,7 @@ def encoded_runs(scenario: Scenario, media: Sequence[MediaAsked]) -> Iterator[En
         yield _run(pool, spec, media, cost_chain(table, pool.name, pool.chip))
 
 
-def _run(pool: BuiltPool, spec: EncoderSpec, media: Sequence[MediaAsked], chain: SourceChain) -> Encoded:
+def _run(pool: AnyPool, spec: EncoderSpec, media: Sequence[MediaAsked], chain: SourceChain) -> Encoded:
     """Return one run, cut over the chips as the language model is, unless that does not divide the encoder."""
     tensor = pool.layout.tensor if spec.indivisible(pool.layout.tensor) is None else 1
     operators = encoder_operators(spec, tensor)
@@ -119,7 +120,7 @@ def _run(pool: BuiltPool, spec: EncoderSpec, media: Sequence[MediaAsked], chain:
     return Encoded(pool, work, spec.feature_bytes(work.tokens), tuple(lines), total)
 
 
-def _lines(pool: BuiltPool, operators: EncoderOperators, work: EncoderWork, chain: SourceChain) -> Iterator[Line]:
+def _lines(pool: AnyPool, operators: EncoderOperators, work: EncoderWork, chain: SourceChain) -> Iterator[Line]:
     for kind, rows in ((operators.per_patch, work.patches), (operators.per_token, work.tokens)):
         for operator in kind:
             found = chain.rows(operator, np.array([rows]))
@@ -130,7 +131,7 @@ def _lines(pool: BuiltPool, operators: EncoderOperators, work: EncoderWork, chai
         yield _attention(pool, operators.windowed, work.patches, work.window_pairs, chain)
 
 
-def _attention(pool: BuiltPool, kernel: EncoderAttention, patches: int, pairs: int, chain: SourceChain) -> Line:
+def _attention(pool: AnyPool, kernel: EncoderAttention, patches: int, pairs: int, chain: SourceChain) -> Line:
     """Return attention over as many equal sequences as have so many patches and pairs in all, between whole numbers."""
     sequences = patches**2 / pairs
     fewer, length = math.floor(sequences), np.array([round(pairs / patches)])

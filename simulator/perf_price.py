@@ -19,7 +19,8 @@ from perfdb.expert_operators import ExpertExchange
 from perfdb.operators import AllReduce, Collective, Elementwise, PointToPoint, RowOperator, as_collective
 from perfdb.speed_of_light import attention_bound, collective_light, row_bound
 from perfdb.step_prices import equal_prompt
-from simulator.build import build_pools, cost_chain
+from simulator.build import build_pools
+from simulator.built_pool import BuiltPool, cost_chain
 from simulator.report import plain_table
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from perfdb.estimate import Estimate
     from perfdb.operators import Kernel
     from perfdb.sources import SourceChain
-    from simulator.build import BuiltPool
     from simulator.scenario import Scenario
 
 __all__ = [
@@ -155,7 +155,7 @@ def priced_pools(scenario: Scenario, step: StepAsked) -> Iterator[PricedStep]:
             step.decodes if table.decodes else 0,
             step.context if table.decodes else 0,
         )
-        if part.sequences:
+        if part.sequences and isinstance(pool, BuiltPool):
             any_part = True
             _check(pool, part)
             yield _priced(pool, part, cost_chain(table, pool.name, pool.chip))

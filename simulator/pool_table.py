@@ -20,9 +20,11 @@ from simulator.trtllm_options import TrtllmOptions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Count", "Limits", "Pool", "Text", "decode_pools", "entry_pools", "hands_over", "own_pools"]
+    from perfdb.speculation import Speculation
 
-_STAGES: Final = ("prefill", "decode")
+__all__ = ["Count", "Limits", "Pool", "Text", "decode_pools", "encode_pools", "entry_pools", "hands_over", "own_pools"]
+
+_STAGES: Final = ("encode", "prefill", "decode")
 
 
 def _written(value: str) -> str:
@@ -64,12 +66,14 @@ class Limits(Strict):
 class Pool(Strict):
     """``[[pool]]``: equal instances that serve the same stages.
 
+    Instances of a pool that ``shares`` the chips of another one run beside those, each with one of them.
+
     A pool of both stages beside pools of one helps whichever is short: see
     :class:`simulator.group.Group` for ``helps_above``.
     """
 
     name: str | None = None
-    stages: tuple[_Stage, ...] = _STAGES
+    stages: tuple[_Stage, ...] = _STAGES[1:]
     replicas: _Replicas = 1
     chip: Text
     tensor_parallel: Count = 1
@@ -86,6 +90,7 @@ class Pool(Strict):
     step_profile: Text | None = None
     calibration: Calibration | Text | None = None
     power_cap: PowerCap = 1.0
+    shares: Text | None = None
     engine_options: AnyOptions = VllmOptions()
     speculation: SpeculationTable | None = None
     limits: Limits = Limits()
@@ -110,6 +115,11 @@ class Pool(Strict):
         return value
 
     @property
+    def encodes_alone(self) -> bool:
+        """Whether it encodes images, videos and sounds, and nothing else."""
+        return self.stages == ("encode",)
+
+    @property
     def prefills(self) -> bool:
         """Whether it computes prompts."""
         return "prefill" in self.stages
@@ -125,12 +135,19 @@ class Pool(Strict):
         return self.cost_sources == ("vidur",)
 
     @property
+    def drafts(self) -> Speculation | None:
+        """What its steps verify, if anything is drafted."""
+        return self.speculation.speculation if self.speculation else None
+
+    @property
     def serves_both(self) -> bool:
         """Whether it computes prompts and decodes."""
         return self.prefills and self.decodes
 
     @model_validator(mode="after")
     def _one_stage(self) -> Self:
+        if self.encodes_alone:
+            return self
         if ENGINES[self.engine].one_stage and self.serves_both:
             raise ValueError(f"engine {self.engine!r} serves one stage; expected ['prefill'] or ['decode'] as stages")
         if ENGINES[self.engine].both_stages and not self.serves_both:
@@ -191,7 +208,7 @@ class Pool(Strict):
 
     @model_validator(mode="after")
     def _speculates(self) -> Self:
-        if self.speculation is None:
+        if self.drafts is None:
             return self
         if not ENGINES[self.engine].speculates:
             able = ", ".join(name for name, engine in ENGINES.items() if engine.speculates and "@" not in name)
@@ -223,7 +240,12 @@ class Pool(Strict):
 
 def hands_over(pools: Sequence[Pool]) -> bool:
     """Tell whether a pool serves prompts alone, so that requests go on elsewhere."""
-    return any(not pool.decodes for pool in pools)
+    return any(pool.prefills and not pool.decodes for pool in pools)
+
+
+def encode_pools(pools: Sequence[Pool]) -> tuple[Pool, ...]:
+    """Return the pools that encode for others."""
+    return tuple(pool for pool in pools if pool.encodes_alone)
 
 
 def entry_pools(pools: Sequence[Pool]) -> tuple[Pool, ...]:

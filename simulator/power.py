@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from perfdb.encoder_work import encoder_work
 from perfdb.step_work import step_work, visible_column, visible_tokens
+from simulator.built_pool import BuiltEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from simulator.build import BuiltPool
+    from simulator.built_pool import AnyPool, BuiltPool
 
 __all__ = ["HOST_LOAD", "PoolPower", "Stay", "add_up", "draw_of_steps", "pool_power"]
 
@@ -71,7 +73,7 @@ class Stay:
     end_ns: int
 
 
-def pool_power(pool: BuiltPool, stays: Iterable[Stay], last_ns: int) -> PoolPower:
+def pool_power(pool: AnyPool, stays: Iterable[Stay], last_ns: int) -> PoolPower:
     """Return the power of a pool.
 
     Parameters
@@ -84,7 +86,8 @@ def pool_power(pool: BuiltPool, stays: Iterable[Stay], last_ns: int) -> PoolPowe
         End of the run.
     """
     edges = _edges(last_ns)
-    rank_w = pool.layout.chips // pool.layout.data * pool.chip.tdp_w
+    ranks = 1 if isinstance(pool, BuiltEncoder) else pool.layout.data
+    rank_w = pool.layout.chips // ranks * pool.chip.tdp_w
     energy = np.zeros(len(edges))
     for stay in stays:
         energy += rank_w * _share_ns(pool, stay, edges)
@@ -101,14 +104,20 @@ def add_up(parts: Sequence[PoolPower], last_ns: int) -> PoolPower:
     return _over(edges, energy, sum(part.provisioned_w for part in parts))
 
 
-def draw_of_steps(pool: BuiltPool, table: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float64]:
-    """Return the mean power of one chip during each row of a step log, a share of its TDP, shape (rows,).
+def draw_of_steps(pool: AnyPool, table: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float64]:
+    """Return the mean power of one chip during each row of a step log, or of runs of an encoder, shape (rows,).
+
+    It is a share of its TDP.
 
     Notes
     -----
     All decode steps of one batch size in the log draw the same, their mean, so that the answer does not depend on how
     steps were gathered into rows.
     """
+    if isinstance(pool, BuiltEncoder):
+        work = encoder_work(pool.operators, pool.chip, table)
+        duration_ns = np.maximum(table["duration_ns"], 1.0)
+        return np.minimum(pool.chip.power.asked(work.memory_ns, work.compute_ns, duration_ns), pool.power_cap)
     seen = {visible_column(kernel): kernel.window for kernel in pool.operators.generation}
     table = {**table, **{name: visible_tokens(window, table) for name, window in seen.items()}}
     share = np.zeros(len(table["steps"]))
@@ -137,10 +146,12 @@ def _share(pool: BuiltPool, table: Mapping[str, NDArray[np.int64]]) -> NDArray[n
     return np.minimum(pool.chip.power.asked(work.memory_ns, work.compute_ns, duration_ns), pool.power_cap)
 
 
-def _share_ns(pool: BuiltPool, stay: Stay, edges: NDArray[np.int64]) -> NDArray[np.float64]:
+def _share_ns(pool: AnyPool, stay: Stay, edges: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return a chip's energy up to each edge, in TDP times ns."""
     idle, table = pool.chip.power.idle, stay.table
     start, share = table["start_ns"], draw_of_steps(pool, table)
+    # What chips draw with nothing to do is counted once, in the pool whose chips they are.
+    rests = 0.0 if pool.shares else idle
     end = start + table["duration_ns"]
     # Rows that follow each other at the same power are one stretch, whether they are one run of steps or many.
     first = np.ones(len(start), np.bool_)
@@ -151,7 +162,7 @@ def _share_ns(pool: BuiltPool, stay: Stay, edges: NDArray[np.int64]) -> NDArray[
     times = np.column_stack([start, end]).ravel()
     values = np.column_stack([gained[:-1], gained[1:]]).ravel()
     above = np.interp(edges, times, values) if len(times) else np.zeros(len(edges))
-    found: NDArray[np.float64] = idle * (np.clip(edges, stay.start_ns, stay.end_ns) - stay.start_ns) + above
+    found: NDArray[np.float64] = rests * (np.clip(edges, stay.start_ns, stay.end_ns) - stay.start_ns) + above
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
@@ -74,6 +75,7 @@ class Race:
         slo, lasts_s = searched.scenario.slo, searched.table.duration_s
         allowed_s = goal.traffic.allowed_s(slo.ttft_ms, slo.tpot_ms, slo.e2e_ms)
         self.allowed_s = lasts_s / LONG.lasts if lasts_s else allowed_s
+        self._requests = searched.table.requests
         self.entries: list[Entry] = []
         self.stopped: str | None = None
 
@@ -121,6 +123,7 @@ class Race:
 
     def attempt(self, entries: Sequence[Entry], rung: Rung, goal: Goal, floors: Mapping[int, int]) -> None:
         """Put deployments on trial side by side, and note what comes of it."""
+        rung = rung._replace(at_least=ceil(rung.at_least * self._requests / LONG.at_least))
         trials: dict[str, Trial] = {}
         keys: list[tuple[Entry, str]] = []
         for entry in entries:

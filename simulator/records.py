@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Ledger", "PauseLog", "StepLog", "TransferLog"]
+__all__ = ["EncodeLog", "Ledger", "PauseLog", "StepLog", "TransferLog"]
 
 #: Value of a time that has not come.
 NEVER = -1
@@ -46,12 +46,19 @@ class Ledger:
     instance, decode_instance
         Instance that computed its prompt, and the one that produced its later tokens; the same unless its
         KV was handed over.
+    encode_instance
+        Instance that encoded the last of its images, where one does so alone.
     kv_ready_ns
         When its KV had arrived on the decode instance, if it was handed over.
     cached_tokens
         Prompt tokens that were in the cache when it was first admitted.
     preemptions
         Times it lost its KV.
+    encode_ns, encoded_ns, features_ns
+        When the first of its images began to be encoded, when all were, and when their features were where its prompt
+        is computed and it could queue there; :data:`NEVER` where no instance encodes alone, or for text alone.
+    encoder_ns
+        Time of its prompt's steps in which the encoder ran, where the same engine does both.
     restarts
         Times it started over because its KV, or the room made for it, was lost with an instance.
     failed
@@ -73,6 +80,11 @@ class Ledger:
         self.told_ns = _filled(rows, NEVER)
         self.finish_ns = _filled(rows, NEVER)
         self.kv_ready_ns = _filled(rows, NEVER)
+        self.encode_ns = _filled(rows, NEVER)
+        self.encoded_ns = _filled(rows, NEVER)
+        self.features_ns = _filled(rows, NEVER)
+        self.encode_instance = _filled(rows, NEVER)
+        self.encoder_ns = _filled(rows, 0)
         self.instance = _filled(rows, NEVER)
         self.decode_instance = _filled(rows, NEVER)
         self.cached_tokens = _filled(rows, 0)
@@ -153,6 +165,23 @@ class StepLog(_Log):
         All steps of the row together.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._longer: dict[int, int] = {}
+
+    def note_longer(self, by_ns: int) -> None:
+        """Note that the next row lasts so much longer than its tokens take: images are encoded first, or others run."""
+        row = len(self._rows) // len(self.NAMES)
+        self._longer[row] = self._longer.get(row, 0) + by_ns
+
+    def of_tokens(self) -> dict[str, NDArray[np.int64]]:
+        """Return the table with the durations that its tokens account for."""
+        table = self.table()
+        if self._longer:
+            table["duration_ns"] = table["duration_ns"].copy()
+            table["duration_ns"][list(self._longer)] -= np.array(list(self._longer.values()))
+        return table
+
     NAMES = (
         "start_ns",
         "duration_ns",
@@ -172,8 +201,24 @@ class StepLog(_Log):
         self._rows.frombytes(_DECODES.pack(start_ns, duration_ns, steps, decodes, context))
 
 
+class EncodeLog(_Log):
+    """One row per run of an encoder.
+
+    Attributes
+    ----------
+    start_ns, duration_ns
+        When it began, and its duration.
+    steps
+        1, as a row of :class:`StepLog` has it.
+    items, patches, tokens, pairs, window_pairs
+        See :class:`perfdb.encoder_prices.EncoderWork`.
+    """
+
+    NAMES = ("start_ns", "duration_ns", "steps", "items", "patches", "tokens", "pairs", "window_pairs")
+
+
 class TransferLog(_Log):
-    """One row per transfer of KV.
+    """One row per transfer of KV, or of the features of an image.
 
     Attributes
     ----------

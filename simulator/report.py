@@ -170,8 +170,13 @@ def _skipped(summary: Mapping[str, Any]) -> Text:
 
 
 def _images(summary: Mapping[str, Any]) -> Text:
-    return Text(
-        f"{summary['requests_with_images']:,} requests carry images: their tokens are priced as prompt tokens, the "
-        "encoder is not simulated.",
-        style="yellow",
-    )
+    told = f"{summary['requests_with_images']:,} requests carry images"
+    found = summary.get("encoding")
+    if found is None:
+        return Text(f"{told}: their tokens are priced as prompt tokens, the encoder is not simulated.", style="yellow")
+    told += f": {found['items']:,} images encoded in {found['runs']:,} runs"
+    if found["feature_hit_rate"]:
+        told += f", {found['feature_hit_rate']:.1%} found again"
+    parts = {"queue": "encode_queue_ms", "encode": "encode_ms", "features": "feature_ms", "wait": "queue_ms"}
+    times = ", ".join(f"{name} {found[f'mean_{key}']:,.1f}" for name, key in parts.items())
+    return Text(f"{told}. Means to the first token, ms: {times}, prompt {found['mean_prefill_ms']:,.1f}.")

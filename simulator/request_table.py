@@ -23,7 +23,10 @@ def request_table(run: Finished) -> pd.DataFrame:
     rows = len(ledger)
     # A request that failed before it reached an instance has none, number -1: the last of the names.
     names = np.array([*(run.pools[pool].name for pool in run.cluster.owners), None], object)
-    served = {"prefill": ledger.column("instance"), "decode": ledger.column("decode_instance")}
+    stages = {"prefill": "instance", "decode": "decode_instance"}
+    if any(pool.parts.encodes for pool in run.pools):
+        stages = {"encode": "encode_instance", **stages}
+    served = {stage: ledger.column(name) for stage, name in stages.items()}
     return pd.DataFrame(
         {
             "request_id": np.arange(rows),
@@ -33,7 +36,9 @@ def request_table(run: Finished) -> pd.DataFrame:
             "images": np.zeros(rows, np.int64) if run.requests.images is None else run.requests.images,
             "cached_tokens": ledger.column("cached_tokens").copy(),
             "queue_ms": times.queue_ms,
-            "encode_ms": np.zeros(rows),
+            "encode_queue_ms": times.encode_queue_ms,
+            "encode_ms": times.encode_ms,
+            "feature_ms": times.feature_ms,
             "prefill_ms": times.prefill_ms,
             "transfer_ms": times.transfer_ms,
             "ttft_ms": times.ttft_ms,

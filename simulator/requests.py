@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hardware.errors import ScenarioError
+from perfdb.load_model import load_model
 from simulator.arrivals import Following
 from simulator.identity import KnownIdentities
+from simulator.request_media import RequestMedia, media_seen
 from simulator.router import PREFIX_ROUTERS, SESSION_ROUTERS
 from workloads.closed_loop import plan_closed_loop
+from workloads.media import Content
+from workloads.media_draws import pixels
 from workloads.prefixes import prefixes_of
 from workloads.streams import stream
 from workloads.synthetic import synthesize
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from simulator.scenario import Scenario, Workload
+    from workloads.media import Media
     from workloads.table import Arrivals, Prefixes
 
 __all__ = ["Requests", "build_requests", "open_loop", "synthetic_arrivals", "trace_requests"]
@@ -47,6 +52,8 @@ class Requests:
         Images per request, int64, or None.
     identities
         Who asks and what prompts begin with, where a pool or a router looks at it, or None.
+    media
+        What requests carry besides text, as the model's encoder sees it; None where it has none, or they carry nothing.
     skipped
         Rows of a trace left out, by reason.
     source
@@ -62,6 +69,7 @@ class Requests:
     source: str
     identities: KnownIdentities | None = None
     later: NDArray[np.int64] | None = None
+    media: RequestMedia | None = None
 
     def first(self) -> Iterable[tuple[int, int]]:
         """Return rows and times of arrivals that wait for no other, a few thousand held at a time."""
@@ -101,7 +109,19 @@ def build_requests(scenario: Scenario) -> Requests:
         later = plan.think_ns[plan.concurrency : size]
         source = f"closed loop of {plan.concurrency}"
         known = _known(None, None, _priorities(scenario, size))
-        return Requests(plan.prompt_tokens[:size], plan.output_tokens[:size], start, later, None, {}, source, known)
+        carried = None if plan.media is None else plan.media.head(size)
+        media, added = _media(scenario, carried)
+        return Requests(
+            plan.prompt_tokens[:size] + added,
+            plan.output_tokens[:size],
+            start,
+            later,
+            None if carried is None else carried.counts,
+            {},
+            source,
+            known,
+            media=media,
+        )
     found = thinned(open_loop(scenario), workload.share, scenario.seed)
     _check_warmup(workload, found)
     return trace_requests(scenario, found)
@@ -118,8 +138,9 @@ def trace_requests(scenario: Scenario, found: Arrivals) -> Requests:
         What arrives.
     """
     nothing = np.zeros(0, np.int64)
+    media, added = _media(scenario, found.media)
     return Requests(
-        found.prompt_tokens,
+        found.prompt_tokens + added,
         found.output_tokens,
         found.arrival_ns,
         nothing if found.think_ns is None else found.think_ns,
@@ -128,7 +149,33 @@ def trace_requests(scenario: Scenario, found: Arrivals) -> Requests:
         found.source,
         _identities(scenario, found),
         found.later,
+        media,
     )
+
+
+def _media(scenario: Scenario, media: Media | None) -> tuple[RequestMedia | None, NDArray[np.int64] | int]:
+    """Return what a scenario's model sees of media, and the tokens of each request that no prompt counts yet."""
+    if media is None or not media.kind.size:
+        return None, 0
+    workload, table = scenario.workload, scenario.model
+    encoder = load_model(table.name, weights=table.weights, kv_cache=table.kv_cache).encoder
+    if encoder is None:
+        # What a trace counts is priced as text then, and nothing can be said of the rest.
+        if workload.trace is None and not media.tokens.all():
+            raise ScenarioError(
+                f"the workload has images, but model {table.name!r} has no encoder; expected a multimodal model"
+            )
+        return None, 0
+    width, height = pixels(workload.image_size) if workload.image_size else (0, 0)
+    unknown = Content("image", width, height, 1, 0, 0) if width else None
+    if unknown is None and not all(item.known for item in media.contents()):
+        raise ScenarioError(
+            f"{workload.trace}: says nothing of some images but that they are there; set workload.image_size, such as "
+            "'1280x720'"
+        )
+    first = workload.synthetic.shared_prefix_tokens if workload.synthetic is not None else 0
+    found, added = media_seen(encoder, media, first, unknown)
+    return found, np.array(added, np.int64)
 
 
 def _identities(scenario: Scenario, found: Arrivals) -> KnownIdentities | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hardware.errors import ScenarioError
 from simulator.build import build_decode_router, build_pools, build_router
 from simulator.cluster import Cluster
+from simulator.equipment import encode_stage, equipment, sends_features
 from simulator.fabric import build_fabric
 from simulator.finished import Finished
 from simulator.laws import check_laws
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from simulator.build import BuiltPool
+    from simulator.built_pool import AnyPool
     from simulator.clock import Clock
     from simulator.fabric import Fabric
     from simulator.passage import Carrier
@@ -119,7 +120,7 @@ def run_scenario(
 def run_built(
     scenario: Scenario,
     requests: Requests,
-    pools: tuple[BuiltPool, ...],
+    pools: tuple[AnyPool, ...],
     *,
     macro_steps: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
@@ -156,7 +157,7 @@ def run_built(
 def _cluster(  # noqa: PLR0913 - the parts of a run, all named
     scenario: Scenario,
     requests: Requests,
-    pools: Sequence[BuiltPool],
+    pools: Sequence[AnyPool],
     carrier: Callable[[Clock], Carrier] | None,
     *,
     macro_steps: bool,
@@ -171,6 +172,8 @@ def _cluster(  # noqa: PLR0913 - the parts of a run, all named
         decode_router=build_decode_router(scenario),
         terms=scenario.links.kv_transfer,
         carrier=carrier,
+        encoding=encode_stage(scenario, requests),
+        equip=equipment(requests, pools),
         helps_above=scenario.helps_above,
         identities=requests.identities,
         declared_tokens=scenario.workload.max_output_tokens or 0,
@@ -180,15 +183,15 @@ def _cluster(  # noqa: PLR0913 - the parts of a run, all named
     )
 
 
-def _fabric(scenario: Scenario, pools: Sequence[BuiltPool]) -> Fabric | None:
+def _fabric(scenario: Scenario, pools: Sequence[AnyPool]) -> Fabric | None:
     """Return the network between the pools; None where nothing is handed over."""
-    if not scenario.hands_over:
+    if not (scenario.hands_over or sends_features(scenario)):
         return None
     table = scenario.operations
     return build_fabric(scenario.links, pools, switching=table.switches(), changing=table.link_patterns())
 
 
-def _operations(scenario: Scenario, pools: Sequence[BuiltPool], fabric: Fabric | None, cluster: Cluster) -> Operations:
+def _operations(scenario: Scenario, pools: Sequence[AnyPool], fabric: Fabric | None, cluster: Cluster) -> Operations:
     """Return what lets the incidents of a scenario happen to its cluster."""
     carrier = cluster.carrier
 
@@ -204,7 +207,7 @@ def _operations(scenario: Scenario, pools: Sequence[BuiltPool], fabric: Fabric |
 def _finish(  # noqa: PLR0913 - the parts of a run
     scenario: Scenario,
     requests: Requests,
-    pools: tuple[BuiltPool, ...],
+    pools: tuple[AnyPool, ...],
     fabric: Fabric | None,
     cluster: Cluster,
     *,

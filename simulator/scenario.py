@@ -18,8 +18,9 @@ from simulator.engines import ENGINES
 from simulator.incidents import OperationsTable
 from simulator.network import NetworkTable
 from simulator.overrides import WORKLOAD_KINDS, parse_override, set_key
-from simulator.pool_table import Count, Pool, Text, decode_pools, entry_pools, hands_over
+from simulator.pool_table import Count, Pool, Text, decode_pools, encode_pools, entry_pools, hands_over
 from workloads.closed_loop import ClosedLoop
+from workloads.media_draws import ImageSize
 from workloads.readers import READERS
 from workloads.synthetic import Synthetic
 
@@ -78,6 +79,8 @@ class Workload(Strict):
 
     Attributes
     ----------
+    image_size
+        Size of images of which a trace says nothing but that they are there, pixels.
     max_output_tokens
         The most output tokens that clients allow, for engines that reserve room for them. By default clients allow
         just what they get, as benchmarks do that ignore the end of an answer.
@@ -96,6 +99,7 @@ class Workload(Strict):
     closed_loop: ClosedLoop | None = None
     rate_scale: _Positive = 1.0
     limit: Count | None = None
+    image_size: ImageSize | None = None
     warmup_s: _Seconds = 0.0
     max_output_tokens: Count | None = None
     priority_shares: Annotated[tuple[_Positive, ...], Field(max_length=1000)] = ()
@@ -169,6 +173,11 @@ class Scenario(Strict):
     def entry_pools(self) -> tuple[Pool, ...]:
         """Pools that requests arrive at."""
         return entry_pools(self.pool)
+
+    @property
+    def encode_pools(self) -> tuple[Pool, ...]:
+        """Pools that encode images for others."""
+        return encode_pools(self.pool)
 
     @property
     def decode_pools(self) -> tuple[Pool, ...]:

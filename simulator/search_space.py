@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from pydantic import ValidationError
 
 from perfdb.load_model import load_model
-from simulator.engine_options import VllmOptions
 from simulator.pool_table import Pool
 from simulator.scenario import Model, Scenario
 
@@ -77,8 +76,7 @@ class Choice:
     @property
     def layout(self) -> tuple[str, str, str]:
         """What it has in common with instances of other options."""
-        alike = self.pool.model_copy(update={"engine_options": VllmOptions()})
-        return self.role, self.model.model_dump_json(), alike.model_dump_json()
+        return self.role, self.model.model_dump_json(), self.pool.model_dump_json(exclude={"engine_options"})
 
     @property
     def chips(self) -> int:

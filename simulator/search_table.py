@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import Field, field_validator
 
+from hardware.catalogue import load_chip
 from hardware.errors import ScenarioError
 from hardware.strict import Strict, one_of
 from hardware.tables import validated
@@ -76,6 +77,8 @@ class SearchTable(Strict):
         Most instances, of both stages together, of the smallest group that a disaggregated deployment repeats.
     engine_options
         Values to try by engine and flag; other flags are those of the scenario's pool of that engine.
+    requests
+        Requests of the longest runs at least.
     duration_s
         Seconds of traffic of the longest runs; default: 20 times what the SLO allows a mean request to take.
     """
@@ -98,6 +101,7 @@ class SearchTable(Strict):
     instance_chips: Count = 8
     unit_instances: Annotated[int, Field(ge=2, le=64, strict=True)] = 8
     engine_options: dict[_Engine, dict[str, _Values]] = Field(default_factory=dict)
+    requests: Annotated[int, Field(ge=20, le=10**6, strict=True)] = 1000
     duration_s: Annotated[float, Field(gt=0, le=1e6, strict=True)] | None = None
 
     @field_validator("engines", "chips", "weights", "kv_cache", "splits", "tensor_parallel", "data_parallel")
@@ -172,6 +176,8 @@ def _pools(table: SearchTable, path: str) -> list[dict[str, Any]]:
 
 def _filled(table: SearchTable, scenario: Scenario) -> SearchTable:
     pools = scenario.pool
+    for chip in table.chips:
+        load_chip(chip)
     chips = sum(p.replicas * p.tensor_parallel * p.pipeline_parallel * p.data_parallel for p in pools)
     return table.model_copy(
         update={

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from simulator.records import StepLog
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from perfdb.step_prices import StepPrices
     from simulator.engine_core import EngineCore
-    from simulator.records import StepLog
+    from simulator.records import EncodeLog
     from simulator.request import Request
 
 __all__ = ["Server", "cores_of", "step_logs_of"]
@@ -22,8 +23,6 @@ class Server(Protocol):
     ----------
     number
         Position among all instances.
-    prices
-        Of its steps.
     decodes_here
         Requests stay after their first token.
     started_ns, ended_ns
@@ -31,7 +30,6 @@ class Server(Protocol):
     """
 
     number: int
-    prices: StepPrices
     decodes_here: bool
     started_ns: int
     ended_ns: int
@@ -42,7 +40,7 @@ class Server(Protocol):
         ...
 
     @property
-    def step_logs(self) -> Sequence[StepLog]:
+    def step_logs(self) -> Sequence[StepLog] | Sequence[EncodeLog]:
         """The logs that say how long steps were: one for each core, or one for all if they step together."""
         ...
 
@@ -86,4 +84,5 @@ def step_logs_of(instances: Iterable[Server]) -> list[StepLog]:
         log
         for instance in instances
         for log in list(instance.step_logs) * (len(instance.cores) // len(instance.step_logs))
+        if isinstance(log, StepLog)
     ]

@@ -20,16 +20,18 @@ class SpeculationTable(Strict):
     Attributes
     ----------
     draft_tokens
-        Drafted tokens per sequence and step.
+        Drafted tokens per sequence and step; 0 for no speculation.
     acceptance
         Probability that a draft is accepted if those before it were: one for all, or of the first, the second, ...
     """
 
-    draft_tokens: Annotated[int, Field(gt=0, le=16, strict=True)]
+    draft_tokens: Annotated[int, Field(ge=0, le=16, strict=True)]
     acceptance: _Share | Annotated[tuple[_Share, ...], Field(min_length=1)]
 
     @property
-    def speculation(self) -> Speculation:
-        """What steps verify."""
+    def speculation(self) -> Speculation | None:
+        """What steps verify; None where nothing is drafted."""
+        if not self.draft_tokens:
+            return None
         shares = self.acceptance if isinstance(self.acceptance, tuple) else (self.acceptance,)
         return Speculation.accepting(self.draft_tokens, shares)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from perfdb.step_prices import StepPrices
-    from simulator.build import BuiltPool
+    from simulator.built_pool import BuiltPool
     from simulator.scenario import Slo
     from simulator.traffic import Traffic
 

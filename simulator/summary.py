@@ -7,18 +7,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from perfdb.shares import time_by_origin
+from simulator.built_pool import BuiltEncoder
+from simulator.encoding_summary import encoding_summary
+from simulator.fused_encoder import FusedEncoder
 from simulator.link_windows import link_windows
 from simulator.metrics import latency_summary, throughput_summary
 from simulator.power import HOST_LOAD, Stay, add_up, pool_power
-from simulator.records import TransferLog
+from simulator.records import StepLog, TransferLog
 from simulator.server import cores_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from simulator.build import BuiltPool
+    from simulator.built_pool import AnyPool
+    from simulator.engine_core import EngineCore
     from simulator.finished import Finished
     from simulator.power import PoolPower
+    from simulator.records import EncodeLog
     from simulator.schedulers import EngineState
 
 __all__ = ["summarise"]
@@ -58,6 +63,7 @@ def summarise(run: Finished) -> dict[str, Any]:
         **_busiest(run, links),
         "skipped_rows": dict(sorted(run.requests.skipped.items())),
         "requests_with_images": 0 if run.requests.images is None else int((run.requests.images > 0).sum()),
+        **encoding_summary(run),
         "events": cluster.events,
         "steps": sum(pool["steps"] for pool in pools.values()),
     }
@@ -90,10 +96,11 @@ def _power(run: Finished) -> list[PoolPower]:
 
 
 def _stays(run: Finished, instance: int) -> list[Stay]:
-    """Return the logs of an instance's ranks, and when they were there."""
+    """Return the logs of an instance's ranks, or of its encoder, and when they were there."""
     found = run.cluster.instances[instance]
     end_ns = found.started_ns + run.served_ns(instance)
-    return [Stay(core.log.table(), found.started_ns, end_ns) for core in found.cores]
+    logs = [core.log for core in found.cores] or found.step_logs
+    return [Stay(log.table(), found.started_ns, end_ns) for log in logs]
 
 
 def _energy(run: Finished, power: PoolPower) -> dict[str, float]:
@@ -125,17 +132,19 @@ def _pools(run: Finished, power: Sequence[PoolPower]) -> dict[str, dict[str, Any
     }
 
 
-def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, Any]:
+def _pool(run: Finished, pool: AnyPool, members: Sequence[int]) -> dict[str, Any]:
     cluster = run.cluster
-    tables = [log.table() for i in members for log in cluster.instances[i].step_logs]
+    logs = [log for i in members for log in cluster.instances[i].step_logs]
+    tables = [log.table() for log in logs]
     served_ns = sum(run.served_ns(i) * len(cluster.instances[i].step_logs) for i in members)
     busy_ns = sum(int(table["duration_ns"].sum()) for table in tables)
     steps = sum(int(table["steps"].sum()) for table in tables)
     cores = cores_of(cluster.instances[i] for i in members)
     decoded = sum(int((table["decodes"] * table["steps"]).sum()) for table in (core.log.table() for core in cores))
     ledger, states = cluster.ledger, [core.state for core in cores]
-    served = np.isin(ledger.column("instance"), members) | np.isin(ledger.column("decode_instance"), members)
-    time_ns = _total([time_by_origin(pool.costs, table) for table in tables])
+    stages = ("encode_instance", "instance", "decode_instance")
+    served = np.any([np.isin(ledger.column(stage), members) for stage in stages], axis=0)
+    time_ns = _total([_time_by_origin(pool, log) for log in logs] + [_encoder_time(pool, core) for core in cores])
     return {
         "chip": pool.chip.name,
         "chips": pool.chips,
@@ -145,7 +154,7 @@ def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, A
         "mean_decode_batch": decoded / steps if steps else 0.0,
         "steps": steps,
         "kv_blocks": pool.parts.blocks,
-        "kv_peak": max(1 - state.pool.least_free / state.pool.blocks for state in states),
+        "kv_peak": max((1 - state.pool.least_free / state.pool.blocks for state in states), default=0.0),
         "preemptions": sum(state.preemptions for state in states),
         "prefix_cache_hit_rate": _hit_rate(states),
         "host_cache_hit_rate": _host_hit_rate(states),
@@ -154,12 +163,26 @@ def _pool(run: Finished, pool: BuiltPool, members: Sequence[int]) -> dict[str, A
     }
 
 
-def _rows_set_aside(pool: BuiltPool) -> int:
+def _time_by_origin(pool: AnyPool, log: StepLog | EncodeLog) -> dict[str, float]:
+    if isinstance(pool, BuiltEncoder):
+        return pool.costs.time_by_origin(log.table())
+    return time_by_origin(pool.costs, log.of_tokens() if isinstance(log, StepLog) else log.table())
+
+
+def _encoder_time(pool: AnyPool, core: EngineCore) -> dict[str, float]:
+    """Return the time by origin of the encoder that runs in the steps of an engine; nothing where none does."""
+    media = core.state.media
+    if pool.encoder is None or not isinstance(media, FusedEncoder):
+        return {}
+    return pool.encoder.time_by_origin(media.log.table())
+
+
+def _rows_set_aside(pool: AnyPool) -> int:
     """Return how many rows of its kernel tables screening set aside."""
     return sum(rows for counts in pool.set_aside.values() for reason, rows in counts.items() if reason != "rows")
 
 
-def _pool_power(pool: BuiltPool, power: PoolPower) -> dict[str, Any]:
+def _pool_power(pool: AnyPool, power: PoolPower) -> dict[str, Any]:
     return {"power_cap": pool.power_cap, **_watts(power), "host_power_w": HOST_LOAD * pool.host_w * pool.chips}
 
 
@@ -235,7 +258,7 @@ def _busiest(run: Finished, links: dict[str, dict[str, float]]) -> dict[str, str
 
 
 def _total(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {name: sum(part[name] for part in parts) for name in parts[0]}
+    return {name: sum(part.get(name, 0.0) for part in parts) for name in parts[0]}
 
 
 def _shares(time_ms: dict[str, float]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
+from simulator.engine_parts import EngineParts
 from simulator.link_windows import LinkWindows, link_windows
 from simulator.server import cores_of
 from simulator.windows import mean_open, percentiles, window_of
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from simulator.finished import Finished
-    from simulator.records import StepLog
+    from simulator.records import EncodeLog, StepLog
 
 __all__ = ["LINK", "timeline_table"]
 
@@ -42,7 +43,8 @@ def timeline_table(run: Finished) -> pd.DataFrame:
     for number, pool in enumerate(run.pools):
         members = np.flatnonzero(run.instance_pools() == number)
         columns |= {f"{name}_{pool.name}": column for name, column in _pool(run, members, edges).items()}
-        columns[f"kv_held_{pool.name}"] = _kv_held(run, members, edges, pool.parts.blocks * pool.parts.block_tokens)
+        if isinstance(pool.parts, EngineParts):
+            columns[f"kv_held_{pool.name}"] = _kv_held(run, members, edges, pool.parts.blocks * pool.parts.block_tokens)
     if run.cluster.carrier is not None:
         transfers = run.cluster.carrier.log.table()
         begun = transfers["start_ns"]
@@ -79,15 +81,18 @@ def _requests(run: Finished, edges: NDArray[np.int64]) -> dict[str, NDArray[np.f
 def _pool(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
     """Return what waits and runs in a pool, how busy it is and how many sequences a scheduler decodes while it does."""
     ledger = run.cluster.ledger
-    arrival, admitted, first, ready, finish = (
-        ledger.column(f"{name}_ns") for name in ("arrival", "admitted", "first_token", "kv_ready", "finish")
+    arrival, features, admitted, first, ready, finish = (
+        ledger.column(f"{name}_ns") for name in ("arrival", "features", "admitted", "first_token", "kv_ready", "finish")
     )
+    arrival = np.maximum(arrival, features)
     here, decodes_here = (np.isin(ledger.column(name), members) for name in ("instance", "decode_instance"))
     handed = ready >= 0
     queued = _open(arrival, admitted, here, edges) + _open(first, ready, decodes_here & handed, edges)
     running = _open(admitted, first, here & handed, edges) + _open(admitted, finish, here & ~handed, edges)
     running += _open(ready, finish, decodes_here & handed, edges)
     cores = cores_of(run.cluster.instances[i] for i in members)
+    if not cores:
+        return _encoders(run, members, edges)
     begun, lasted, decodes = _columns([core.log for core in cores], "start_ns", "duration_ns", "decodes")
     with_decodes = decodes > 0
     decoding = mean_open(begun[with_decodes], (begun + lasted)[with_decodes], edges)
@@ -97,6 +102,19 @@ def _pool(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]) -
         "running": running,
         "utilisation": _busy(run, members, edges) / np.maximum(_serving(run, members, edges), 1e-9),
         "decode_batch": np.where(decoding > 0, batch / np.where(decoding > 0, decoding, 1.0), np.nan),
+    }
+
+
+def _encoders(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """Return the requests whose images wait for and go through the encoders of a pool, and how busy these are."""
+    ledger = run.cluster.ledger
+    arrival, began, encoded = (ledger.column(f"{name}_ns") for name in ("arrival", "encode", "encoded"))
+    here = np.isin(ledger.column("encode_instance"), members)
+    return {
+        "queued": _open(arrival, began, here, edges),
+        "running": _open(began, encoded, here, edges),
+        "utilisation": _busy(run, members, edges) / np.maximum(_serving(run, members, edges), 1e-9),
+        "decode_batch": np.full(len(edges) - 1, np.nan),
     }
 
 
@@ -119,7 +137,7 @@ def _kv_held(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]
     return np.minimum(held / max(1, caches * tokens), 1.0)
 
 
-def _columns(logs: Sequence[StepLog], *names: str) -> list[NDArray[np.int64]]:
+def _columns(logs: Sequence[StepLog] | Sequence[EncodeLog], *names: str) -> list[NDArray[np.int64]]:
     return [np.concatenate([log.table()[name] for log in logs]) for name in names]
 
 

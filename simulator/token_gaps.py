@@ -165,6 +165,11 @@ def _runs(
     pure = table["tokens"] == 0
     for n, sequences in np.unique(np.column_stack([table["batch"], table["decodes"]])[pure], axis=0).tolist():
         rows = pure & (table["batch"] == n) & (table["decodes"] == sequences)
+        # A step by itself lasted as long as it did, beside a neighbour on its chips perhaps.
+        lone = rows & (table["steps"] == 1)
+        lasted = table["duration_ns"][lone]
+        yield table["start_ns"][lone] + lasted, lasted, sequences
+        rows &= ~lone
         start_ns, context, steps = (table[name][rows] for name in ("start_ns", "context", "steps"))
         yield *_unroll(start_ns, context, steps, prices.decode_curve(n), prices.constant_ns(n)), sequences
 

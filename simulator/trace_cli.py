@@ -68,8 +68,8 @@ def describe(file: str, name: str | None, on_error: Literal["raise", "skip"]) ->
 def convert(file: str, target: str, name: str | None, on_error: Literal["raise", "skip"]) -> None:
     """Write a trace FILE of any format as plain CSV, or in Mooncake's form.
 
-    CSV has the columns arrival_s, prompt_tokens and output_tokens. What it has no place for, such as block
-    hashes and sessions, is left out and named. The first request arrives at 0.
+    CSV has the columns arrival_s, prompt_tokens, output_tokens and, where there are images, media.
+    What it has no place for, such as block hashes and sessions, is left out and named. The first request arrives at 0.
     """
     from simulator.trace_file import trace_form  # noqa: PLC0415 - --help stays light
     from workloads.traces import read_trace  # noqa: PLC0415 - --help stays light

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 from contextlib import contextmanager, suppress
+from itertools import repeat
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from hardware.errors import OutputError
+from workloads.media import written_items
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +29,7 @@ _OPTIONAL: Final = (
     ("prefixes", "shared prefixes"),
     ("session", "sessions"),
     ("later", "turns that wait for an answer"),
-    ("images", "images"),
-    ("image_tokens", "image tokens"),
+    ("media", "images"),
 )
 
 
@@ -53,16 +54,16 @@ def left_out(arrivals: Arrivals, form: TraceForm) -> tuple[str, ...]:
     return tuple(
         words
         for name, words in _OPTIONAL
-        if getattr(arrivals, name) is not None and not (form == "mooncake" and name == "blocks")
+        if getattr(arrivals, name) is not None and (form, name) not in {("mooncake", "blocks"), ("csv", "media")}
     )
 
 
 def write_trace(arrivals: Arrivals, path: Path) -> None:
     """Write a workload; the file appears whole or not at all, and one of that name is replaced.
 
-    CSV has the columns ``arrival_s`` (9 decimals, so that no nanosecond is lost), ``prompt_tokens`` and
-    ``output_tokens``; Mooncake's JSON lines have ``timestamp`` (ms), ``input_length``, ``output_length`` and
-    ``hash_ids``. Equal workloads give equal bytes, zipped or not.
+    CSV has the columns ``arrival_s`` (9 decimals, so that no nanosecond is lost), ``prompt_tokens``,
+    ``output_tokens`` and, where requests carry any, ``media``; Mooncake's JSON lines have ``timestamp`` (ms),
+    ``input_length``, ``output_length`` and ``hash_ids``. Equal workloads give equal bytes, zipped or not.
 
     Parameters
     ----------
@@ -99,9 +100,10 @@ def _opened(path: Path, *, zipped: bool) -> Iterator[TextIO]:
 
 
 def _csv_lines(arrivals: Arrivals) -> Iterator[str]:
-    yield "arrival_s,prompt_tokens,output_tokens\n"
-    for time_ns, prompt, output in _rows(arrivals):
-        yield f"{time_ns // 10**9}.{time_ns % 10**9:09d},{prompt},{output}\n"
+    media = repeat("") if arrivals.media is None else (f",{items}" for items in written_items(arrivals.media))
+    yield f"arrival_s,prompt_tokens,output_tokens{'' if arrivals.media is None else ',media'}\n"
+    for (time_ns, prompt, output), items in zip(_rows(arrivals), media, strict=False):
+        yield f"{time_ns // 10**9}.{time_ns % 10**9:09d},{prompt},{output}{items}\n"
 
 
 def _mooncake_lines(arrivals: Arrivals, path: Path) -> Iterator[str]:

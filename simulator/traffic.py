@@ -9,12 +9,10 @@ import numpy as np
 
 from simulator.requests import build_requests, open_loop
 from workloads.prefixes import prefixes_of
-from workloads.table import Arrivals
 
 if TYPE_CHECKING:
-    from simulator.requests import Requests
     from simulator.scenario import Scenario
-    from workloads.table import IntColumn
+    from workloads.table import Arrivals, IntColumn
 
 __all__ = ["Traffic", "describe_traffic"]
 
@@ -70,14 +68,16 @@ class Traffic:
 def describe_traffic(scenario: Scenario) -> Traffic:
     """Return a scenario's traffic in short."""
     loop = scenario.workload.closed_loop
-    arrivals = build_requests(scenario) if loop is not None else open_loop(scenario)
-    prompts, outputs = arrivals.prompt_tokens, arrivals.output_tokens
-    news, later = _new_tokens(arrivals), outputs - 1
+    all_of_it = scenario.workload.model_copy(update={"share": 1.0, "warmup_s": 0.0})
+    requests = build_requests(scenario.model_copy(update={"workload": all_of_it}))
+    prompts, outputs = requests.prompt_tokens, requests.output_tokens
+    arrivals = None if loop is not None else open_loop(scenario)
+    news, later = prompts if arrivals is None else _new_tokens(prompts, arrivals), outputs - 1
     all_later = max(int(later.sum()), 1)
     longest = np.sort(later)[::-1][: len(later) - int(np.ceil(scenario.slo.attainment * len(later)))]
     rows = np.argsort(prompts, kind="stable")[np.unique(np.linspace(0, len(prompts) - 1, _SAMPLE).astype(np.int64))]
     return Traffic(
-        rate_per_s=_rate_per_s(arrivals),
+        rate_per_s=0.0 if arrivals is None else _rate_per_s(arrivals),
         users=loop.concurrency if loop is not None else 0,
         new_tokens=float(news.mean()),
         later_tokens=float(later.mean()),
@@ -90,18 +90,15 @@ def describe_traffic(scenario: Scenario) -> Traffic:
     )
 
 
-def _rate_per_s(arrivals: Arrivals | Requests) -> float:
-    """Return the mean rate of an open loop; 0 for a closed one, and where all requests come at once."""
-    if not isinstance(arrivals, Arrivals):
-        return 0.0
+def _rate_per_s(arrivals: Arrivals) -> float:
+    """Return the mean rate; 0 where all requests come at once."""
     span_ns = int(arrivals.arrival_ns[-1] - arrivals.arrival_ns[0])
     return (len(arrivals) - 1) * 1e9 / span_ns if span_ns else 0.0
 
 
-def _new_tokens(arrivals: Arrivals | Requests) -> IntColumn:
+def _new_tokens(prompts: IntColumn, arrivals: Arrivals) -> IntColumn:
     """Return the least each prompt must compute, were everything cached that it may share."""
-    prompts = arrivals.prompt_tokens
-    prefixes = prefixes_of(arrivals) if isinstance(arrivals, Arrivals) else None
+    prefixes = prefixes_of(arrivals)
     if prefixes is None:
         return prompts
     has = np.flatnonzero(np.diff(prefixes.offsets))

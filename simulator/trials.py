@@ -22,7 +22,7 @@ from simulator.scenario import Model
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulator.build import BuiltPool
+    from simulator.built_pool import BuiltPool
     from simulator.metrics import RequestTimes
     from simulator.run import Result
     from simulator.scenario import Scenario
@@ -261,7 +261,7 @@ def pools_of(scenario: Scenario) -> tuple[BuiltPool, ...]:
     table, topology = scenario.model.model_dump_json(), scenario.network.topology
     found = []
     for number, pool in enumerate(scenario.pool):
-        one = pool.model_copy(update={"replicas": 1}).model_dump_json()
+        one = pool.model_copy(update={"replicas": 1}).model_dump_json(exclude_unset=True)
         built = _built(table, one, scenario.pool_name(number), topology)
         found.append(replace(built, parts=built.parts.of_replicas(pool.replicas)))
     check_built(scenario, found)

@@ -138,7 +138,7 @@ IMPOSSIBLE = [
     ),
     case("pool.0.stages=['decode']", "s.toml", "a pool serves 'decode' alone", "with stages = ['prefill']"),
     case("pool.0.stages=['decode', 'prefill']", "'pool.0.stages'", "found ['decode', 'prefill']", "in this order"),
-    case("pool.0.stages=[]", "'pool.0.stages'", "found []", "expected some of ['prefill', 'decode']"),
+    case("pool.0.stages=[]", "'pool.0.stages'", "found []", "expected some of ['encode', 'prefill', 'decode']"),
     case(
         "pool.0.cost_sources=[]",
         "'pool.0.cost_sources'",

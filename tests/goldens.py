@@ -16,6 +16,8 @@ SCENARIOS = {
     "quickstart": {},
     "prefill-decode": {},
     "incidents": {},
+    "search": {},
+    "search-conversation": {},
     "azure-conversation": {"workload.trace": str(SHARED / "azure2023_conv.csv")},
     "mooncake-conversation": {"workload.trace": str(SHARED / "mooncake_conversation_trace.jsonl")},
 }

@@ -8,7 +8,8 @@ import pytest
 from pricing import needs_tables
 from rich.console import Console
 
-from simulator.build import build_pools, cost_chain
+from simulator.build import build_pools
+from simulator.built_pool import cost_chain
 from simulator.perf_price import Chunk, StepAsked, _priced, price_report, priced_pools
 from simulator.run import run_scenario
 from simulator.scenario import resolve_scenario

@@ -7,6 +7,7 @@ import json
 import pytest
 from goldens import FOLDER, SCENARIOS, missing_trace, summary_of
 
+from perfdb.estimate import Origin
 from perfdb.tables import installed_root
 from simulator.run import run_scenario
 from simulator.scenario import load_scenario, scenario_names
@@ -53,7 +54,8 @@ def test_golden_summary(name):
     found = summary_of(name)
     assert same(found, expected), "summaries changed; if that is meant, run: python tests/goldens.py"
     # The law beside the golden: time is spent where its origins say, and nothing is lost.
-    shares = [found[f"{origin}_share"] for origin in ("measured", "interpolated", "extrapolated", "roofline", "host")]
+    shares = [found[f"{origin.name.lower()}_share"] for origin in Origin]
+    shares.append(found["host_share"])
     assert sum(shares) == pytest.approx(1)
     assert found["completed"] + found["failed"] == found["num_prompts"]
 

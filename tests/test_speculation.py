@@ -124,6 +124,11 @@ def test_accepted_drafts_shorten_the_time_between_tokens_and_rejected_ones_lengt
     assert good < 0.8 * plain < plain < bad
 
 
+def test_no_drafts_are_no_speculation():
+    plain, off = (simulate(scenario(s)) for s in (None, {"draft_tokens": 0, "acceptance": 0.5}))
+    assert plain.requests.equals(off.requests)
+
+
 def test_the_layer_that_drafts_takes_memory():
     plain, more = (build_pools(scenario(s))[0] for s in (None, {"draft_tokens": 1, "acceptance": 0.8}))
     layer = MODEL.with_drafting_layer.weight_bytes - MODEL.weight_bytes
@@ -138,7 +143,7 @@ def test_the_layer_that_drafts_takes_memory():
     [
         ({"engine": "orca"}, "engine 'orca' does not decode speculatively here; expected vllm, sglang"),
         ({"stages": ["decode"], "pipeline_parallel": 2}, "speculation and pipeline_parallel"),
-        ({"speculation": {"draft_tokens": 0, "acceptance": 0.5}}, "draft_tokens' is 0"),
+        ({"speculation": {"draft_tokens": -1, "acceptance": 0.5}}, "draft_tokens' is -1"),
         ({"speculation": {"draft_tokens": 1, "acceptance": 1.5}}, "acceptance"),
         ({"speculation": {"draft_tokens": 1}}, "acceptance' is missing"),
     ],

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hardware.errors import TraceError
 from workloads.limits import LAST_ARRIVAL_NS
+from workloads.media import Item, media_of
 from workloads.spreading import spread_ticks
 from workloads.streams import stream
 from workloads.table import Arrivals, BlockHashes
@@ -57,8 +58,6 @@ def test_a_table_survives_pickling() -> None:
         ([0, 1], {"prompt_tokens": np.array([1])}, "1 prompt_tokens for 2 arrivals"),
         ([0, 1], {"prompt_tokens": np.array([1, 0])}, "prompt_tokens is 0, expected at least 1"),
         ([0, 1], {"output_tokens": np.array([-3, 1])}, "output_tokens is -3"),
-        ([0], {"images": np.array([-1])}, "images is -1, expected at least 0"),
-        ([0], {"image_tokens": np.array([-1])}, "image_tokens is -1"),
         ([0], {"session": np.array([-2])}, "session is -2, expected at least -1"),
         ([0], {"session": np.array([0, 0])}, "2 session for 1"),
         ([0], {"blocks": blocks()}, "3 block rows for 1 arrivals"),
@@ -86,8 +85,17 @@ def test_block_offsets_must_cut_the_hashes(
         BlockHashes(np.array(offsets, dtype=np.int64), np.array(hashes), block_tokens)
 
 
+ITEMS = ([Item(width=8)], [], [Item(width=9), Item(width=7)])
+
+
+def test_some_requests_keep_their_images() -> None:
+    some = table([0, 3, 9], media=media_of(ITEMS)).taken(np.array([0, 2]))
+    assert some.images.tolist() == [1, 2]
+    assert [item.width for item in some.media.contents()] == [8, 9, 7]
+
+
 def test_head_takes_the_first_rows_of_every_column() -> None:
-    arrivals = table([0, 3, 9], blocks=blocks(), session=np.array([0, -1, 0]), images=np.array([1, 0, 2]))
+    arrivals = table([0, 3, 9], blocks=blocks(), session=np.array([0, -1, 0]), media=media_of(ITEMS))
     first = arrivals.head(2)
     assert first.arrival_ns.tolist() == [0, 3]
     assert first.session.tolist() == [0, -1]

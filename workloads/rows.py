@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from hardware.errors import TraceError
+from workloads.media import media_of
 from workloads.readers.protocol import BadRowError
 from workloads.spreading import spread_ticks
 from workloads.streams import stream
 from workloads.table import Arrivals, BlockHashes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable, Sequence
     from pathlib import Path
 
+    from workloads.media import Item
     from workloads.readers.protocol import Layout, Row
     from workloads.table import IntColumn
 
@@ -69,11 +71,11 @@ class GrowingTable:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        names = [*_ALWAYS, *(name for name in layout.columns if name != "session")]
-        self._columns = {name: array("q") for name in names}
+        self._columns = {name: array("q") for name in _ALWAYS}
         self._appends = [column.append for column in self._columns.values()]
-        self._numbers: Callable[[Row], tuple[int, ...]] = attrgetter(*names)
+        self._numbers: Callable[[Row], tuple[int, ...]] = attrgetter(*_ALWAYS)
         self._session = array("q") if "session" in layout.columns else None
+        self._items: list[Sequence[Item]] | None = [] if "media" in layout.columns else None
         self._sessions: dict[Hashable, int] = {None: -1}
         self._offsets = array("q", [0])
         self._hashes = array("q")
@@ -99,6 +101,8 @@ class GrowingTable:
             append(number)
         if self._session is not None:
             self._session.append(self._sessions.setdefault(row.session, len(self._sessions) - 1))
+        if self._items is not None:
+            self._items.append(row.items)
         if self._layout.block_tokens:
             self._hashes.extend(row.hashes)
             self._offsets.append(len(self._hashes))
@@ -118,12 +122,14 @@ class GrowingTable:
         times_ns = times_ns - times_ns[0]
         if spread and self._layout.coarse_clock:
             times_ns = spread_ticks(times_ns, stream(seed, "spread"))
+        media = None if self._items is None else media_of(self._items)
         return Arrivals(
             arrival_ns=times_ns,
             source=str(rejects.path),
             blocks=self._blocks(),
             session=None if self._session is None else _column(self._session),
             skipped=dict(rejects.counts),
+            media=media,
             **columns,
         )
 

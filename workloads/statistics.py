@@ -9,6 +9,7 @@ import numpy as np
 from workloads.limits import NS_PER_S
 
 if TYPE_CHECKING:
+    from workloads.media import Media
     from workloads.table import Arrivals, BlockHashes, IntColumn
 
 __all__ = ["describe", "prefix_hit_tokens"]
@@ -24,7 +25,9 @@ def describe(arrivals: Arrivals) -> dict[str, float]:
         (standard deviation of the gaps over their mean), ``burstiness`` (``1 / cv**2``, the shape of vLLM's
         gamma arrivals), ``count_dispersion`` (variance over mean of the arrivals in each second; 1 is
         Poisson), ``peak_per_s``, then ``mean_ p50_ p90_ p99_ max_`` of ``prompt_tokens`` and
-        ``output_tokens``, and of ``images`` and ``image_tokens`` where there are any; ``sessions``;
+        ``output_tokens``, and of ``images`` and ``image_tokens`` where there are any, videos and sounds among
+        them; ``text_only_share`` of requests, ``repeated_images_share`` of images, and ``mean_image_pixels`` where
+        sizes are known; ``sessions``;
         ``prefix_hit_ratio`` (share of prompt tokens an infinite prefix cache would hold) with block hashes.
         What has no meaning, such as the rate of a burst, is left out.
     """
@@ -37,12 +40,23 @@ def describe(arrivals: Arrivals) -> dict[str, float]:
         column = getattr(arrivals, name)
         if column is not None:
             found |= _distribution(name, column)
+    if arrivals.media is not None and arrivals.media.kind.size:
+        found |= _of_media(arrivals.media)
     if arrivals.session is not None:
         found["sessions"] = int(arrivals.session.max()) + 1
     if arrivals.blocks is not None:
         hits = prefix_hit_tokens(arrivals.blocks, arrivals.prompt_tokens)
         found["prefix_hit_ratio"] = float(hits.sum() / arrivals.prompt_tokens.sum())
     return found
+
+
+def _of_media(media: Media) -> dict[str, float]:
+    pixels = (media.width * media.height)[media.width > 0]
+    found = {
+        "text_only_share": float((media.counts == 0).mean()),
+        "repeated_images_share": 1 - np.unique(media.content).size / media.content.size,
+    }
+    return found | ({"mean_image_pixels": float(pixels.mean())} if pixels.size else {})
 
 
 def _arrival_statistics(arrival_ns: IntColumn) -> dict[str, float]:

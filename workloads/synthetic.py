@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final, Self
 from pydantic import Field, model_validator
 
 from hardware.errors import ScenarioError
-from hardware.strict import Strict
 from workloads.arrivals import ArrivalProcess
 from workloads.lengths import LengthDistribution
 from workloads.limits import MAX_TOKENS
+from workloads.media_draws import MediaDraws, draw_media
 from workloads.sessions import Sessions, one_prefix, sizes_of, turns_of
 from workloads.streams import stream
 from workloads.table import Arrivals
@@ -23,8 +23,8 @@ __all__ = ["Synthetic", "synthesize"]
 _MOST_DRAWS: Final = 1000
 
 
-class Synthetic(Strict):
-    """The ``[workload.synthetic]`` table.
+class Synthetic(MediaDraws):
+    """The ``[workload.synthetic]`` table, with what :class:`workloads.media_draws.MediaDraws` says of images.
 
     Attributes
     ----------
@@ -57,6 +57,8 @@ class Synthetic(Strict):
             raise ValueError("total_tokens_max draws lengths again, and listed ones are not drawn; shorten the list")
         if self.total_tokens_max is not None and self.sessions is not None:
             raise ValueError("total_tokens_max bounds requests one by one, but turns of sessions grow; set one of them")
+        if self.images is not None and self.sessions is not None:
+            raise ValueError("images of conversations are not simulated: later turns would carry them again; set one")
         return self
 
 
@@ -92,9 +94,11 @@ def synthesize(spec: Synthetic, seed: int) -> Arrivals:
             source=source,
             seed=seed,
         )
+    media = draw_media(spec, spec.requests, seed)
     return Arrivals(
         arrival_ns=spec.arrivals.times_ns(stream(seed, "arrivals"), spec.requests),
-        prompt_tokens=spec.shared_prefix_tokens + own_tokens,
+        prompt_tokens=spec.shared_prefix_tokens + own_tokens + (0 if media is None else media.tokens_of_requests()),
+        media=media,
         output_tokens=output_tokens,
         prefixes=one_prefix(own_tokens, spec.shared_prefix_tokens),
         source=source,

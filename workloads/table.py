@@ -4,40 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hardware.errors import TraceError
+from workloads.columns import IntColumn, cuts, frozen, picked
 from workloads.limits import LAST_ARRIVAL_NS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from workloads.media import Media
+
 __all__ = ["Arrivals", "BlockHashes", "IntColumn", "Prefixes"]
-
-IntColumn: TypeAlias = NDArray[np.int64]
-
-
-def _frozen(column: IntColumn) -> IntColumn:
-    """Return a read-only view as contiguous 64-bit integers; the caller's own array stays as it is."""
-    view = np.ascontiguousarray(column, dtype=np.int64).view()
-    view.flags.writeable = False
-    return view
-
-
-def _cuts(offsets: IntColumn, column: IntColumn) -> bool:
-    """Tell whether offsets cut a ragged column into rows: they rise from 0 to its length."""
-    ends = (int(offsets[0]), int(offsets[-1])) if offsets.size else (-1, -1)
-    return ends == (0, column.size) and not bool((np.diff(offsets) < 0).any())
-
-
-def _picked(offsets: IntColumn, rows: IntColumn) -> tuple[IntColumn, IntColumn]:
-    """Return the offsets of some rows of a ragged column, and the places of what they hold."""
-    sizes = offsets[rows + 1] - offsets[rows]
-    new = np.append(0, np.cumsum(sizes))
-    return new, np.repeat(offsets[rows] - new[:-1], sizes) + np.arange(new[-1])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,11 +46,11 @@ class BlockHashes:
     block_tokens: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "offsets", _frozen(self.offsets))
-        object.__setattr__(self, "hashes", _frozen(self.hashes))
+        object.__setattr__(self, "offsets", frozen(self.offsets))
+        object.__setattr__(self, "hashes", frozen(self.hashes))
         if self.block_tokens < 1:
             raise TraceError(f"block_tokens is {self.block_tokens}, expected at least 1")
-        if not _cuts(self.offsets, self.hashes):
+        if not cuts(self.offsets, self.hashes):
             raise TraceError(f"block offsets do not rise from 0 to the {self.hashes.size} hashes there are")
 
     def __len__(self) -> int:
@@ -87,7 +67,7 @@ class BlockHashes:
 
     def taken(self, rows: IntColumn) -> BlockHashes:
         """Return the hashes of some requests, rising."""
-        offsets, places = _picked(self.offsets, rows)
+        offsets, places = picked(self.offsets, rows)
         return BlockHashes(offsets, self.hashes[places], self.block_tokens)
 
 
@@ -121,8 +101,8 @@ class Prefixes:
 
     def __post_init__(self) -> None:
         for name in ("offsets", "contents", "ends"):
-            object.__setattr__(self, name, _frozen(getattr(self, name)))
-        if not (_cuts(self.offsets, self.contents) and _cuts(self.offsets, self.ends)):
+            object.__setattr__(self, name, frozen(getattr(self, name)))
+        if not (cuts(self.offsets, self.contents) and cuts(self.offsets, self.ends)):
             raise TraceError(f"prefix offsets do not rise from 0 to the {self.contents.size} spans there are")
 
     def __len__(self) -> int:
@@ -138,7 +118,7 @@ class Prefixes:
 
         What a request alone has keeps its name where somebody else's goes, which is then nobody's.
         """
-        offsets, places = _picked(self.offsets, rows)
+        offsets, places = picked(self.offsets, rows)
         contents = self.contents[places]
         owner = np.where(contents < 0, -1 - contents, 0)
         gone = place.size + owner
@@ -164,10 +144,8 @@ class Arrivals:
         What prompts share, where the source says it otherwise; see :func:`workloads.prefixes.prefixes_of`.
     session
         int64[n], numbers from 0 by first appearance, -1 for a request outside any session.
-    images
-        int64[n], images per request, where the source counts them.
-    image_tokens
-        int64[n], the part of ``prompt_tokens`` that images take, where the source says so.
+    media
+        Images, videos and sounds, where the source says anything of them.
     later
         int64[n], row of the turn that waits for a request's answer, -1 for none; None where all are open-loop.
         The ``arrival_ns`` of a turn that waits is when it would come if answers took no time.
@@ -188,9 +166,8 @@ class Arrivals:
     source: str
     blocks: BlockHashes | None = None
     session: IntColumn | None = None
-    images: IntColumn | None = None
-    image_tokens: IntColumn | None = None
     prefixes: Prefixes | None = None
+    media: Media | None = None
     later: IntColumn | None = None
     think_ns: IntColumn | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)
@@ -199,11 +176,21 @@ class Arrivals:
         for name in ("arrival_ns", *_LOWEST):
             column = getattr(self, name)
             if column is not None:
-                object.__setattr__(self, name, _frozen(column))
+                object.__setattr__(self, name, frozen(column))
         _check(self)
 
     def __len__(self) -> int:
         return self.arrival_ns.size
+
+    @property
+    def images(self) -> IntColumn | None:
+        """Images, videos and sounds per request, int64[n], where the source counts them."""
+        return None if self.media is None else self.media.counts
+
+    @property
+    def image_tokens(self) -> IntColumn | None:
+        """The part of ``prompt_tokens`` that these take, int64[n], where the source says so."""
+        return None if self.media is None or not self.media.tokens.any() else self.media.tokens_of_requests()
 
     def head(self, limit: int) -> Self:
         """Return the first ``limit`` requests (all of them when there are fewer).
@@ -224,9 +211,8 @@ class Arrivals:
             output_tokens=self.output_tokens[:limit],
             blocks=None if self.blocks is None else self.blocks.head(limit),
             prefixes=None if self.prefixes is None else self.prefixes.head(limit),
+            media=None if self.media is None else self.media.head(limit),
             session=None if self.session is None else self.session[:limit],
-            images=None if self.images is None else self.images[:limit],
-            image_tokens=None if self.image_tokens is None else self.image_tokens[:limit],
             later=None if self.later is None else np.where(self.later[:limit] < limit, self.later[:limit], -1),
             think_ns=None if self.think_ns is None else self.think_ns[:limit],
         )
@@ -252,6 +238,7 @@ class Arrivals:
             **kept,
             blocks=None if self.blocks is None else self.blocks.taken(rows),
             prefixes=None if self.prefixes is None else self.prefixes.taken(rows, place),
+            media=None if self.media is None else self.media.taken(rows),
             later=None if later is None else np.where(later < 0, -1, place[later]),
         )
 
@@ -279,8 +266,6 @@ _LOWEST: Final = {
     "prompt_tokens": 1,
     "output_tokens": 1,
     "session": -1,
-    "images": 0,
-    "image_tokens": 0,
     "later": -1,
     "think_ns": 0,
 }
@@ -299,5 +284,6 @@ def _check(arrivals: Arrivals) -> None:
             raise TraceError(f"{arrivals.source}: {column.size} {name} for {times_ns.size} arrivals")
         if column is not None and int(column.min()) < lowest:
             raise TraceError(f"{arrivals.source}: {name} is {column.min()}, expected at least {lowest}")
-    if arrivals.blocks is not None and len(arrivals.blocks) != times_ns.size:
-        raise TraceError(f"{arrivals.source}: {len(arrivals.blocks)} block rows for {times_ns.size} arrivals")
+    for words, ragged in (("block", arrivals.blocks), ("media", arrivals.media)):
+        if ragged is not None and len(ragged) != times_ns.size:
+            raise TraceError(f"{arrivals.source}: {len(ragged)} {words} rows for {times_ns.size} arrivals")

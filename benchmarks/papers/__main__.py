@@ -6,7 +6,7 @@ import argparse
 from importlib import import_module
 
 #: Papers, each a module with ``main(seeds, jobs)``, and the runs of every point unless told otherwise.
-PAPERS = {"distserve": 10, "splitwise": 1, "sarathi": 1}
+PAPERS = {"distserve": 10, "splitwise": 1, "sarathi": 1, "cloudmatrix": 1, "epd_serve": 3, "epd_singh": 3}
 #: What only some of them are told besides.
 MORE = ("profiles", "trace", "forests")
 

@@ -71,8 +71,14 @@ def _wanted(rules: Rationing, state: EngineState, budget: int) -> list[tuple[Req
     most, wants = rules.most_of_one(state), []
     for request in state.prefilling.values():
         new = min(request.tokens - request.computed, most)
+        if state.media is not None:
+            new = state.media.allow(request, request.computed, min(new, max(budget, 0)))
+            if not new:
+                continue
         wants.append((request, new))
         budget -= new
+    if not wants:
+        return wants
     request, new = wants[-1]
     if budget < 0 and next(reversed(state.running)) == request.index:
         wants.pop()
@@ -138,7 +144,9 @@ class _Walk:
     def _continue(self, request: Request) -> None:
         pool = self.state.pool
         new = min(request.tokens - request.computed, self.rules.most_of_one(self.state), self.budget)
-        if self._free(request, pool.blocks_for(request.computed + new) - pool.blocks_for(request.computed)):
+        if self.state.media is not None:
+            new = self.state.media.allow(request, request.computed, new)
+        if new and self._free(request, pool.blocks_for(request.computed + new) - pool.blocks_for(request.computed)):
             _compute(self.state, self.plan, request, new)
             self.given[request.index] = new
             self.budget -= new

@@ -16,6 +16,7 @@ from simulator.schedulers.queue import ArrivalQueue, CountedQueue
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from simulator.schedulers.media_budget import MediaBudget
     from simulator.schedulers.queue import Queue
 
 __all__ = ["EngineState"]
@@ -32,10 +33,8 @@ class EngineState:
         Tokens of one block.
     caching
         Blocks keep what they hold until they are taken again, and requests find it there.
-    blank_first
-        See :class:`simulator.prefix_cache.PrefixCache`.
-    host_blocks
-        Blocks of host memory that keep what requests leave behind.
+    blank_first, host_blocks
+        See :class:`simulator.prefix_cache.PrefixCache`; blocks of host memory that keep what requests leave behind.
     longest
         Longest sequence that is served.
     prompts, answers
@@ -101,6 +100,8 @@ class EngineState:
         It has something to do though nobody has all tokens: what the step before brought is not known yet.
     departs
         What a policy does with a request whose KV has left; None where its blocks are given back.
+    media
+        What is encoded in its steps; None where nothing is.
     next_block
         Where KV is fetched, blocks are taken for the next token, too.
     """
@@ -122,6 +123,7 @@ class EngineState:
         "host_hits",
         "loading",
         "longest",
+        "media",
         "memory",
         "next_block",
         "plans_ahead",
@@ -158,9 +160,8 @@ class EngineState:
         ahead: bool = False,
     ) -> None:
         self.longest, self.prompts, self.answers, self.ahead = longest, prompts, answers, ahead
-        self.step = 0
+        self.step = self.loading = self.context_sum = 0
         self.waiting: Queue = ArrivalQueue()
-        self.loading = 0
         self.ready: deque[Request] = deque()
         self.fetching: dict[int, Request] = {}
         self.fetched: deque[Request] = deque()
@@ -171,8 +172,6 @@ class EngineState:
         self.ending: dict[int, Request] = {}
         self.memory: Any = None
         self.decodes = self.promised = 0
-        self.promises = False
-        self.context_sum = 0
         self.recomputed = self.preemptions = 0
         self.cache: PrefixCache | RadixCache | None = None
         if caching:
@@ -181,10 +180,11 @@ class EngineState:
         self.host = HostStore(host_blocks, block_tokens) if host_blocks else None
         self.queried = self.hits = self.host_hits = self.reused = 0
         self.unseen_tokens = self.wasted = 0
-        self.plans_ahead = False
+        self.promises = self.plans_ahead = False
         self.settles: Callable[[EngineState], bool] | None = None
         self.unsettled = False
         self.departs: Callable[[Request], None] | None = None
+        self.media: MediaBudget | None = None
         self.next_block = True
 
     @property

@@ -127,6 +127,8 @@ class VllmScheduler:
 
     def _compute(self, state: EngineState, plan: Plan, rest: int) -> None:
         """Fill in a plan of one step."""
+        if state.media is not None:
+            state.media.new_step(state)
         budget = share_out(self, state, plan, puts_off=rest > 0)
         if not plan.preempted:
             if state.prefilling and state.ready:
@@ -251,6 +253,9 @@ class VllmScheduler:
                 break
             if self._blocks_to_admit(state, request, budget, plan.chunks) > pool.free:
                 break
+            allowed = min(budget, most) if state.media is None else self._allowed(state, request, min(budget, most))
+            if not allowed:
+                break
             queue.popleft()
             if state.host is not None and self._fetch(state, request, plan):
                 continue
@@ -261,11 +266,18 @@ class VllmScheduler:
                 plan.loads = (*plan.loads, request)
                 continue
             state.running[request.index] = request
-            new = min(request.tokens - request.computed, budget, most)
+            new = min(request.tokens - request.computed, allowed)
             tokens = request.computed + new
             state.take(request, pool.blocks_for(tokens) - here, tokens)
             plan.chunks.append((request, new))
             budget -= new
+
+    def _allowed(self, state: EngineState, request: Request, most: int) -> int:
+        """Return the tokens of a prompt that a step can compute, as its images are encoded; those of fetched KV are."""
+        if state.media is None or request.remote:
+            return most
+        new = min(self._missing(state, request), most)
+        return state.media.allow(request, request.tokens - self._missing(state, request), new)
 
     def _fetch(self, state: EngineState, request: Request, plan: Plan) -> bool:
         """Let a request that is admitted have copied what the host has of it, if that is more than what is here."""

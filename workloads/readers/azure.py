@@ -1,5 +1,7 @@
 """The Azure LLM inference traces of 2023 and 2024, and the multimodal one of 2025.
 
+The multimodal trace counts images, but says neither how large they are nor how many tokens they became.
+
 Source: https://github.com/Azure/AzurePublicDataset (CC-BY). Time stamps are UTC dates with up to seven
 digits after the second (2023) or six and an offset (2024).
 """
@@ -12,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from workloads.limits import LAST_ARRIVAL_NS, NS_PER_S
+from workloads.media import Item
 from workloads.readers.fields import csv_fields, shown, tokens
 from workloads.readers.protocol import BadRowError, Layout, Row
 
@@ -85,7 +88,7 @@ class Azure:
         """See Reader."""
         if "NumImages" in keys:
             multimodal = csv_fields(keys, ("TIMESTAMP", "ContextTokens", "GeneratedTokens", "NumImages"))
-            return Layout(lambda text: _multimodal_row(*multimodal(text)), columns=("images",))
+            return Layout(lambda text: _multimodal_row(*multimodal(text)), columns=("media",))
         fields = csv_fields(keys, ("TIMESTAMP", "ContextTokens", "GeneratedTokens"))
         return Layout(lambda text: _row(*fields(text)))
 
@@ -95,4 +98,4 @@ def _row(stamp: str, prompt: str, output: str) -> Row:
 
 
 def _multimodal_row(stamp: str, prompt: str, output: str, images: str) -> Row:
-    return _row(stamp, prompt, output)._replace(images=tokens(images, "NumImages", lowest=0))
+    return _row(stamp, prompt, output)._replace(items=(Item(),) * tokens(images, "NumImages", lowest=0))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from hardware.errors import TraceError
 from workloads.limits import MAX_TOKENS
 from workloads.readers.fields import csv_fields, time_ns, tokens
+from workloads.readers.media_field import parse_items
 from workloads.readers.protocol import Layout, Row
 
 if TYPE_CHECKING:
@@ -44,9 +45,12 @@ ALIASES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 PROMPT_ID: Final = "prompt_id"
 """An optional column of whole numbers: rows with the same one have the same prompt text."""
 
+MEDIA: Final = "media"
+"""An optional column of images, videos and sounds; :mod:`workloads.media` says how they are written."""
+
 
 class PlainCsv:
-    """A time in seconds, prompt tokens and output tokens, in any order, among others of which ``prompt_id`` counts."""
+    """A time in seconds and two lengths in any order, among others of which ``prompt_id`` and ``media`` count."""
 
     container: Container = "csv"
     expects = "; ".join(f"a column {' or '.join(names)}" for names in ALIASES.values())
@@ -70,20 +74,21 @@ class PlainCsv:
             if len(names) > 1:
                 raise TraceError(f"columns {' and '.join(names)} mean the same, expected one of them")
         time_column, prompt_column, output_column = (names[0] for names in chosen)
-        same_text = _named(keys, (PROMPT_ID,))
-        fields = csv_fields(keys, (time_column, prompt_column, output_column, *same_text))
+        same_text, media = _named(keys, (PROMPT_ID,)), _named(keys, (MEDIA,))
+        fields = csv_fields(keys, (time_column, prompt_column, output_column, *same_text, *media))
 
         def row(text: str) -> Row:
-            time_s, prompt, output, *prompt_id = fields(text)
+            time_s, prompt, output, *others = fields(text)
             return Row(
                 time_ns(time_s, time_column),
                 tokens(prompt, prompt_column),
                 tokens(output, output_column),
-                hashes=[tokens(found, PROMPT_ID, lowest=0) for found in prompt_id],
+                items=parse_items(others[-1]) if media else (),
+                hashes=[tokens(found, PROMPT_ID, lowest=0) for found in others[: len(same_text)]],
             )
 
         # The whole prompt is one block, whose name stands for all of its text.
-        return Layout(row, block_tokens=MAX_TOKENS if same_text else 0)
+        return Layout(row, columns=("media",) if media else (), block_tokens=MAX_TOKENS if same_text else 0)
 
 
 def _named(keys: Sequence[str], names: Sequence[str]) -> list[str]:

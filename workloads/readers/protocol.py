@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 
+    from workloads.media import Item
+
 __all__ = ["BadRowError", "Container", "Layout", "NumberedLines", "Reader", "Row"]
 
 Container: TypeAlias = Literal["csv", "json"]
@@ -41,8 +43,8 @@ class Row(NamedTuple):
         On the trace's own clock, whose zero does not matter.
     prompt_tokens, output_tokens
         At least 1 each.
-    images, image_tokens
-        Of the prompt.
+    items
+        Images, videos and sounds, in their order in the prompt, which counts the tokens of those that have any.
     session
         Any name for the conversation, None outside one.
     hashes
@@ -52,8 +54,7 @@ class Row(NamedTuple):
     time_ns: int
     prompt_tokens: int
     output_tokens: int
-    images: int = 0
-    image_tokens: int = 0
+    items: Sequence[Item] = ()
     session: Hashable = None
     hashes: Sequence[int] = ()
 
@@ -67,7 +68,7 @@ class Layout:
     parse
         Turns one line of text into a row, or raises BadRowError.
     columns
-        The optional columns of Arrivals this file fills: ``images``, ``image_tokens``, ``session``.
+        The optional columns of Arrivals this file fills: ``session``, ``media``.
     block_tokens
         Tokens per prefix block; 0 where the file has no block hashes.
     coarse_clock

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from workloads.media import Item
 from workloads.readers.fields import csv_fields, time_ns, tokens
 from workloads.readers.protocol import Layout, Row
 
@@ -43,7 +44,7 @@ class ServeGen:
         """See Reader."""
         if "image_tokens" in keys:
             multimodal = csv_fields(keys, _MULTIMODAL)
-            return Layout(lambda text: _multimodal_row(*multimodal(text)), columns=("images", "image_tokens"))
+            return Layout(lambda text: _multimodal_row(*multimodal(text)), columns=("media",))
         fields = csv_fields(keys, _TEXT)
         return Layout(lambda text: _row(*fields(text)))
 
@@ -59,6 +60,5 @@ def _multimodal_row(time_s: str, text: str, images: str, output: str) -> Row:
         time_ns(time_s, "timestamp"),
         tokens(text_tokens + sum(sizes), "text_tokens + image_tokens"),
         tokens(output, "output_tokens"),
-        images=len(sizes),
-        image_tokens=sum(sizes),
+        items=[Item(tokens=size) for size in sizes],
     )

@@ -1,0 +1,184 @@
+"""An instance that encodes images, videos and sounds, and nothing else."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from hardware.errors import LawError
+from simulator.chip_share import SharedWakeUp
+from simulator.records import EncodeLog
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from perfdb.encoder_prices import EncoderCosts
+    from simulator.chip_share import ChipShare
+    from simulator.clock import Clock
+    from simulator.engine_core import EngineCore
+    from simulator.request import Request
+    from simulator.request_media import Encodable
+
+__all__ = ["EncodeInstance", "EncodeParts", "EncodeWatcher", "Errand"]
+
+_NO_LIMIT: Final = 1 << 62
+
+
+class Errand(NamedTuple):
+    """An item to be encoded for a request, and the epoch in which that asked for it."""
+
+    request: Request
+    item: Encodable
+    epoch: int
+
+
+class EncodeWatcher(Protocol):
+    """Whoever an encoding instance tells what it does."""
+
+    def encoding(self, errands: Sequence[Errand]) -> None:
+        """Take note that a run over some items has begun."""
+        ...
+
+    def encoded(self, instance: EncodeInstance, errands: Sequence[Errand]) -> None:
+        """Take note that it is over."""
+        ...
+
+
+class EncodeParts:
+    """What the instances of a pool share that encodes alone; see :class:`simulator.engine_parts.EngineParts`.
+
+    Parameters
+    ----------
+    costs
+        Prices of runs.
+    replicas
+        Instances.
+    most_tokens, most_items
+        Tokens and items of one run; an item of more tokens runs alone.
+    blocks
+        Tokens whose features there is room for on an instance.
+    """
+
+    encodes, prefills, decodes = True, False, False
+    max_tokens = max_prompt = _NO_LIMIT
+    front_end = None
+    ranks = 1
+
+    def __init__(
+        self, *, costs: EncoderCosts, replicas: int, most_tokens: int, most_items: int, blocks: int = _NO_LIMIT
+    ) -> None:
+        self.costs, self.replicas, self.blocks = costs, replicas, blocks
+        self.most_tokens, self.most_items = most_tokens, most_items
+
+
+class EncodeInstance:
+    """A queue of items, and the runs of the encoder over them: first come, first served.
+
+    Whoever sends items away again without overlapping that with the next run says so by :meth:`hold`.
+
+    Parameters
+    ----------
+    env, number, parts, watcher
+        As for :class:`simulator.engine_core.EngineCore`; what it does for decoding does not concern it.
+
+    Attributes
+    ----------
+    log
+        Its runs.
+    """
+
+    decodes_here = False
+    cores: Sequence[EngineCore] = ()
+
+    def __init__(
+        self, env: Clock, number: int, parts: EncodeParts, *, watcher: EncodeWatcher, **_others: object
+    ) -> None:
+        self.env, self.number, self.parts, self.watcher = env, number, parts, watcher
+        self.log = EncodeLog()
+        self.started_ns, self.ended_ns = env.now, -1
+        self._queue: deque[Errand] = deque()
+        self._running: list[Errand] = []
+        self._holds = 0
+        self._wake_up = SharedWakeUp(env, "compute")
+        self._wake_up.drive(self.serve())
+
+    def share_chips(self, share: ChipShare) -> None:
+        """Run on chips that others use too."""
+        self._wake_up.share = share
+
+    @property
+    def step_logs(self) -> Sequence[EncodeLog]:
+        """The log that says how long its runs were."""
+        return (self.log,)
+
+    @property
+    def waiting(self) -> int:
+        """Items that wait or are being encoded."""
+        return len(self._queue) + len(self._running)
+
+    def encode(self, errand: Errand) -> None:
+        """Queue an item now."""
+        self._queue.append(errand)
+        self._go_on()
+
+    def hold(self) -> None:
+        """Begin no run until :meth:`resume` was called as often."""
+        self._holds += 1
+
+    def resume(self) -> None:
+        """Begin runs again, unless somebody else holds it still."""
+        self._holds -= 1
+        self._go_on()
+
+    def stop(self) -> list[Request]:
+        """End the instance now; nobody was on it but items, which others encode."""
+        self._wake_up.silence()
+        self.ended_ns = self.env.now
+        self._running, self._queue = [], deque()
+        return []
+
+    def serve(self) -> Generator[None, Any, None]:
+        """Run the encoder for ever."""
+        while True:
+            if self._queue and not self._holds:
+                self._running = self._next_run()
+                self.watcher.encoding(self._running)
+                costs, started_ns = self.parts.costs, self.env.now
+                work = costs.slowest([errand.item.seen for errand in self._running])
+                self._wake_up.after(costs.work_ns(work))
+                yield
+                self.log.add((started_ns, self.env.now - started_ns, 1, *work))
+                done, self._running = self._running, []
+                self.watcher.encoded(self, done)
+            else:
+                self._wake_up.when_rung()
+                yield
+
+    def _next_run(self) -> list[Errand]:
+        """Take the items of the next run from the head of the queue: one, and as many more as may run with it."""
+        parts, queue = self.parts, self._queue
+        found = [queue.popleft()]
+        left = parts.most_tokens - found[0].item.tokens
+        while queue and len(found) < parts.most_items and queue[0].item.tokens <= left:
+            left -= queue[0].item.tokens
+            found.append(queue.popleft())
+        return found
+
+    def _go_on(self) -> None:
+        if self._wake_up.asleep and self._queue and not self._holds and self.ended_ns < 0:
+            self._wake_up.move(0)
+
+    def rank_of(self, request: Request) -> int:  # noqa: ARG002 - of a server that has several
+        """Return 0: it has one rank."""
+        return 0
+
+    def submit(self, request: Request) -> None:
+        """Refuse what is no item: a bug of the caller."""
+        raise LawError(f"instance {self.number} encodes, and was given request {request.index} to serve")
+
+    deliver = cancel = recompute = submit
+
+    def release(self, request: Request, *, sent: bool = False) -> None:
+        """Refuse what is no item: a bug of the caller."""
+        del sent
+        self.submit(request)

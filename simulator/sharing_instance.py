@@ -1,0 +1,88 @@
+"""An engine whose chips another one uses at the same time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from simulator.chip_share import SharedWakeUp
+from simulator.decode_run import DecodeRun
+from simulator.engine_core import EngineCore
+from simulator.fused_encoder import EncodingInstance
+
+if TYPE_CHECKING:
+    from simulator.chip_share import ChipShare
+    from simulator.clock import Clock
+    from simulator.engine_parts import EngineParts
+    from simulator.records import Ledger, StepLog
+    from simulator.schedulers.plan import Plan
+    from simulator.watcher import Watcher
+
+__all__ = ["SharingInstance"]
+
+
+class SharingInstance(EncodingInstance):
+    """One engine, each of whose steps is an event: a run of steps would not know when its neighbour begins or ends one.
+
+    Parameters
+    ----------
+    env, number, parts, ledger, log, watcher, tells_chunks, macro_steps
+        As for :class:`simulator.engine_core.EngineCore`; ``macro_steps`` makes no difference.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts an engine is made of, all named
+        self,
+        env: Clock,
+        number: int,
+        parts: EngineParts,
+        *,
+        ledger: Ledger,
+        log: StepLog,
+        watcher: Watcher,
+        tells_chunks: bool = False,
+        macro_steps: bool = True,
+    ) -> None:
+        del macro_steps
+        EngineCore.__init__(
+            self,
+            env,
+            number,
+            parts,
+            ledger=ledger,
+            log=log,
+            watcher=watcher,
+            tells_chunks=tells_chunks,
+            macro_steps=False,
+        )
+        self._shared = SharedWakeUp(env, "compute")
+        self._wake_up, self._run = self._shared, DecodeRun(env, self.prices, self._shared)
+        self._wake_up.drive(self.serve())
+
+    def share_chips(self, share: ChipShare) -> None:
+        """Run on chips that others use too."""
+        self._shared.share = share
+
+    def price_chunks(self, plan: Plan) -> int:
+        """Return how long a step that computes prompts would last alone."""
+        self._shared.work = "compute"
+        return super().price_chunks(plan)
+
+    def apply_chunks(self, plan: Plan) -> None:
+        """Let the step be over that computes prompts, however long it was."""
+        longer_ns = self.env.now - self.row[0] - self.row[1]
+        if longer_ns:
+            self.row[1] += longer_ns
+            self.log.note_longer(longer_ns)
+        super().apply_chunks(plan)
+
+    def steps_unchanged(self, plan: Plan) -> int:
+        """Return the steps of the run of decoding that begins now: one."""
+        self._shared.work = "memory"
+        return super().steps_unchanged(plan)
+
+    def apply_decodes(self, plan: Plan, steps: int) -> None:
+        """Let a step of decoding be over, however long it was."""
+        run = self._run
+        longer_ns = self.env.now - run.start_ns - self.prices.decode_ns(run.decodes, run.context)
+        if longer_ns:
+            self.log.note_longer(longer_ns)
+        super().apply_decodes(plan, steps)
