@@ -52,6 +52,13 @@ class ServedPool:
         return tuple(self.table["stages"])
 
     @property
+    def role(self) -> str | None:
+        """The stage it is for, where others serve the other; None where it computes prompts and decodes."""
+        if {"prefill", "decode"} <= set(self.stages):
+            return None
+        return next((stage for stage in ("prefill", "decode") if stage in self.stages), "encode")
+
+    @property
     def replicas(self) -> int:
         """Instances."""
         return int(self.table["replicas"])
@@ -89,7 +96,7 @@ class Deployment:
     @property
     def apart(self) -> bool:
         """Whether prompts are computed and answers decoded in different instances."""
-        return any(len(pool.stages) == 1 for pool in self.pools)
+        return any(pool.role is not None for pool in self.pools)
 
     @property
     def servers(self) -> int:

@@ -94,6 +94,7 @@ VLLM_FLAGS: Final[Mapping[str, Flag | Elsewhere]] = MappingProxyType(
         "kv_offloading_size": Flag("--kv-offloading-size", unsaid=0.0),
         "async_scheduling": Flag("--async-scheduling", off="--no-async-scheduling"),
         "stream_interval": Flag("--stream-interval"),
+        "disable_chunked_mm_input": Flag("--disable-chunked-mm-input", off="--no-disable-chunked-mm-input"),
     }
 )
 
@@ -144,7 +145,7 @@ def option_arguments(
     filled: Mapping[str, Any],
     own: Mapping[str, Any],
     *,
-    stages: tuple[str, ...],
+    role: str | None,
     ranks: int,
 ) -> Iterator[Argument]:
     """Yield what an engine is told of its options, those of the scenario and its defaults.
@@ -157,13 +158,13 @@ def option_arguments(
         Every option as it was simulated.
     own
         Those that the scenario sets, as it sets them.
-    stages
-        Stages of the pool.
+    role
+        The stage of a pool of one.
     ranks
         Attention ranks; a default that is dealt to several of them is left to the engine, which deals it.
     """
     for option, flag in flags.items():
-        if isinstance(flag, Elsewhere) or (flag.stage is not None and stages != (flag.stage,)):
+        if isinstance(flag, Elsewhere) or (flag.stage is not None and role != flag.stage):
             continue
         is_own = own.get(option) is not None
         if flag.dealt and ranks > 1 and not is_own:

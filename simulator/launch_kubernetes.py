@@ -54,7 +54,7 @@ def dynamo_files(deployment: Deployment) -> dict[str, str]:
 
 
 def _worker(deployment: Deployment, pool: ServedPool) -> dict[str, Any]:
-    role = {"subComponentType": pool.stages[0]} if len(pool.stages) == 1 else {}
+    role = {} if pool.role is None else {"subComponentType": pool.role}
     return {
         "componentType": "worker",
         **role,
@@ -65,7 +65,7 @@ def _worker(deployment: Deployment, pool: ServedPool) -> dict[str, Any]:
 
 
 def _words(deployment: Deployment, pool: ServedPool) -> list[str]:
-    mode = ["--disaggregation-mode", pool.stages[0]] if len(pool.stages) == 1 else []
+    mode = [] if pool.role is None else ["--disaggregation-mode", pool.role]
     if pool.engine == "vllm":
         return ["--model", deployment.model, *mode, *_flat(vllm_arguments(deployment, pool))]
     if pool.engine == "sglang":

@@ -101,14 +101,14 @@ def _server(deployment: Deployment, pool: ServedPool) -> str:
 
 def _vllm(deployment: Deployment, pool: ServedPool, port: str) -> list[str]:
     side = _FIRST_SIDE_CHANNEL + _PORTS_OF_A_POOL * pool.number
-    channel = [f"export VLLM_NIXL_SIDE_CHANNEL_PORT=$(({side} + instance))"] if len(pool.stages) == 1 else []
+    channel = [f"export VLLM_NIXL_SIDE_CHANNEL_PORT=$(({side} + instance))"] if pool.role is not None else []
     arguments = _array(vllm_arguments(deployment, pool))
     return [*channel, *arguments, f'exec vllm serve {quote(deployment.model)} --port {port} "${{args[@]}}"']
 
 
 def _sglang(deployment: Deployment, pool: ServedPool, port: str) -> list[str]:
     bootstrap = (
-        f' --disaggregation-bootstrap-port "$(({_FIRST_BOOTSTRAP} + instance))"' if pool.stages == ("prefill",) else ""
+        f' --disaggregation-bootstrap-port "$(({_FIRST_BOOTSTRAP} + instance))"' if pool.role == "prefill" else ""
     )
     start = f"exec python3 -m sglang.launch_server --model-path {quote(deployment.model)} --port {port}{bootstrap}"
     return [*_array(sglang_arguments(deployment, pool)), f'{start} "${{args[@]}}"']
@@ -144,7 +144,7 @@ def _router(deployment: Deployment) -> str:
     else:
         words = ["--vllm-pd-disaggregation" if engine == "vllm" else "--pd-disaggregation"]
         for stage in ("prefill", "decode"):
-            pools = [pool for pool in deployment.pools if pool.stages == (stage,)]
+            pools = [pool for pool in deployment.pools if pool.role == stage]
             words.append(f"--{stage}-policy {router_policy(pools[0], engine)[0]}")
             for pool in pools:
                 for number, url in enumerate(_urls(pool)):
@@ -161,7 +161,7 @@ def _trtllm_router(deployment: Deployment) -> dict[str, str]:
         return {"route.sh": _balancer(deployment)}
     config: dict[str, Any] = {"hostname": "0.0.0.0", "port": PORT, "backend": "pytorch"}  # noqa: S104 - servers listen
     for kind, stage in (("context_servers", "prefill"), ("generation_servers", "decode")):
-        pools = [pool for pool in deployment.pools if pool.stages == (stage,)]
+        pools = [pool for pool in deployment.pools if pool.role == stage]
         urls = [f"localhost:{first_port(pool) + number}" for pool in pools for number in range(pool.replicas)]
         router = {"type": router_policy(pools[0], "trtllm")[0]}
         config[kind] = {"num_instances": len(urls), "urls": urls, "router": router}

@@ -52,7 +52,7 @@ def check_launchable(deployment: Deployment, engine: str | None) -> None:
         raise UserError(f"{deployment.folder}: pools of {' and '.join(sorted(own))}, which hand no KV to each other")
     for pool in deployment.pools:
         _check_pool(deployment, pool, engine)
-    if deployment.apart and any(len(pool.stages) > 1 and "decode" in pool.stages for pool in deployment.pools):
+    if deployment.apart and any(pool.role is None for pool in deployment.pools):
         raise UserError(
             f"{deployment.folder}: pools of both stages beside pools of one, which no router of an engine does; "
             "simulate one kind"
@@ -69,8 +69,8 @@ def _check_pool(deployment: Deployment, pool: ServedPool, engine: str | None) ->
         )
     if engine is not None and pool.engine != engine:
         raise refuse(f"was simulated with {pool.engine}, not {engine}; simulate it with engine = {engine!r} first")
-    if "encode" in pool.stages:
-        raise refuse("encodes images, which launch files do not cover; leave the stage out")
+    if pool.role == "encode":
+        raise refuse("only encodes, which launch files do not cover; encode where prompts are computed")
     if pool.table.get("shares"):
         raise refuse(f"shares the chips of {pool.table['shares']!r}, which no engine is told; give it its own")
     if pool.chips > pool.node_chips:
@@ -104,9 +104,7 @@ def vllm_arguments(deployment: Deployment, pool: ServedPool) -> list[Argument]:
         found.append(chosen("--enable-expert-parallel"))
     if table["expert_exchange"] == "all_to_all":
         found.append(
-            chosen(
-                "--all2all-backend", "deepep_low_latency" if pool.stages == ("decode",) else "deepep_high_throughput"
-            )
+            chosen("--all2all-backend", "deepep_low_latency" if pool.role == "decode" else "deepep_high_throughput")
         )
     if table["redundant_experts"]:
         config = json.dumps({"num_redundant_experts": table["redundant_experts"]})
@@ -119,7 +117,7 @@ def vllm_arguments(deployment: Deployment, pool: ServedPool) -> list[Argument]:
         found.append(chosen("--num-gpu-blocks-override", table["limits"]["kv_blocks"]))
     if pool.filled.get("kv_offloading_size"):
         found.append(chosen("--kv-offloading-backend", "native"))
-    if len(pool.stages) == 1:
+    if pool.role is not None:
         found.append(chosen("--kv-transfer-config", KV_CONFIG))
     era = ENGINES[table["engine"]].era
     filled = {
@@ -127,7 +125,7 @@ def vllm_arguments(deployment: Deployment, pool: ServedPool) -> list[Argument]:
         for option, value in pool.filled.items()
         if option not in _LATER or era is None or era.has(option) or option in pool.own
     }
-    return found + list(option_arguments(VLLM_FLAGS, filled, pool.own, stages=pool.stages, ranks=1))
+    return found + list(option_arguments(VLLM_FLAGS, filled, pool.own, role=pool.role, ranks=1))
 
 
 def sglang_arguments(deployment: Deployment, pool: ServedPool) -> list[Argument]:
@@ -160,11 +158,11 @@ def sglang_arguments(deployment: Deployment, pool: ServedPool) -> list[Argument]
         found.append(chosen("--max-total-tokens", blocks * pool.filled["page_size"]))
     if pool.filled["enable_priority_scheduling"]:
         found.append(chosen("--schedule-low-priority-values-first"))
-    if len(pool.stages) == 1:
+    if pool.role is not None:
         connector = deployment.scenario["network"]["kv_transfer"]["connector"]
         backend = "mooncake" if connector.startswith("mooncake") else "nixl"
-        found += [chosen("--disaggregation-mode", pool.stages[0]), chosen("--disaggregation-transfer-backend", backend)]
-    return found + list(option_arguments(SGLANG_FLAGS, pool.filled, pool.own, stages=pool.stages, ranks=ranks))
+        found += [chosen("--disaggregation-mode", pool.role), chosen("--disaggregation-transfer-backend", backend)]
+    return found + list(option_arguments(SGLANG_FLAGS, pool.filled, pool.own, role=pool.role, ranks=ranks))
 
 
 def _formats(deployment: Deployment, weights: str, cache: str, narrow: str) -> Iterator[Argument]:
@@ -203,7 +201,7 @@ def trtllm_config(deployment: Deployment, pool: ServedPool) -> tuple[dict[str, A
         drafts = table["speculation"]["draft_tokens"]
         config["speculative_config"] = {"decoding_type": "MTP", "num_nextn_predict_layers": drafts}
         own.add("speculative_config")
-    if len(pool.stages) == 1:
+    if pool.role is not None:
         config["cache_transceiver_config"] = {"backend": "NIXL", "max_tokens_in_buffer": config["max_seq_len"]}
         own.add("cache_transceiver_config")
     return config, frozenset(own)

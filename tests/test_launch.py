@@ -82,7 +82,7 @@ def test_an_option_that_is_set_is_said(options, flags, only):
         if isinstance(flag, Elsewhere):
             continue
         for value in (True, False) if flag.off is not None else ("word", 17):
-            found = list(option_arguments(flags, filled, {option: value}, stages=(only,), ranks=2))
+            found = list(option_arguments(flags, filled, {option: value}, role=only, ranks=2))
             words = [one.words for one in found if one.is_chosen]
             expected = [(flag.name, str(value))] if flag.off is None else [(flag.name,)] if value else [(flag.off,)]
             assert words == [one for one in expected if one != ("",)]

@@ -72,6 +72,18 @@ def apart():
     return story("prefill-decode", workload__synthetic__requests=300)
 
 
+def seeing(**changes):
+    """Return a run of requests with images: of an engine that encodes them itself, or takes them for text."""
+    images = {
+        "workload__synthetic__images": {"kind": "fixed", "value": 1},
+        "workload__synthetic__image_size": "640x480",
+    }
+    model = {"model__name": "Qwen/Qwen2.5-VL-7B-Instruct", "workload__synthetic__requests": 40}
+    table = {key.replace("__", "."): value for key, value in (images | model | changes).items()}
+    result = simulate(load_scenario("quickstart", table))
+    return result.summary, manifest(result), result.requests, result.timeline
+
+
 # --- a page ---------------------------------------------------------------------------------------------
 
 
@@ -160,8 +172,7 @@ def test_a_pool_is_told_with_what_is_unusual_of_it():
 
 
 def test_stages_add_up_to_the_whole_time_of_a_request():
-    for parts in (quick, apart):
-        requests = parts()[2]
+    for requests in (quick()[2], apart()[2], seeing()[2], seeing(pool__0__stages=["encode", "prefill", "decode"])[2]):
         assert sum(length for _, length, _ in stage_times(requests)) == pytest.approx(requests["e2e_ms"].mean())
 
 
