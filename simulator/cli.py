@@ -88,6 +88,7 @@ main.add_command(validate)
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of every random stream.")
 @click.option("--out", metavar="DIR", help="Result directory.  [default: results/NAME]")
 @click.option("--csv", is_flag=True, help="Write requests.csv in place of requests.parquet.")
+@click.option("--events", is_flag=True, help="Write every step and transfer to timeline.json, for Perfetto.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="Print no table and no progress.")
 def run(  # noqa: PLR0913 - one parameter per option
@@ -98,6 +99,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     *,
     candidate: str | None,
     csv: bool,
+    events: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -116,7 +118,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     target = Path("results") / loaded.name if out is None else Path(out)
     check_target(target)
     result = _simulate(loaded, quiet=quiet or as_json)
-    write_result(result, target, csv=csv)
+    write_result(result, target, csv=csv, events=events)
     if as_json:
         _print_json(result.summary)
     elif not quiet:

@@ -109,9 +109,9 @@ def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             f"{summary['chips']} chips",
         ),
         (
-            "none" if cost is None else f"{cost:,.3g}",
+            "no price" if cost is None else f"{cost:,.3g}",
             "per million output tokens",
-            "no price given" if cost is None else "",
+            "",
         ),
     ]
 
