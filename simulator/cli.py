@@ -203,3 +203,5 @@ def _print_tables(tables: Group, folder: Path) -> None:
 
     Console().print(tables)
     click.echo(f"Results: {folder}")
+    if (folder / "report.html").is_file():
+        click.echo(f"Report: {folder / 'report.html'}")
