@@ -10,6 +10,7 @@ import click
 from simulator.calibrate_cli import calibrate
 from simulator.compare_cli import compare, sweep
 from simulator.conform_cli import conform
+from simulator.launch_cli import launch
 from simulator.ownership import ForeignPackageError, check_ownership
 from simulator.perf_cli import perf
 from simulator.search_cli import search
@@ -66,6 +67,7 @@ def main() -> None:
 main.add_command(calibrate)
 main.add_command(compare)
 main.add_command(conform)
+main.add_command(launch)
 main.add_command(perf)
 main.add_command(search)
 main.add_command(sweep)
@@ -86,6 +88,7 @@ main.add_command(validate)
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of every random stream.")
 @click.option("--out", metavar="DIR", help="Result directory.  [default: results/NAME]")
 @click.option("--csv", is_flag=True, help="Write requests.csv in place of requests.parquet.")
+@click.option("--events", is_flag=True, help="Write every step and transfer to timeline.json, for Perfetto.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="Print no table and no progress.")
 def run(  # noqa: PLR0913 - one parameter per option
@@ -96,6 +99,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     *,
     candidate: str | None,
     csv: bool,
+    events: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -114,7 +118,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     target = Path("results") / loaded.name if out is None else Path(out)
     check_target(target)
     result = _simulate(loaded, quiet=quiet or as_json)
-    write_result(result, target, csv=csv)
+    write_result(result, target, csv=csv, events=events)
     if as_json:
         _print_json(result.summary)
     elif not quiet:
@@ -199,3 +203,5 @@ def _print_tables(tables: Group, folder: Path) -> None:
 
     Console().print(tables)
     click.echo(f"Results: {folder}")
+    if (folder / "report.html").is_file():
+        click.echo(f"Report: {folder / 'report.html'}")

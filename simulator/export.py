@@ -16,6 +16,7 @@ from simulator.plots import plot_cdf
 from simulator.plots_timeline import Caption, plot_timeline
 from simulator.result_folder import foreign_file
 from simulator.run_page import run_page
+from simulator.trace_events import trace_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ __all__ = ["check_target", "manifest", "put_in_place", "slo_bounds", "unwritable
 
 
 def write_result(
-    result: Result, directory: Path, *, csv: bool = False, origin: Mapping[str, Any] | None = None
+    result: Result, directory: Path, *, csv: bool = False, events: bool = False, origin: Mapping[str, Any] | None = None
 ) -> None:
     """Write ``summary.json``, ``requests.parquet``, ``timeline.parquet``, ``manifest.json``, pictures and a report.
 
@@ -41,6 +42,8 @@ def write_result(
         The result directory.
     csv
         Write ``requests.csv`` in place of the Parquet file.
+    events
+        Write ``timeline.json`` too, every step and transfer.
     origin
         What the manifest says on top, such as the candidate a run stands for.
 
@@ -56,6 +59,8 @@ def write_result(
             fresh = Path(staging) / "new"
             fresh.mkdir()
             _fill(result, fresh, manifest(result) | dict(origin or {}), csv=csv)
+            if events:
+                (fresh / "timeline.json").write_text(trace_json(result.run), encoding="utf-8")
             check_target(directory)
             put_in_place(fresh, target, Path(staging) / "old")
     except OSError as error:
@@ -132,12 +137,13 @@ def manifest(result: Result) -> dict[str, Any]:
     pools = {
         pool.name: {
             "engine_options": pool.options.model_dump(mode="json"),
+            "chosen_options": table.engine_options.model_dump(mode="json", exclude_unset=True),
             "kv_blocks": pool.parts.blocks,
             "memory_bytes": {name: getattr(pool.memory, name) for name in pool.memory.__slots__},
             "tables": dict(sorted(pool.tables.items())),
             "rows_set_aside": {path: dict(counts) for path, counts in sorted(pool.set_aside.items())},
         }
-        for pool in result.run.pools
+        for pool, table in zip(result.run.pools, result.scenario.pool, strict=True)
     }
     return {
         "scenario": scenario,

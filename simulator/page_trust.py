@@ -77,7 +77,7 @@ def origin_stretches(summary: Mapping[str, Any]) -> list[Bar]:
 
 def errors_table(pools: Sequence[Mapping[str, Any]]) -> Markup:
     """Return how far off predictions of the same engines on the same chips were, for the pools of a scenario."""
-    mode = "agg" if all(len(pool["stages"]) > 1 for pool in pools) else "disagg"
+    mode = "agg" if all({"prefill", "decode"} <= set(pool["stages"]) for pool in pools) else "disagg"
     wanted = {(str(pool["engine"]).partition("@")[0], pool["chip"]) for pool in pools}
     same = [runs for runs in replayed_runs() if (runs.engine, runs.chip) in wanted]
     found = sorted(same, key=lambda runs: (runs.mode != mode, runs.engine, runs.chip, -runs.runs))
@@ -125,7 +125,7 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
         found.append(f"Rows of the trace were skipped: {rows}.")
     if summary["failed"]:
         found.append(f"{summary['failed']:,} of {summary['num_prompts']:,} requests were refused or lost.")
-    if summary["requests_with_images"] and not any("encode" in name for name in summary["pools"]):
+    if summary["requests_with_images"] and "encoding" not in summary:
         found.append(
             f"{summary['requests_with_images']:,} requests carry images: their tokens are priced as prompt tokens."
         )

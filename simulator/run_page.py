@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pandas as pd
 
 from simulator.page import Bar, Markup, charts, details, heading, page, paragraph, section, table, tiles, waterfall
 from simulator.page_curves import cdf_charts, slack_chart, time_charts, within
@@ -13,8 +14,6 @@ from simulator.page_words import answer, assumptions, busiest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    import pandas as pd
 
 __all__ = ["made_by", "run_page", "stage_times"]
 
@@ -25,8 +24,10 @@ _LATENCIES: Final = (
     ("E2E", "e2el", "e2e_ms"),
 )
 _STAGES: Final = (
-    ("waits in the queue", "queue_ms", "#9aa5b0"),
+    ("waits for an encoder", "encode_queue_ms", "#b9c2ca"),
     ("images encoded", "encode_ms", "#CC79A7"),
+    ("features move", "feature_ms", "#56B4E9"),
+    ("waits in the queue", "queue_ms", "#9aa5b0"),
     ("prompt computed", "prefill_ms", "#0072B2"),
     ("KV moves", "transfer_ms", "#E69F00"),
 )
@@ -82,7 +83,10 @@ def made_by(manifest: Mapping[str, Any]) -> str:
 
 def stage_times(requests: pd.DataFrame) -> list[Bar]:
     """Return the mean time of some requests by stage, in order, ms: together their E2E."""
-    mean = requests[["queue_ms", "encode_ms", "prefill_ms", "transfer_ms", "ttft_ms", "e2e_ms"]].mean()
+    mean = requests[[column for _, column, _ in _STAGES] + ["ttft_ms", "e2e_ms"]].mean()
+    # An engine that encodes itself does it within the steps of the prompt.
+    within = requests["encode_pool"].isna() if "encode_pool" in requests else pd.Series(data=True, index=requests.index)
+    mean["prefill_ms"] -= requests["encode_ms"].where(within, 0.0).mean()
     stages = [(name, float(mean[column]), colour) for name, column, colour in _STAGES if mean[column] > 0]
     before = sum(length for _, length, _ in stages)
     # The first token is told before its KV has moved, or after, as the engine has it.
@@ -105,9 +109,9 @@ def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             f"{summary['chips']} chips",
         ),
         (
-            "none" if cost is None else f"{cost:,.3g}",
+            "no price" if cost is None else f"{cost:,.3g}",
             "per million output tokens",
-            "no price given" if cost is None else "",
+            "",
         ),
     ]
 

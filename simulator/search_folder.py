@@ -12,6 +12,7 @@ import tomlkit
 from simulator.journal import Point, point_key
 from simulator.plots_search import plot_front
 from simulator.search_content import point_rows
+from simulator.search_page import search_page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +42,7 @@ def _named(one: Confirmed) -> Scenario:
 
 
 def write_search(content: Mapping[str, Any], goal: Goal, found: Found, staging: Staging) -> None:
-    """Write ``search.json``, ``best.json``, ``front.json``, ``points.parquet``, ``pareto.png`` and the winners.
+    """Write the report, ``search.json``, ``best.json``, ``front.json``, ``points.parquet``, ``pareto.png`` and winners.
 
     ``winner.toml`` is the whole scenario of the best deployment under the load it bears; ``deployments/SPLIT`` the
     result folder of the best of each split, with its ``scenario.toml`` beside.
@@ -70,6 +71,9 @@ def _fill(folder: Path, content: Mapping[str, Any], goal: Goal, found: Found, st
     rows = point_rows(goal, found)
     pd.DataFrame(rows).to_parquet(folder / "points.parquet", index=False)
     plot_front(content, rows, folder / "pareto.png")
+    winners = [point.scenario.model_dump(mode="json") for point in winner_points(found).values()]
+    text = search_page(content, rows, next(iter(winners), None))
+    (folder / "report.html").write_text(text, encoding="utf-8")
     for number, (split, point) in enumerate(winner_points(found).items()):
         shutil.copytree(staging.journal.result(point_key(point)), folder / "deployments" / split)
         text = scenario_toml(point.scenario)

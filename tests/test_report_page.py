@@ -72,6 +72,18 @@ def apart():
     return story("prefill-decode", workload__synthetic__requests=300)
 
 
+def seeing(**changes):
+    """Return a run of requests with images: of an engine that encodes them itself, or takes them for text."""
+    images = {
+        "workload__synthetic__images": {"kind": "fixed", "value": 1},
+        "workload__synthetic__image_size": "640x480",
+    }
+    model = {"model__name": "Qwen/Qwen2.5-VL-7B-Instruct", "workload__synthetic__requests": 40}
+    table = {key.replace("__", "."): value for key, value in (images | model | changes).items()}
+    result = simulate(load_scenario("quickstart", table))
+    return result.summary, manifest(result), result.requests, result.timeline
+
+
 # --- a page ---------------------------------------------------------------------------------------------
 
 
@@ -160,8 +172,7 @@ def test_a_pool_is_told_with_what_is_unusual_of_it():
 
 
 def test_stages_add_up_to_the_whole_time_of_a_request():
-    for parts in (quick, apart):
-        requests = parts()[2]
+    for requests in (quick()[2], apart()[2], seeing()[2], seeing(pool__0__stages=["encode", "prefill", "decode"])[2]):
         assert sum(length for _, length, _ in stage_times(requests)) == pytest.approx(requests["e2e_ms"].mean())
 
 
@@ -265,3 +276,31 @@ def test_parts_escape_what_they_are_given():
     html = page("a<b", "c<d", good=None, sections=[paragraph("e<f"), table(("g<h",), [("i<j",)])], foot="k<l")
     assert not re.search("[a-k]<[b-l]", html)
     assert "a&lt;b" in bars({"a<b": [("c<d", 1.0, "#000")]})
+
+
+def test_a_search_has_a_report_that_says_why_not_the_others():
+    from simulator.search_page import search_page
+
+    run = {"tokens_per_s_per_user": 100.0, "tokens_per_s_per_chip": 250.0, "keeps_slo": True, "split": "colocated"}
+    run |= {"round": "long", "chips": 8}
+    best = {"deployment": "vllm: 2 x TP4", "split": "colocated", "chips": 8, "goodput_per_chip": 0.5, "load": 4.2}
+    best |= {"slo_attainment": 0.92, "tokens_per_s_per_chip": 262.0, "cost_per_million_slo_met_tokens": None}
+    best |= dict.fromkeys(("p50_ttft_ms", "p99_ttft_ms", "p50_tpot_ms", "p99_tpot_ms", "mean_ttft_ms", "worth"), 9.0)
+    other = {"deployment": "vllm: 1 x TP<8>", "chips": 8, "bound": 1.0, "worth": None, "why": "misses TPOT for 21 %"}
+    counts = dict.fromkeys(("considered", "ruled_out", "simulated", "runs", "requests"), 71)
+    content = {
+        "name": "search", "model": "m", "gpus": 8, "attainment": 0.9, "best": best, "axis": "rate",
+        "slo_ms": {"ttft": 300.0, "tpot": 10.0, "e2el": None}, "objective": "goodput", "objective_words": "most",
+        "best_by_split": {"colocated": best, "disaggregated": None}, "counts": counts, "deployments": [other],
+        "pruned": [{"reason": "too large", "count": 3, "example": "x"}], "front": [run], "stopped": "short",
+        "versions": {"python": "3"},
+    }  # fmt: skip
+    pool = {**quick()[1]["scenario"]["pool"][0], "name": None}
+    outline = read(search_page(content, [run | {"deployment": "vllm: 2 x TP4"}], {"pool": [pool]}))
+    text = " ".join(outline.text)
+    assert outline.fetched == []
+    assert "misses TPOT for 21 %" in text
+    assert "vllm: 1 x TP<8>" in text
+    assert "71 deployments: 71 ruled out" in text
+    assert "cut short" in text
+    assert "too large" in text

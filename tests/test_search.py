@@ -69,6 +69,7 @@ FILES = [
     "front.json",
     "pareto.png",
     "points.parquet",
+    "report.html",
     "search.json",
     "winner.toml",
 ]

@@ -1,0 +1,67 @@
+"""``timeline.json``: what Perfetto shows is every step, every transfer and every incident of the run."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from itertools import pairwise
+
+import pytest
+
+from simulator import load_scenario, simulate
+from simulator.export import write_result
+from simulator.trace_events import trace_events, trace_json
+
+SMALL = {"workload.synthetic.requests": 120}
+
+
+@cache
+def run(name):
+    return simulate(load_scenario(name, SMALL))
+
+
+def of(name, kind):
+    return [event for event in trace_events(run(name).run) if event["ph"] == kind]
+
+
+@pytest.mark.parametrize("name", ["quickstart", "prefill-decode"])
+def test_steps_of_an_instance_follow_each_other_and_are_all_there(name):
+    found = run(name)
+    by_instance = {}
+    for event in of(name, "X"):
+        by_instance.setdefault((event["pid"], event["tid"]), []).append(event)
+    assert sum(event["args"]["steps"] for event in of(name, "X")) == found.summary["steps"]
+    for events in by_instance.values():
+        for before, after in pairwise(events):
+            assert before["ts"] + before["dur"] <= after["ts"] + 1e-6
+    assert len(of(name, "M")) == sum(pool["replicas"] for pool in found.summary["pools"].values())
+
+
+def test_a_transfer_is_an_arrow_from_one_instance_to_another():
+    found = run("prefill-decode")
+    starts, ends = of("prefill-decode", "s"), of("prefill-decode", "f")
+    assert len(starts) == len(ends) == found.summary["transfers"]["count"]
+    assert sum(event["args"]["bytes"] for event in of("prefill-decode", "b")) == found.summary["transfers"]["bytes"]
+    lasted = [end["ts"] - start["ts"] for start, end in zip(starts, ends, strict=True)]
+    assert sum(lasted) / len(lasted) / 1e3 == pytest.approx(found.summary["transfers"]["mean_ms"])
+    assert {event["pid"] for event in starts} <= {0, 1}
+    assert {event["pid"] for event in ends} == {2}
+
+
+def test_incidents_are_marked():
+    found = simulate(load_scenario("incidents", {"workload.synthetic.requests": 2000}))
+    marks = [event for event in trace_events(found.run) if event["ph"] == "i"]
+    assert [event["name"] for event in marks] == [text for _, text in found.run.incidents]
+    assert marks
+
+
+def test_the_file_is_json_and_written_when_asked_for(tmp_path, monkeypatch):
+    for name in ("plot_cdf", "plot_timeline"):
+        monkeypatch.setattr(f"simulator.export.{name}", lambda *arguments: arguments[-1].write_bytes(b""))
+    found = run("quickstart")
+    write_result(found, tmp_path / "out", events=True)
+    text = (tmp_path / "out" / "timeline.json").read_text()
+    assert text == trace_json(found.run)
+    assert len(json.loads(text)["traceEvents"]) == len(list(trace_events(found.run)))
+    write_result(found, tmp_path / "out")
+    assert not (tmp_path / "out" / "timeline.json").exists()
