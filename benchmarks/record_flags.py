@@ -1,7 +1,7 @@
 """Write down which flags the engines' own parsers know, so that launch files are checked without any engine installed.
 
 ``python -m benchmarks.record_flags PROGRAM`` in an environment with that program rewrites its part of
-``tests/golden/engine_flags.json``: vllm (0.33.0), sglang (0.5.23), vllm-router (0.1.17) or sglang-router (0.3.2).
+``tests/recorded/engine_flags.json``: vllm (0.33.0), sglang (0.5.23), vllm-router (0.1.17) or sglang-router (0.3.2).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 __all__ = ["FILE", "PINNED", "flags_of", "vllm_parser"]
 
-FILE = Path(__file__).parents[1] / "tests" / "golden" / "engine_flags.json"
+FILE = Path(__file__).parents[1] / "tests" / "recorded" / "engine_flags.json"
 PINNED = {"vllm": "0.33.0", "sglang": "0.5.23", "vllm-router": "0.1.17", "sglang-router": "0.3.2"}
 
 

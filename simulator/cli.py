@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.calibrate_cli import calibrate
-from simulator.compare_cli import compare, sweep
+from simulator.compare_cli import compare, print_tables, sweep
 from simulator.conform_cli import conform
 from simulator.launch_cli import launch
 from simulator.ownership import ForeignPackageError, check_ownership
@@ -122,7 +122,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     if as_json:
         _print_json(result.summary)
     elif not quiet:
-        _print_tables(_render(result.summary, slo_bounds(result)), target)
+        print_tables(_render(result.summary, slo_bounds(result)), target)
     attained, wanted = result.summary["slo_attainment"], loaded.slo.attainment
     if attained < wanted:
         click.echo(f"servesim: {attained:.2%} of the requests met the SLO, below slo.attainment = {wanted:g}", err=True)
@@ -148,7 +148,7 @@ def show(result_dir: str, *, as_json: bool) -> None:
     if as_json:
         _print_json(content)
     else:
-        _print_tables(tables, folder)
+        print_tables(tables, folder)
 
 
 def _stored(folder: Path) -> tuple[Mapping[str, Any], Group]:
@@ -196,12 +196,3 @@ def _render(summary: Mapping[str, Any], slo_ms: Mapping[str, float | None]) -> G
     from simulator.report import render  # noqa: PLC0415 - --help stays light
 
     return render(summary, slo_ms)
-
-
-def _print_tables(tables: Group, folder: Path) -> None:
-    from rich.console import Console  # noqa: PLC0415 - --help stays light
-
-    Console().print(tables)
-    click.echo(f"Results: {folder}")
-    if (folder / "report.html").is_file():
-        click.echo(f"Report: {folder / 'report.html'}")

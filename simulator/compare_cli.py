@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from simulator.parallel import OnProgress
     from simulator.staging import Staging
 
-__all__ = ["compare", "print_result", "staged_runs", "sweep"]
+__all__ = ["compare", "print_result", "print_tables", "staged_runs", "sweep"]
 
 _SLO_MISSED = 3
 _SET = click.option(
@@ -215,10 +215,17 @@ def print_result(content: Mapping[str, Any], tables: Group, target: Path, *, as_
     """Print the content of a result as JSON, or its tables and where it lies, or nothing."""
     import json  # noqa: PLC0415 - --help stays light
 
-    from rich.console import Console  # noqa: PLC0415 - --help stays light
-
     if as_json:
         click.echo(json.dumps(content, indent=2))
     elif not quiet:
-        Console().print(tables)
-        click.echo(f"Results: {target}")
+        print_tables(tables, target)
+
+
+def print_tables(tables: Group, folder: Path) -> None:
+    """Print the tables of a result, and where it lies."""
+    from rich.console import Console  # noqa: PLC0415 - --help stays light
+
+    Console().print(tables)
+    click.echo(f"Results: {folder}")
+    if (folder / "report.html").is_file():
+        click.echo(f"Report: {folder / 'report.html'}")

@@ -27,7 +27,7 @@ from simulator.sglang_options import SglangOptions
 from simulator.trtllm_options import TrtllmOptions
 from workloads.traces import read_trace
 
-KNOWN = json.loads((Path(__file__).parent / "golden" / "engine_flags.json").read_text())
+KNOWN = json.loads((Path(__file__).parent / "recorded" / "engine_flags.json").read_text())
 BASE = {"workload.synthetic.requests": 20}
 
 

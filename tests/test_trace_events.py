@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 
 from simulator import load_scenario, simulate
+from simulator.candidates import load_candidate
 from simulator.export import write_result
 from simulator.trace_events import trace_events, trace_json
 
@@ -46,6 +47,28 @@ def test_a_transfer_is_an_arrow_from_one_instance_to_another():
     assert sum(lasted) / len(lasted) / 1e3 == pytest.approx(found.summary["transfers"]["mean_ms"])
     assert {event["pid"] for event in starts} <= {0, 1}
     assert {event["pid"] for event in ends} == {2}
+
+
+def test_a_request_with_images_shows_what_it_waits_for():
+    found = simulate(load_candidate("multimodal", "E-P-D", {"workload.synthetic.requests": 80}))
+    events = list(trace_events(found.run))
+    parts = {}
+    for event in events:
+        if event.get("cat") == "request":
+            parts.setdefault((event["id"], event["name"]), []).append(event["ts"])
+    encoding, requests = found.summary["encoding"], {index for index, _ in parts}
+    assert 0 < len(requests) < 80
+    lasted = {}
+    for (_, name), (begun, ended) in parts.items():
+        lasted[name] = lasted.get(name, 0.0) + (ended - begun) / 1e3 / len(requests)
+    assert lasted["waits for an encoder"] == pytest.approx(encoding["mean_encode_queue_ms"])
+    assert lasted["images encoded"] == pytest.approx(encoding["mean_encode_ms"])
+    assert lasted["features come"] == pytest.approx(encoding["mean_feature_ms"])
+    assert lasted["waits for its prompt"] == pytest.approx(encoding["mean_queue_ms"])
+    moved = [event for event in events if event["ph"] == "b" and event["cat"] == "features"]
+    assert sum(event["args"]["bytes"] for event in moved) == encoding["feature_bytes"]
+    arrows = [event["id"] for event in events if event["ph"] == "s"]
+    assert len(set(arrows)) == len(arrows)
 
 
 def test_incidents_are_marked():
