@@ -25,7 +25,7 @@ Work: TypeAlias = Literal["compute", "memory"]
 
 #: How many times as long a run takes beside another one, by the work of both.
 #: Encoders and prompts of EPD-Serve that share an NPU do 9.2 to 9.3 requests/s, one after the other 8.2 to 8.35
-#: (derived from arXiv 2601.11590, Table 5): 108 ms a request in place of 121. A prompt of 677 tokens takes 71 of the 121
+#: (derived from arXiv 2601.11590, Table 5): 108 ms a request in place of 121. A prompt of 677 tokens takes 71 of those
 #: (9,500 tokens/s, from its Table 4), an image 50; while both run, each takes 2 - 13 / 50 = 1.74 times as long. It says
 #: that operators of one kind, such as matrix products, interfere, and others little: the products of decoding stream
 #: weights through the same units, so that the same holds beside them; two that stream take turns at the memory.
