@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from simulator.launch_deployment import Deployment
 
-__all__ = ["PORT", "bench_commands", "expected", "requests_jsonl"]
+__all__ = ["PORT", "bench_commands", "expected", "request_table", "requests_jsonl"]
 
 #: Where clients find the deployment.
 PORT: Final = 8000
@@ -35,10 +35,14 @@ def expected(deployment: Deployment) -> dict[str, float]:
     return {key: deployment.summary[key] for key in _SHOWN}
 
 
-def requests_jsonl(folder: Path) -> str:
-    """Return the requests of a run as a trace in Mooncake's form, each with a prompt of its own."""
+def request_table(folder: Path) -> pd.DataFrame:
+    """Read the requests of a result folder."""
     file = folder / "requests.parquet"
-    table = pd.read_parquet(file) if file.exists() else pd.read_csv(folder / "requests.csv")
+    return pd.read_parquet(file) if file.exists() else pd.read_csv(folder / "requests.csv")
+
+
+def requests_jsonl(table: pd.DataFrame) -> str:
+    """Return the requests of a run as a trace in Mooncake's form, each with a prompt of its own."""
     lines, block = [], 0
     columns = (table[name].tolist() for name in ("arrival_s", "prompt_tokens", "output_tokens"))
     for arrival_s, prompt, output in zip(*columns, strict=True):

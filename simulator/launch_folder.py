@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from simulator.export import check_target, put_in_place, unwritable
-from simulator.launch_bench import bench_commands, expected, requests_jsonl
+from simulator.launch_aiperf import aiperf_export
+from simulator.launch_bench import bench_commands, expected, request_table, requests_jsonl
 from simulator.launch_kubernetes import dynamo_files, llm_d_files
 from simulator.launch_scripts import command_lines, router_policy, server_scripts
 from simulator.launch_servers import check_launchable, sglang_arguments, vllm_arguments
@@ -55,8 +56,10 @@ def launch_files(deployment: Deployment, target: str | None = None) -> dict[str,
     engine, make = TARGETS[chosen]
     check_launchable(deployment, engine)
     files = make(deployment)
-    files["requests.jsonl"] = requests_jsonl(deployment.folder)
+    requests = request_table(deployment.folder)
+    files["requests.jsonl"] = requests_jsonl(requests)
     files["expected.json"] = json.dumps(expected(deployment), indent=2) + "\n"
+    files["profile_export_aiperf.json"] = json.dumps(aiperf_export(deployment, requests), indent=2) + "\n"
     files["verify.sh"] = _verify(deployment)
     files["README.md"] = _readme(deployment, chosen, list(files))
     listed: dict[str, Any] = {"servesim": "launch", "target": chosen, "files": sorted([*files, _LISTED])}

@@ -16,7 +16,7 @@ from command import servesim
 from simulator import load_scenario, simulate
 from simulator.engine_options import VllmOptions
 from simulator.export import write_result
-from simulator.launch_bench import bench_commands, requests_jsonl
+from simulator.launch_bench import bench_commands, request_table, requests_jsonl
 from simulator.launch_deployment import read_deployment
 from simulator.launch_flags import SGLANG_FLAGS, VLLM_FLAGS, Elsewhere, Flag, option_arguments
 from simulator.launch_folder import TARGETS, launch_files
@@ -250,7 +250,7 @@ def test_llm_d_gets_values_of_both_roles(deployed):
 def test_the_requests_are_those_of_the_simulation(deployed, tmp_path):
     found = deployed()
     result = simulated("quickstart", ())
-    (tmp_path / "requests.jsonl").write_text(requests_jsonl(found.folder))
+    (tmp_path / "requests.jsonl").write_text(requests_jsonl(request_table(found.folder)))
     lines = [json.loads(line) for line in (tmp_path / "requests.jsonl").read_text().splitlines()]
     assert [line["timestamp"] for line in lines] == pytest.approx((result.requests["arrival_s"] * 1e3).tolist())
     assert [line["input_length"] for line in lines] == result.requests["prompt_tokens"].tolist()
@@ -268,6 +268,13 @@ def test_the_benchmark_asks_what_the_simulation_asked(deployed):
     files = launch_files(found)
     assert json.loads(files["expected.json"])["p99_tpot_ms"] == found.summary["p99_tpot_ms"]
     assert f"| `p99_tpot_ms` | {found.summary['p99_tpot_ms']:,.6g} |" in files["README.md"]
+    aiperf = json.loads(files["profile_export_aiperf.json"])
+    for tag, metric in (("time_to_first_token", "ttft"), ("inter_token_latency", "tpot"), ("request_latency", "e2el")):
+        statistics = aiperf[tag]
+        assert statistics["avg"] == pytest.approx(found.summary[f"mean_{metric}_ms"])
+        assert statistics["p99"] == pytest.approx(found.summary[f"p99_{metric}_ms"])
+        assert statistics["min"] <= statistics["p1"] <= statistics["p99"] <= statistics["max"]
+    assert aiperf["request_count"]["avg"] == found.summary["completed"]
 
 
 # --- what is refused, and the command -------------------------------------------------------------------
