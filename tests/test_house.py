@@ -150,3 +150,19 @@ def test_what_is_compiled_is_there():
     hook = listed["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]
     assert not [path for path in hook["include"] if not (ROOT / path[1:]).is_file()]
     assert hook["enable-by-default"] is False
+
+
+def test_what_derives_from_compiled_classes_is_compiled_too():
+    """The first instance of an interpreted class that inherits from a compiled one is an error."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    listed = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]["include"]
+    compiled = {path.lstrip("/").removesuffix(".py").replace("/", ".") for path in listed}
+    for path in sorted((ROOT / "simulator").rglob("*.py")):
+        if ".".join(path.relative_to(ROOT).with_suffix("").parts) in compiled:
+            continue
+        tree = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        imports = [node for node in tree if isinstance(node, ast.ImportFrom) and node.module in compiled]
+        names = {alias.asname or alias.name for node in imports for alias in node.names}
+        bases = [base for node in tree if isinstance(node, ast.ClassDef) for base in node.bases]
+        derived = names & {base.id for base in bases if isinstance(base, ast.Name)}
+        assert not derived, f"{path.name} derives from {derived}: list it in pyproject.toml beside these"
