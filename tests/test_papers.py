@@ -7,6 +7,7 @@ from pricing import needs_tables
 
 from benchmarks.papers.attainment import Curve, Deployment, measure, rate_at
 from benchmarks.papers.distserve import FIGURES, LENGTHS, SYSTEMS, deployment, measured_knee
+from benchmarks.papers.epd_serve import TABLE_5, measured
 from simulator.build import build_pools
 from simulator.candidates import load_candidate, load_cases
 from simulator.requests import build_requests
@@ -94,3 +95,15 @@ def test_distserve_keeps_its_bounds_where_vllm_no_longer_does():
     units = [deployment(FIGURES[0], system, "ours", {}) for system in SYSTEMS]
     distserve, vllm = measure(units, (2.0,), 1.01, 1, 1)
     assert distserve.mean(2.0) > 0.9 > vllm.mean(2.0) > 0.6
+
+
+@needs_tables
+def test_epd_serve_deployments_have_the_paper_s_order_of_time_per_token():
+    """All six; of times to first token, those that encode apart from decoding, and who keeps the SLO."""
+    found = {name: measured(name) for name in TABLE_5}
+    by_tpot = sorted(TABLE_5, key=lambda name: TABLE_5[name].tpot_ms)
+    assert sorted(found, key=lambda name: found[name].tpot_ms) == by_tpot
+    apart = [name for name in TABLE_5 if name not in {"TP1", "(E-PD)"}]
+    by_ttft = sorted(apart, key=lambda name: TABLE_5[name].ttft_ms)
+    assert sorted(apart, key=lambda name: found[name].ttft_ms) == by_ttft
+    assert [name for name in found if found[name].slo > 90] == ["E-P-D"]
