@@ -144,19 +144,22 @@ def test_no_compiled_module_lies_beside_its_source():
     assert not [path for name in packages for path in (ROOT / name).rglob("*.so")]
 
 
+def compiling():
+    """Return what the project says of an optional build that compiles modules."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]
+
+
 def test_what_is_compiled_is_there():
     """The list of modules that an optional build compiles names none that has gone."""
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    hook = listed["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]
+    hook = compiling()
     assert not [path for path in hook["include"] if not (ROOT / path[1:]).is_file()]
     assert hook["enable-by-default"] is False
 
 
 def test_what_derives_from_compiled_classes_is_compiled_too():
     """The first instance of an interpreted class that inherits from a compiled one is an error."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    listed = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]["include"]
-    compiled = {path.lstrip("/").removesuffix(".py").replace("/", ".") for path in listed}
+    compiled = {path.lstrip("/").removesuffix(".py").replace("/", ".") for path in compiling()["include"]}
     for path in sorted((ROOT / "simulator").rglob("*.py")):
         if ".".join(path.relative_to(ROOT).with_suffix("").parts) in compiled:
             continue
