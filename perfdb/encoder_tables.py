@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from perfdb.estimate import Estimate, Origin
 from perfdb.interpolate import Curve
 from perfdb.screening import screened
-from perfdb.silicon import over_batches
+from perfdb.silicon import as_utilised, over_batches
 from perfdb.speed_of_light import attention_bound
 from perfdb.tables import read_points
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from hardware.catalogue import Chip
     from perfdb.encoder_operators import EncoderAttention
+    from perfdb.estimate import Estimate
 
 __all__ = ["EncoderTables"]
 
@@ -61,9 +61,7 @@ class EncoderTables:
         estimate = over_batches(self.chip, nearest, curves, alike, tokens)
         if nearest == operator:
             return estimate
-        own = attention_bound(self.chip, operator, batch, tokens).ns
-        its = attention_bound(self.chip, nearest, alike, tokens).ns
-        return Estimate.of(estimate.ns * own / its, Origin.EXTRAPOLATED)
+        return as_utilised(self.chip, estimate, (nearest, alike), (operator, batch), tokens)
 
     def _nearest(self, operator: EncoderAttention) -> tuple[EncoderAttention, Mapping[int, Curve]] | None:
         if self.path is None:

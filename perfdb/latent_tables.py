@@ -23,8 +23,8 @@ from perfdb.latent import IndexScan, LatentAttention
 from perfdb.operators import Attention, Gemm, LatentProjections
 from perfdb.roofline import RooflineSource
 from perfdb.screening import STILL_SLOWER
-from perfdb.silicon import GEMM_FORMATS, KV_FORMATS, over_batches
-from perfdb.speed_of_light import attention_bound, attention_light, gemm_bound, row_bound
+from perfdb.silicon import GEMM_FORMATS, KV_FORMATS, as_utilised, over_batches
+from perfdb.speed_of_light import attention_light, gemm_bound, row_bound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -174,8 +174,7 @@ class LatentTables:
         estimate = over_batches(self.chip, kin, found.attention[phase], batch, tokens)
         if found.kin == wanted:
             return estimate
-        own, its = (attention_bound(self.chip, one, batch, tokens).ns for one in (operator, kin))
-        return Estimate.of(estimate.ns * own / its, Origin.EXTRAPOLATED)
+        return as_utilised(self.chip, estimate, (kin, batch), (operator, batch), tokens)
 
     def launch_ns(self, operator: LatentAttention) -> float:
         """Return the time in which the host launches one module over prompts, ns; 0 where kernels hide it."""

@@ -102,9 +102,7 @@ class SiliconSource:
         estimate = over_batches(self.chip, nearest, curves, alike, tokens)
         if nearest == operator:
             return estimate
-        own = attention_bound(self.chip, operator, batch, tokens).ns
-        its = attention_bound(self.chip, nearest, alike, tokens).ns
-        return Estimate.of(estimate.ns * own / its, Origin.EXTRAPOLATED)
+        return as_utilised(self.chip, estimate, (nearest, alike), (operator, batch), tokens)
 
     def attention_curves(self, operator: Attention) -> tuple[Attention, dict[int, Curve]] | None:
         """Return the nearest operator that was measured and its curves by batch size, or None."""
@@ -287,6 +285,18 @@ def _sequences_alike(operator: Attention, kin: Attention, sequences: NDArray[np.
     more = operator.heads / kin.heads if prompts else operator.kv_heads / kin.kv_heads
     alike: NDArray[np.int64] = np.maximum(np.rint(sequences * more), 1).astype(np.int64)
     return alike
+
+
+def as_utilised(
+    chip: Chip,
+    estimate: Estimate,
+    measured: tuple[Kernel, NDArray[np.int64]],
+    wanted: tuple[Kernel, NDArray[np.int64]],
+    tokens: NDArray[np.int64],
+) -> Estimate:
+    """Return the time of attention that uses the chip as well as another one, each given with its batches."""
+    own, its = (attention_bound(chip, operator, batch, tokens).ns for operator, batch in (wanted, measured))
+    return Estimate.of(estimate.ns * own / its, Origin.EXTRAPOLATED)
 
 
 def over_batches(

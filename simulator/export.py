@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from hashlib import sha256
@@ -14,7 +13,7 @@ from simulator.made_by import versions
 from simulator.measures import slo_ms
 from simulator.plots import plot_cdf
 from simulator.plots_timeline import Caption, plot_timeline
-from simulator.result_folder import foreign_file
+from simulator.result_folder import foreign_file, json_text
 from simulator.run_page import run_page
 from simulator.trace_events import trace_json
 
@@ -147,7 +146,7 @@ def manifest(result: Result) -> dict[str, Any]:
     }
     return {
         "scenario": scenario,
-        "scenario_sha256": sha256(_json(scenario).encode()).hexdigest(),
+        "scenario_sha256": sha256(json_text(scenario).encode()).hexdigest(),
         "seed": result.scenario.seed,
         "workload": result.run.requests.source,
         "pools": pools,
@@ -156,8 +155,8 @@ def manifest(result: Result) -> dict[str, Any]:
 
 
 def _fill(result: Result, folder: Path, made_by: Mapping[str, Any], *, csv: bool) -> None:
-    (folder / "summary.json").write_text(_json(result.summary), encoding="utf-8")
-    (folder / "manifest.json").write_text(_json(made_by), encoding="utf-8")
+    (folder / "summary.json").write_text(json_text(result.summary), encoding="utf-8")
+    (folder / "manifest.json").write_text(json_text(made_by), encoding="utf-8")
     if csv:
         result.requests.to_csv(folder / "requests.csv", index=False)
     else:
@@ -169,7 +168,3 @@ def _fill(result: Result, folder: Path, made_by: Mapping[str, Any], *, csv: bool
     plot_timeline(result.timeline, caption, folder / "timeline.png")
     report = run_page(result.summary, made_by, result.requests, result.timeline)
     (folder / "report.html").write_text(report, encoding="utf-8")
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=2, allow_nan=False) + "\n"

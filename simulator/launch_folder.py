@@ -15,6 +15,7 @@ from simulator.launch_kubernetes import dynamo_files, llm_d_files
 from simulator.launch_scripts import command_lines, router_policy, server_scripts
 from simulator.launch_servers import check_launchable, sglang_arguments, vllm_arguments
 from simulator.page_words import deployment as pool_words
+from simulator.result_folder import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,12 +59,12 @@ def launch_files(deployment: Deployment, target: str | None = None) -> dict[str,
     files = make(deployment)
     requests = request_table(deployment.folder)
     files["requests.jsonl"] = requests_jsonl(requests)
-    files["expected.json"] = json.dumps(expected(deployment), indent=2) + "\n"
-    files["profile_export_aiperf.json"] = json.dumps(aiperf_export(deployment, requests), indent=2) + "\n"
+    files["expected.json"] = json_text(expected(deployment))
+    files["profile_export_aiperf.json"] = json_text(aiperf_export(deployment, requests))
     files["verify.sh"] = _verify(deployment)
     files["README.md"] = _readme(deployment, chosen, list(files))
     listed: dict[str, Any] = {"servesim": "launch", "target": chosen, "files": sorted([*files, _LISTED])}
-    return files | {_LISTED: json.dumps(listed, indent=2) + "\n"}
+    return files | {_LISTED: json_text(listed)}
 
 
 def write_launch(files: Mapping[str, str], directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""The folder of a finished run: which files are in it, and how it is read back."""
+"""The folder of a finished run: which files are in it, and how its JSON is written and read back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hardware.errors import UserError
 from simulator.cases import METRICS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "foreign_in_search",
     "foreign_in_sweep",
     "foreign_in_validation",
+    "json_text",
     "read_result",
     "read_side_by_side",
 ]
@@ -51,6 +52,11 @@ class StoredResult(NamedTuple):
 
     summary: dict[str, Any]
     slo_ms: dict[str, float | None]
+
+
+def json_text(value: Mapping[str, Any]) -> str:
+    """Return a value as the text of a JSON file of ours."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def foreign_file(directory: Path) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import tomlkit
 
 from simulator.journal import Point, point_key
 from simulator.plots_search import plot_front
+from simulator.result_folder import json_text
 from simulator.search_content import point_rows
 from simulator.search_page import search_page
 
@@ -65,16 +65,18 @@ def write_search(content: Mapping[str, Any], goal: Goal, found: Found, staging: 
 
 
 def _fill(folder: Path, content: Mapping[str, Any], goal: Goal, found: Found, staging: Staging) -> None:
-    _write_json(content, folder / "search.json")
-    _write_json({"best": content["best"], "best_by_split": content["best_by_split"]}, folder / "best.json")
-    _write_json({"front": content["front"]}, folder / "front.json")
+    best = {key: content[key] for key in ("best", "best_by_split")}
+    parts = {"search.json": content, "best.json": best, "front.json": {"front": content["front"]}}
+    for name, part in parts.items():
+        (folder / name).write_text(json_text(part), encoding="utf-8")
     rows = point_rows(goal, found)
     pd.DataFrame(rows).to_parquet(folder / "points.parquet", index=False)
     plot_front(content, rows, folder / "pareto.png")
-    winners = [point.scenario.model_dump(mode="json") for point in winner_points(found).values()]
-    text = search_page(content, rows, next(iter(winners), None))
+    winners = winner_points(found)
+    best_scenario = next((point.scenario.model_dump(mode="json") for point in winners.values()), None)
+    text = search_page(content, rows, best_scenario)
     (folder / "report.html").write_text(text, encoding="utf-8")
-    for number, (split, point) in enumerate(winner_points(found).items()):
+    for number, (split, point) in enumerate(winners.items()):
         shutil.copytree(staging.journal.result(point_key(point)), folder / "deployments" / split)
         text = scenario_toml(point.scenario)
         (folder / f"{split}.toml").write_text(text, encoding="utf-8")
@@ -85,7 +87,3 @@ def _fill(folder: Path, content: Mapping[str, Any], goal: Goal, found: Found, st
 def scenario_toml(scenario: Scenario) -> str:
     """Return a scenario as the text of a file that reads back as the same one."""
     return tomlkit.dumps(scenario.model_dump(mode="json", exclude_unset=True, exclude_none=True))
-
-
-def _write_json(value: Mapping[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -15,6 +15,7 @@ from simulator.journal import point_key
 from simulator.plots_compare import plot_candidates
 from simulator.plots_sweep import plot_capacities, plot_sweep
 from simulator.plots_timeline import plot_links
+from simulator.result_folder import json_text
 from simulator.timeline import LINK
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def write_sweep(content: Mapping[str, Any], found: Sequence[Sweep], staging: Sta
 
 
 def _fill_comparison(folder: Path, found: Comparison, results: Mapping[str, Path]) -> None:
-    _write_json(found.content, folder / "compare.json")
+    (folder / "compare.json").write_text(json_text(found.content), encoding="utf-8")
     pd.DataFrame(found.rows).to_parquet(folder / "points.parquet", index=False)
     for name, result in results.items():
         shutil.copytree(result, folder / "candidates" / name)
@@ -103,7 +104,7 @@ def _busiest_link(result: Path) -> tuple[NDArray[np.float64], NDArray[np.float64
 
 
 def _fill_sweep(folder: Path, content: Mapping[str, Any], found: Sequence[Sweep]) -> None:
-    _write_json(content, folder / "sweep.json")
+    (folder / "sweep.json").write_text(json_text(content), encoding="utf-8")
     if "candidates" not in content:
         pd.DataFrame(found[0].rows()).to_parquet(folder / "sweep.parquet", index=False)
         plot_sweep(content, folder / "sweep.png")
@@ -111,10 +112,6 @@ def _fill_sweep(folder: Path, content: Mapping[str, Any], found: Sequence[Sweep]
     rows = [{"candidate": sweep.scenario.name} | row for sweep in found for row in sweep.rows()]
     pd.DataFrame(rows).to_parquet(folder / "sweep.parquet", index=False)
     plot_capacities(content, folder / "sweep.png")
-
-
-def _write_json(value: Mapping[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 from typing import TYPE_CHECKING, Final
 
 from simulator.cases import METRICS
 from simulator.plots_validate import plot_by_users, plot_scatter
+from simulator.result_folder import json_text
 from simulator.validate_report import markdown
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _fill(folder: Path, found: Validation, content: Mapping[str, Any]) -> None:
     )
     _write_rows(folder / "predictions.csv", ("case_id", "metric", "predicted"), predictions)
     _write_rows(folder / "skipped.csv", ("case_id", "reason"), found.skipped.items())
-    (folder / "report.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / "report.json").write_text(json_text(content), encoding="utf-8")
     (folder / "report.md").write_text(markdown(content), encoding="utf-8")
     table = found.table().dropna(subset="predicted")
     for metric in _DRAWN:

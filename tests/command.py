@@ -51,6 +51,17 @@ chip_hour = { h100_sxm = 2.5, h200_sxm = 3.5 }
 """
 
 
+#: What a run leaves.
+RESULT = [
+    "cdf.png",
+    "manifest.json",
+    "report.html",
+    "requests.parquet",
+    "summary.json",
+    "timeline.parquet",
+    "timeline.png",
+]
+
 #: Two deployments of it.
 CANDIDATES = """
 [[candidate]]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from command import SCENARIO, servesim, servesim_process, tree
+from command import RESULT, SCENARIO, servesim, servesim_process, tree
 from rich.console import Console
 
 import simulator.export
@@ -23,16 +23,6 @@ from hardware.errors import LawError
 from simulator import load_scenario, simulate
 from simulator.report import render
 from simulator.scenario import load_changed
-
-FILES = [
-    "cdf.png",
-    "manifest.json",
-    "report.html",
-    "requests.parquet",
-    "summary.json",
-    "timeline.parquet",
-    "timeline.png",
-]
 
 #: The keys of ``vllm bench serve --save-result`` that a simulation has, and those of the outside contract.
 VLLM_KEYS = [
@@ -98,7 +88,7 @@ def run_summary(*arguments: str) -> dict:
 def test_a_result_is_complete_and_lies_under_its_name() -> None:
     result = servesim("run", "s.toml")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert tree(Path()) == ["results", "results/small", *(f"results/small/{name}" for name in FILES), "s.toml"]
+    assert tree(Path()) == ["results", "results/small", *(f"results/small/{name}" for name in RESULT), "s.toml"]
     summary = summary_in("results/small")
     assert [key for key in (*VLLM_KEYS, *OUR_KEYS) if key not in summary] == []
     assert list(summary["pools"]) == ["left", "right"]
@@ -136,7 +126,7 @@ def test_csv_takes_the_place_of_parquet() -> None:
     run_summary()
     parquet = pd.read_parquet("out/requests.parquet")
     run_summary("--csv")
-    assert tree(Path("out")) == sorted({*FILES, "requests.csv"} - {"requests.parquet"})
+    assert tree(Path("out")) == sorted({*RESULT, "requests.csv"} - {"requests.parquet"})
     pd.testing.assert_frame_equal(pd.read_csv("out/requests.csv"), parquet, check_dtype=False)
 
 
@@ -162,7 +152,7 @@ def test_json_is_the_summary_and_nothing_else() -> None:
 def test_quiet_prints_nothing() -> None:
     result = servesim("run", "s.toml", "--quiet", "--out", "out")
     assert (result.exit_code, result.output) == (0, "")
-    assert tree(Path("out")) == FILES
+    assert tree(Path("out")) == RESULT
 
 
 def test_progress_goes_to_stderr_and_only_to_a_terminal(folder: Path) -> None:
@@ -262,7 +252,7 @@ def test_a_missed_slo_exits_3_and_leaves_a_result() -> None:
     assert result.stderr == "servesim: 0.00% of the requests met the SLO, below slo.attainment = 0.9\n"
     assert "SLO attainment" in result.stdout
     assert summary_in("out")["slo_attainment"] == 0
-    assert tree(Path("out")) == FILES
+    assert tree(Path("out")) == RESULT
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
@@ -307,8 +297,8 @@ def snapshot(folder: str) -> dict[str, bytes]:
 def test_an_earlier_result_is_replaced_as_a_whole() -> None:
     run_summary("--csv")
     run_summary("--seed", "8")
-    assert tree(Path("out")) == FILES
-    assert tree(Path()) == ["out", *(f"out/{name}" for name in FILES), "s.toml"]
+    assert tree(Path("out")) == RESULT
+    assert tree(Path()) == ["out", *(f"out/{name}" for name in RESULT), "s.toml"]
     assert json.loads(Path("out/manifest.json").read_text())["seed"] == 8
 
 
@@ -337,7 +327,7 @@ def test_a_run_that_dies_while_writing_leaves_the_old_result(
     if isinstance(error, OSError):
         assert result.stderr.startswith("servesim: error: --out out: cannot be written (No space left on device)")
     assert snapshot("out") == before
-    assert tree(Path()) == ["out", *(f"out/{name}" for name in FILES), "s.toml"]
+    assert tree(Path()) == ["out", *(f"out/{name}" for name in RESULT), "s.toml"]
 
 
 def test_a_result_that_cannot_be_moved_in_puts_the_old_one_back(monkeypatch: pytest.MonkeyPatch) -> None:

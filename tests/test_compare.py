@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from command import CANDIDATES, SCENARIO, draw_nothing, error_sentence, servesim, servesim_process, tree
+from command import CANDIDATES, RESULT, SCENARIO, draw_nothing, error_sentence, servesim, servesim_process, tree
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,15 +29,6 @@ APART = """
 name = "apart"
 set = { "pool.left.stages" = ["prefill"], "pool.right.stages" = ["decode"], "network.kv_transfer.efficiency" = 1e-3 }
 """
-RESULT = [
-    "cdf.png",
-    "manifest.json",
-    "report.html",
-    "requests.parquet",
-    "summary.json",
-    "timeline.parquet",
-    "timeline.png",
-]
 
 
 @pytest.fixture(autouse=True)
