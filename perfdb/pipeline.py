@@ -8,21 +8,15 @@ bounds what it leaves out.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, TypedDict
 
+from perfdb.micro_batches import chunks_of, largest
 from perfdb.step_prices import StepPrices
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import numpy as np
-    from numpy.typing import NDArray
-
     from perfdb.step_prices import DecodeCurve
 
-__all__ = ["RoundPrices", "micro_batch_table"]
-
-_Count = TypeVar("_Count", int, "NDArray[np.int64]")
+__all__ = ["RoundPrices"]
 
 
 class _Pass(TypedDict):
@@ -55,15 +49,15 @@ class RoundPrices(StepPrices):
 
     def generation_curve(self, sequences: int) -> DecodeCurve:
         """Return the generation-attention curve of a batch size."""
-        return self.passes.generation_curve(_largest(sequences, self.stages))
+        return self.passes.generation_curve(largest(sequences, self.stages))
 
     def decode_curve(self, sequences: int) -> DecodeCurve:
         """Return the part of a round that grows with the context, of a batch size."""
-        return self.passes.decode_curve(_largest(sequences, self.stages))
+        return self.passes.decode_curve(largest(sequences, self.stages))
 
     def constant_ns(self, sequences: int) -> int:
         """Return the part of a round that does not depend on the context, ns."""
-        return self.passes.constant_ns(_largest(sequences, self.stages))
+        return self.passes.constant_ns(largest(sequences, self.stages))
 
     def mixed_ns(  # noqa: PLR0913 - the sums of the base class
         self,
@@ -77,12 +71,12 @@ class RoundPrices(StepPrices):
         reach: int,
         squares: int = 0,
     ) -> int:
-        """Return the time of a round with chunks in it, ns; see :func:`micro_batch_table`."""
-        chunks = _chunks(tokens - decodes, prompts, self.stages)
-        own = _largest(decodes, self.stages)
+        """Return the time of a round with chunks in it, ns; see :func:`perfdb.micro_batches.micro_batch_table`."""
+        chunks = chunks_of(tokens - decodes, prompts, self.stages)
+        own = largest(decodes, self.stages)
         found: _Pass = {
             "tokens": own + (tokens - decodes) * chunks // max(prompts, 1),
-            "samples": own + min(_largest(samples - decodes, self.stages), chunks),
+            "samples": own + min(largest(samples - decodes, self.stages), chunks),
             "decodes": own,
             "context": context,
             "prompts": chunks,
@@ -91,45 +85,3 @@ class RoundPrices(StepPrices):
             "squares": squares * chunks // max(prompts, 1),
         }
         return self.passes.mixed_ns(**found)
-
-
-def micro_batch_table(table: Mapping[str, NDArray[np.int64]], stages: int) -> dict[str, NDArray[np.int64]]:
-    """Return a step log as its largest micro-batch saw it.
-
-    Parameters
-    ----------
-    table
-        Columns ``decodes, tokens, prompts, completed, pairs, reach`` and others of a step log, int64, shape (rows,).
-    stages
-        Pipeline stages; with one the log itself comes back.
-
-    Notes
-    -----
-    Sequences that compute one token, whether they decode or have just had their KV fetched, are dealt evenly. A
-    longer chunk (a context recomputed after a preemption) passes in one piece; all of a round's such chunks are
-    taken to be in one micro-batch, which is never too little.
-    """
-    if stages == 1:
-        return dict(table)
-    prompts, least = table["prompts"], table["prompts"] + (table["prompts"] == 0)
-    chunks = _chunks(table["tokens"], prompts, stages)
-    completed = _largest(table["completed"], stages)
-    return dict(table) | {
-        "decodes": _largest(table["decodes"], stages),
-        "tokens": table["tokens"] * chunks // least,
-        "prompts": chunks,
-        "completed": completed - (completed > chunks) * (completed - chunks),
-        "pairs": table["pairs"] * chunks // least,
-        "reach": table["reach"] * chunks // least,
-    }
-
-
-def _largest(count: _Count, stages: int) -> _Count:
-    """Return the size of the largest of ``stages`` parts that differ by one at most."""
-    return -(-count // stages)
-
-
-def _chunks(tokens: _Count, prompts: _Count, stages: int) -> _Count:
-    """Return the chunks in the largest micro-batch: its share where all have one token, else all of them."""
-    found: _Count = prompts - (tokens == prompts) * (prompts - _largest(prompts, stages))
-    return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perfdb.estimate import Origin
-from perfdb.pipeline import micro_batch_table
+from perfdb.micro_batches import micro_batch_table
 from perfdb.step_profile import ProfiledCosts
 from perfdb.step_series import cumulatives
 

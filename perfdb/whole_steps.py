@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hardware.errors import CostError
+from perfdb.fitted_prices import profiled_costs
 from perfdb.power_cap import capped_fit
-from perfdb.step_profile import ProfiledCosts, load_step_profile, profiled_costs, step_profile_path
+from perfdb.step_profile import ProfiledCosts, load_step_profile, step_profile_path
 from perfdb.tables import sha256
 from perfdb.vidur import read_vidur_profile
 from perfdb.vidur_prices import VidurPrices, measured_steps, vidur_tables

@@ -160,7 +160,7 @@ def test_what_is_compiled_is_there():
 def test_what_derives_from_compiled_classes_is_compiled_too():
     """The first instance of an interpreted class that inherits from a compiled one is an error."""
     compiled = {path.lstrip("/").removesuffix(".py").replace("/", ".") for path in compiling()["include"]}
-    for path in sorted((ROOT / "simulator").rglob("*.py")):
+    for path in sorted(path for name in ("simulator", "perfdb") for path in (ROOT / name).rglob("*.py")):
         if ".".join(path.relative_to(ROOT).with_suffix("").parts) in compiled:
             continue
         tree = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))

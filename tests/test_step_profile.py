@@ -12,9 +12,10 @@ from test_engine_macro_steps import assert_same, requests
 
 from hardware.errors import CatalogueError, CostError, ScenarioError
 from perfdb.compile import StepLimits
+from perfdb.fitted_prices import FittedPrices, profiled_costs
 from perfdb.load_model import load_model
 from perfdb.shares import time_by_origin
-from perfdb.step_profile import FittedPrices, load_step_profile, profiled_costs, step_profile_names
+from perfdb.step_profile import load_step_profile, step_profile_names
 from simulator.build import build_pools
 from simulator.scenario import load_scenario
 
