@@ -175,7 +175,7 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
     layout = layout_of(pool)
     check_layout(name, model, layout)
     if engine.ranks is not None and layout.data > 1:
-        engine.ranks.check(f"pool.{name}", pool.engine, model, layout, pool.engine_options)
+        engine.ranks.check(f"pool.{name}", pool.engine, layout)
     asked = _asked_tokens(model, pool.engine_options)
     given = pool.engine_options.of_stages(prefills=pool.prefills, decodes=pool.decodes)
     apart = engine.ranks is not None and not engine.ranks.steps_together(model)

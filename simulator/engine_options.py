@@ -105,14 +105,11 @@ class EngineOptions(Strict):
         Longest sequence, prompt and output; ``"auto"`` lowers it to what the KV cache can hold.
     length_option, memory_option
         What the engine calls the longest sequence, and the share of memory.
-    lone_options
-        What is not simulated where attention ranks step together, but for its default.
     """
 
     model_config = ConfigDict(strict=True)
     length_option: ClassVar[str] = "max_model_len"
     memory_option: ClassVar[str] = "gpu_memory_utilization"
-    lone_options: ClassVar[tuple[str, ...]] = ()
 
     gpu_memory_utilization: float | None = Field(default=0.9, gt=0, le=1)
     block_size: int = Field(default=16, gt=0, le=4096)
@@ -178,7 +175,8 @@ class VllmOptions(EngineOptions):
     scheduling_policy
         ``"priority"`` admits the lowest ``priority`` first and preempts the highest.
     prefill_schedule_interval
-        Steps from one that computes prompts to the next, while sequences decode.
+        Steps from one that computes prompts to the next, while sequences decode; of attention ranks that step together,
+        every so many steps they compute prompts, all in the same.
     watermark
         Share of the KV blocks that stays free when a request joins others.
     kv_offloading_size
@@ -190,8 +188,6 @@ class VllmOptions(EngineOptions):
     disable_chunked_mm_input
         A chunk of a prompt ends before an image that it would cut.
     """
-
-    lone_options: ClassVar[tuple[str, ...]] = ("prefill_schedule_interval",)
 
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
     max_num_batched_tokens: int | None = Field(default=None, gt=0)

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from simulator.beat import Beat
 from simulator.decode_run import DecodeRun
 from simulator.engine_core import EngineCore
+from simulator.inbox import Inbox
 from simulator.instance import Instance
 from simulator.pace import slowest, step_of_all_ns, steps_paced
 from simulator.ranks import IndependentRanks, RankGroup
 from simulator.records import StepLog
 from simulator.schedulers.trtllm import TrtllmScheduler
+from simulator.schedulers.vllm import VllmScheduler
 from simulator.wake_up import WakeUp
 
 if TYPE_CHECKING:
@@ -45,7 +48,9 @@ class Rank(EngineCore):
             tells_chunks=owner.tells_chunks,
             macro_steps=macro_steps,
         )
-        self._wake_up, self._run = owner.wake_up, owner.run
+        self._wake_up, self._run, self._inbox = owner.wake_up, owner.run, owner.inbox
+        if isinstance(self.scheduler, VllmScheduler):
+            self.scheduler.join_ranks(self.state, owner.beat)
         self._owner, self._idle_lags = owner, parts.idle_ranks_lag
 
     @property
@@ -116,7 +121,7 @@ class LockstepRanks(RankGroup):
 
     Attributes
     ----------
-    wake_up, run
+    wake_up, run, beat, inbox
         What the ranks have in common.
     """
 
@@ -134,6 +139,8 @@ class LockstepRanks(RankGroup):
     ) -> None:
         self.wake_up = WakeUp(env)
         self.run = DecodeRun(env, parts.prices, self.wake_up)
+        self.beat = Beat()
+        self.inbox = Inbox(self.beat, parts.polls_every) if parts.polls_every > 1 else None
         self._ranks: list[Rank] = []
         self._row: Sequence[int] = ()
         self._balance = parts.prompt_balance() if parts.prompt_balance is not None else None
@@ -172,7 +179,11 @@ class LockstepRanks(RankGroup):
                 self._begin_step(busy)
                 yield
                 self._end_step()
-            elif not self._lag():
+            elif self._lag():
+                # An empty step, whose time is left out; an inbox counts such passes itself.
+                self.beat.step += self.inbox is None
+            else:
+                self.beat.step = 0
                 for rank in ranks:
                     rank.check_asleep()
                 self.wake_up.when_rung()
@@ -182,9 +193,13 @@ class LockstepRanks(RankGroup):
     def _plan(self) -> None:
         """Let every rank plan the next step; prompts may wait until all ranks have some."""
         ranks, balance = self._ranks, self._balance
+        if self.inbox is not None:
+            self.inbox.look(ranks[0].known_ns())
         if balance is None:
             for rank in ranks:
                 rank.next_plan()
+            if self.inbox is not None:
+                self.inbox.planned(*[rank.plan for rank in ranks])
             return
         prompts = [rank.propose() for rank in ranks]
         # TensorRT-LLM gives a rank that has no request one to decode, which counts.
@@ -195,7 +210,8 @@ class LockstepRanks(RankGroup):
 
     def _lag(self) -> bool:
         """Let every rank's next plan know all there is; tell whether one of the last plans did not."""
-        return sum(rank.lags(rank.plan) for rank in self._ranks) > 0
+        again = sum(rank.lags(rank.plan) for rank in self._ranks) > 0
+        return again if self.inbox is None else self.inbox.goes_on(again=again)
 
     def _begin_step(self, busy: Sequence[Rank]) -> None:
         """Begin a step of all ranks, or a run of them while none of their plans can change."""
@@ -232,6 +248,7 @@ class LockstepRanks(RankGroup):
         run = self.run
         steps, run.steps = run.steps, 0
         self._repeat(steps - 1)
+        self.beat.step += steps
         self.log.add(self._row or self._run_row(steps))
         for rank in self._ranks:
             plan = rank.plan
@@ -250,6 +267,7 @@ class LockstepRanks(RankGroup):
         """Let so many steps of the run under way be over now, for all ranks."""
         run = self.run
         self._repeat(over)
+        self.beat.step += over
         start_ns, row = run.start_ns, self._run_row(over)
         end_ns = run.shorten(over)
         self.log.add(row)

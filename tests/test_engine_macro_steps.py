@@ -105,7 +105,7 @@ def deployments(draw) -> dict:
         "chunked": policy != "trtllm" or draw(st.booleans()),
         "plans_ahead": ahead,
         "polls_every": polls_every,
-        "ranks": draw(st.sampled_from([1, 2, 3])) if polls_every == 1 else 1,
+        "ranks": draw(st.sampled_from([1, 2, 3])),
         "balancer": draw(st.sampled_from(sorted(BALANCERS))),
         "lockstep": draw(st.booleans()),
         "idle_ranks_lag": draw(st.booleans()),

@@ -18,6 +18,7 @@ from simulator.schedulers.queue import ArrivalQueue, PriorityQueue
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from simulator.beat import Beat
     from simulator.request import Request
     from simulator.schedulers.state import EngineState
 
@@ -36,10 +37,13 @@ class Cadence:
         The engine's step counter after the last step that computed part of a prompt.
     bound
         That step could not admit all who waited: then nothing is put off.
+    beat
+        Counts the steps of ranks that step together: then prompts are computed in every so many of these.
     """
 
     last_step: int = -(1 << 60)
     bound: bool = False
+    beat: Beat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,8 @@ class VllmScheduler:
     by_priority
         The most urgent request is admitted first, and the least urgent preempted (``scheduling_policy``).
     interval
-        Steps from one that computes prompts to the next, while sequences decode (``prefill_schedule_interval``).
+        Steps from one that computes prompts to the next, while sequences decode (``prefill_schedule_interval``). Ranks
+        that step together compute them in the same steps, counted from when all were idle (``DPEngineCoreProc``).
     watermark
         Share of the blocks that stays free when a request joins others (``watermark``).
     uncapped_alone
@@ -92,6 +97,11 @@ class VllmScheduler:
         """Prepare a new instance; see :class:`simulator.schedulers.plan.Scheduler`."""
         state.waiting = PriorityQueue() if self.by_priority else ArrivalQueue()
         state.memory = Cadence()
+
+    @staticmethod
+    def join_ranks(state: EngineState, beat: Beat) -> None:
+        """Let an instance be one of several ranks that step together, and count their steps."""
+        state.memory.beat = beat
 
     def plan(self, state: EngineState) -> Plan:
         """Return the next plan; see :class:`simulator.schedulers.plan.Scheduler`."""
@@ -145,6 +155,8 @@ class VllmScheduler:
         cadence: Cadence = state.memory
         if cadence.bound or len(state.running) == len(state.prefilling):
             return 0
+        if cadence.beat is not None:
+            return -cadence.beat.step % self.interval
         return max(0, self.interval - 1 - (state.step - cadence.last_step))
 
     def _note(self, state: EngineState, plan: Plan, rest: int) -> None:
