@@ -14,11 +14,13 @@ from perfdb.load_model import load_model
 from perfdb.memory import plan_memory
 from perfdb.operators import draft_operators, step_operators
 from perfdb.tables import sha256
+from perfdb.waiting import WaitingPrices
 from perfdb.whole_steps import whole_step_costs
 from simulator.built_pool import AnyPool, BuiltPool, calibration_of, cost_chain, in_database, layout_of
 from simulator.encoder_build import build_encode_pool, encoder_budget, fused_encoder
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
+from simulator.fetch_window import FetchWindow
 from simulator.fused_encoder import EncodingInstance
 from simulator.host_memory import copy_bytes_per_s, host_blocks
 from simulator.layout_checks import check_layout
@@ -30,7 +32,7 @@ from simulator.sharing_instance import SharingInstance
 from workloads.streams import stream
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from hardware.catalogue import Chip
     from perfdb.compile import CompiledCosts, HostTime
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from perfdb.memory import MemoryPlan
     from perfdb.model import ModelSpec
     from perfdb.operators import StepOperators
+    from perfdb.step_prices import StepPrices
     from perfdb.step_profile import ProfiledCosts
     from simulator.engine_options import EngineOptions, EnginePlan
     from simulator.engines import Engine
@@ -198,9 +201,10 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
     host = calibration_of(pool).host_time(engine.host_on(chip, layout.tensor, ahead=plan.plans_ahead))
     costs, tables, set_aside = _priced(pool, name, model, chip, operators, limits, host)
     encoder = fused_encoder(pool, name, model, chip, layout, host) if encodes else None
+    make = engine.instances(options, blocks) or _instances(encoder, sharing=sharing)
     parts = EngineParts(
         scheduler=engine.scheduler(plan),
-        prices=costs.prices,
+        prices=_waiting(costs.prices, plan),
         blocks=blocks,
         block_tokens=plan.block_tokens,
         max_tokens=max_tokens - plan.unused_tokens,
@@ -217,7 +221,8 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
         **_ranks(engine, plan, model, layout),
         tells_late=engine.tells_late,
         front_end=_front_end(pool, plan),
-        make=engine.instances(options, blocks) or _instances(encoder, sharing=sharing),
+        fetch_window=_fetch_window(name, plan, alone=make is None),
+        make=make,
     )
     host_w = host_w_per_chip(topology or chip.node)
     built = BuiltPool(
@@ -231,6 +236,27 @@ def _instances(encoder: EncoderCosts | None, *, sharing: bool) -> type[Instance]
     if sharing:
         return SharingInstance
     return None if encoder is None else EncodingInstance
+
+
+def _waiting(prices: StepPrices, plan: EnginePlan) -> StepPrices:
+    """Return the prices of steps beside which an engine waits for requests."""
+    return WaitingPrices(prices, _wait_ns(plan)) if plan.wait_ms and plan.plans_ahead else prices
+
+
+def _fetch_window(name: str, plan: EnginePlan, *, alone: bool) -> Callable[[], FetchWindow] | None:
+    """Return what makes the wait of an instance for requests; None where it does not wait."""
+    if not plan.wait_ms:
+        return None
+    if not alone:
+        raise ScenarioError(
+            f"pool.{name}.engine_options.batch_wait_timeout_ms is {plan.wait_ms:g}, which is not simulated where steps "
+            "encode images or run beside others on the same chips; leave it out"
+        )
+    return partial(FetchWindow, _wait_ns(plan), plan.limits.max_sequences)
+
+
+def _wait_ns(plan: EnginePlan) -> int:
+    return round(plan.wait_ms * 1e6)
 
 
 def _within_states(plan: EnginePlan, memory: MemoryPlan) -> EnginePlan:

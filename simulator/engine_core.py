@@ -61,6 +61,8 @@ class EngineCore:
         Of the step log, for a step that computes prompts.
     outlet
         Where tokens leave.
+    waited_ns
+        Time from the end of the last step to the plan made now.
     started_ns, ended_ns
         When it began to serve, and when it stopped; -1 while it serves.
     """
@@ -95,7 +97,8 @@ class EngineCore:
         self._inbox = Inbox(self.state, parts.polls_every) if parts.polls_every > 1 else None
         self._standstill = Standstill(ledger)
         self.outlet = Outlet(ledger)
-        self.held, self.started_ns, self.ended_ns = 0, env.now, -1
+        self.held = self.waited_ns = 0
+        self.started_ns, self.ended_ns = env.now, -1
 
     def submit(self, request: Request) -> None:
         """Queue a request now; a run of decode steps is cut at its next step boundary."""
@@ -231,7 +234,7 @@ class EngineCore:
         """Note and pass on what a plan decided besides what the step computes."""
         self.plan, state = plan, self.state
         if plan.preempted:
-            self._standstill.begin(plan.preempted, self.env.now, self.ledger.preemptions)
+            self._standstill.begin(plan.preempted, self.env.now - self.waited_ns, self.ledger.preemptions)
         if plan.held:
             self._standstill.begin(plan.held, self.env.now)
         for request in plan.loads:

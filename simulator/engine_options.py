@@ -54,6 +54,8 @@ class EnginePlan:
         How requests are dealt to attention ranks, if not as the engine does by default.
     prompt_waits
         Steps for which attention ranks wait until all have prompts, and for more of them; None if they do not.
+    wait_ms
+        How long a step waits for more requests; see :mod:`simulator.fetch_window`.
     host_gib
         Host memory that keeps KV for an instance, or for each of its attention ranks, GiB.
     static
@@ -82,6 +84,7 @@ class EnginePlan:
     polls_every: int = 1
     balancer: str | None = None
     prompt_waits: tuple[int, int] | None = None
+    wait_ms: float = 0.0
     host_gib: float = 0.0
     static: bool = False
     of_free: bool = False

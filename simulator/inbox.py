@@ -3,8 +3,8 @@
 With ``scheduler_recv_interval`` (``SchedulerRecvSkipper`` of SGLang 0.5.23) a pass counts 1 if the step planned last
 decodes, or if there is none, and 1000 if it computes prompts. A pass receives all requests that have come once the
 count reaches the interval, and counts from 0 again: right behind a step that computes prompts, and every so many steps
-of decoding. Attention ranks that step together count as one: a pass computes prompts if any of them does, decodes if any
-does, and what it receives goes to the ranks it was dealt to (``derive_forward_mode`` there).
+of decoding. Attention ranks that step together count as one: a pass computes prompts if any of them does, decodes if
+any does, and what it receives goes to the ranks it was dealt to (``derive_forward_mode`` there).
 """
 
 from __future__ import annotations

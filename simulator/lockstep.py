@@ -13,9 +13,8 @@ from simulator.beat import Beat
 from simulator.decode_run import DecodeRun
 from simulator.engine_core import EngineCore
 from simulator.inbox import Inbox
-from simulator.instance import Instance
 from simulator.pace import slowest, step_of_all_ns, steps_paced
-from simulator.ranks import IndependentRanks, RankGroup
+from simulator.ranks import RankGroup
 from simulator.records import StepLog
 from simulator.schedulers.trtllm import TrtllmScheduler
 from simulator.schedulers.vllm import VllmScheduler
@@ -24,14 +23,15 @@ from simulator.wake_up import WakeUp
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    from perfdb.step_prices import StepPrices
     from simulator.clock import Clock
     from simulator.engine_parts import EngineParts
+    from simulator.pace import Batch
     from simulator.records import Ledger
     from simulator.request import Request
-    from simulator.server import Server
     from simulator.watcher import Watcher
 
-__all__ = ["LockstepRanks", "Rank", "instance_maker"]
+__all__ = ["LockstepRanks", "Rank"]
 
 
 class Rank(EngineCore):
@@ -57,6 +57,11 @@ class Rank(EngineCore):
     def busy(self) -> bool:
         """Whether it has something to do in the step of all."""
         return bool(self.plan.chunks or self.plan.decodes)
+
+    @property
+    def awaits_plan(self) -> bool:
+        """Whether somebody waits here, or has come and was not seen."""
+        return bool(self.state.waiting or (self.ahead is not None and self.ahead.unseen))
 
     @property
     def unsettled(self) -> bool:
@@ -123,6 +128,8 @@ class LockstepRanks(RankGroup):
     ----------
     wake_up, run, beat, inbox
         What the ranks have in common.
+    plain
+        Prices of steps by themselves, without what an engine waits beside them.
     """
 
     def __init__(  # noqa: PLR0913 - the parts an engine is made of, all named
@@ -139,6 +146,7 @@ class LockstepRanks(RankGroup):
     ) -> None:
         self.wake_up = WakeUp(env)
         self.run = DecodeRun(env, parts.prices, self.wake_up)
+        self.plain: StepPrices = parts.prices
         self.beat = Beat()
         self.inbox = Inbox(self.beat, parts.polls_every) if parts.polls_every > 1 else None
         self._ranks: list[Rank] = []
@@ -183,12 +191,16 @@ class LockstepRanks(RankGroup):
                 # An empty step, whose time is left out; an inbox counts such passes itself.
                 self.beat.step += self.inbox is None
             else:
-                self.beat.step = 0
-                for rank in ranks:
-                    rank.check_asleep()
-                self.wake_up.when_rung()
+                self._rest()
                 yield
                 self._lag()
+
+    def _rest(self) -> None:
+        """Let all ranks sleep until something comes."""
+        self.beat.step = 0
+        for rank in self._ranks:
+            rank.check_asleep()
+        self.wake_up.when_rung()
 
     def _plan(self) -> None:
         """Let every rank plan the next step; prompts may wait until all ranks have some."""
@@ -224,9 +236,16 @@ class LockstepRanks(RankGroup):
         if not any(rank.unsettled for rank in self._ranks):
             steps = min(rank.steps_unchanged(rank.plan) for rank in busy)
             steps = steps_paced(self.prices, batches, pace, steps)
-        decodes, context = batches[pace]
         self._row = ()
-        self.run.begin(steps, decodes, context)
+        self._decode_for(steps, batches[pace])
+
+    def _decode_for(self, steps: int, batch: Batch) -> None:
+        """Begin so many steps that last as long as those of a batch."""
+        self.run.begin(steps, *batch)
+
+    def _run_for(self, duration_ns: int) -> None:
+        """Begin a step that lasts so long by itself."""
+        self.run.begin_one(duration_ns)
 
     def _begin_chunks(self, busy: Sequence[Rank]) -> None:
         """Begin a step in which some ranks compute prompts."""
@@ -235,21 +254,27 @@ class LockstepRanks(RankGroup):
             if rank.plan.chunks:
                 costs.append((rank.price_chunks(rank.plan), rank.row[3] + rank.row[5]))
             else:
-                costs.append((self.prices.decode_ns(*rank.batch()), rank.state.decodes))
-        duration_ns = step_of_all_ns(self.prices, costs, len(self._ranks))
+                costs.append((self.plain.decode_ns(*rank.batch()), rank.state.decodes))
+        duration_ns = step_of_all_ns(self.plain, costs, len(self._ranks))
         self._row = max((rank.row for rank in computing), key=lambda row: row[1])
         for rank in computing:
             rank.row[1] = duration_ns
             if self.tells_chunks:
                 rank.tell_chunks(rank.plan, duration_ns)
-        self.run.begin_one(duration_ns)
+        self._run_for(duration_ns)
 
     def _end_step(self) -> None:
         run = self.run
         steps, run.steps = run.steps, 0
         self._repeat(steps - 1)
         self.beat.step += steps
-        self.log.add(self._row or self._run_row(steps))
+        duration_ns = self.env.now - run.start_ns
+        if self._row and duration_ns > self._row[1]:
+            self.log.note_longer(duration_ns - self._row[1])
+        for rank in self._ranks:
+            if rank.plan.chunks:
+                rank.row[1] = duration_ns
+        self.log.add(self._row or self._run_row(steps, duration_ns))
         for rank in self._ranks:
             plan = rank.plan
             if plan.chunks:
@@ -268,22 +293,14 @@ class LockstepRanks(RankGroup):
         run = self.run
         self._repeat(over)
         self.beat.step += over
-        start_ns, row = run.start_ns, self._run_row(over)
+        start_ns, duration_ns = run.start_ns, run.lasting_ns(over)
+        self.log.add(self._run_row(over, duration_ns))
         end_ns = run.shorten(over)
-        self.log.add(row)
         for rank in self._ranks:
             if rank.plan.decodes:
                 rank.advance(over, start_ns, end_ns, takes_blocks=True)
 
-    def _run_row(self, steps: int) -> Sequence[int]:
-        """Return the row of the log for the next ``steps`` steps of the run."""
+    def _run_row(self, steps: int, duration_ns: int) -> Sequence[int]:
+        """Return the row of the log for the next ``steps`` steps of the run, which last so long."""
         run = self.run
-        duration_ns = self.prices.decode_ns(run.decodes, run.context, steps)
         return (run.start_ns, duration_ns, steps, run.decodes, run.context, 0, 0, 0, 0, 0, 0)
-
-
-def instance_maker(parts: EngineParts) -> Callable[..., Server]:
-    """Return what makes the instances of a pool."""
-    if parts.make is not None or parts.ranks == 1:
-        return parts.make or Instance
-    return LockstepRanks if parts.lockstep else IndependentRanks

@@ -220,6 +220,20 @@ class Pool(Strict):
         return self
 
     @model_validator(mode="after")
+    def _waits(self) -> Self:
+        options = self.engine_options
+        if isinstance(options, TrtllmOptions) and options.batch_wait_timeout_ms:
+            key = f"engine_options.batch_wait_timeout_ms is {options.batch_wait_timeout_ms:g}"
+            if not self.serves_both:
+                raise ValueError(
+                    f"{key} in a pool of stages = {list(self.stages)}, which is simulated where both are served; "
+                    "expected stages = ['prefill', 'decode'], or no wait"
+                )
+            if self.drafts is not None:
+                raise ValueError(f"{key} with speculation, which are not simulated together; leave one out")
+        return self
+
+    @model_validator(mode="after")
     def _copies(self) -> Self:
         if self.redundant_experts and self.expert_parallel == 1:
             raise ValueError(

@@ -105,6 +105,9 @@ class TrtllmOptions(EngineOptions):
         Plan each step when the one before is over, and not while it runs.
     stream_interval
         Tokens that go to a client together.
+    batch_wait_timeout_ms
+        How long each step waits for more requests, unless ``max_batch_size`` have come; see
+        :mod:`simulator.fetch_window`.
     batch_wait_timeout_iters, batch_wait_max_tokens_ratio
         While sequences decode, prompts wait for at most so many steps, or until a step has this share of its tokens.
         With attention ranks TensorRT-LLM looks at neither (``_schedule`` of ``pyexecutor/py_executor.py``).
@@ -126,6 +129,7 @@ class TrtllmOptions(EngineOptions):
     attention_dp_config: AttentionDpConfig = AttentionDpConfig()
     disable_overlap_scheduler: bool = False
     stream_interval: int = Field(default=1, ge=1)
+    batch_wait_timeout_ms: float = Field(default=0.0, ge=0, le=1e6)
     batch_wait_timeout_iters: int = Field(default=0, ge=0)
     batch_wait_max_tokens_ratio: float = Field(default=0.0, ge=0, le=1)
 
@@ -181,6 +185,7 @@ class TrtllmOptions(EngineOptions):
             plans_ahead=not self.disable_overlap_scheduler,
             stream_interval=self.stream_interval,
             prompt_waits=(ranks.timeout_iters, ranks.batching_wait_iters) if ranks.enable_balance else None,
+            wait_ms=self.batch_wait_timeout_ms,
             of_free=True,
             most_blocks=None if cache.max_tokens is None else -(-cache.max_tokens // cache.tokens_per_block),
             max_prompt=None if self.enable_chunked_prefill else self.max_num_tokens,
