@@ -188,7 +188,7 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
     budget = engine.memory_budget(plan)
     loaded = model.with_drafting_layer if pool.drafts else model
     memory = plan_memory(loaded, group, chip, encoder_budget(budget, model, layout, encodes=encodes))
-    blocks = (pool.limits.kv_blocks or min(memory.blocks, plan.most_blocks or memory.blocks)) - engine.reserved_blocks
+    blocks = _blocks(pool, name, plan, memory) - engine.reserved_blocks
     options = options.fitted(blocks * plan.block_tokens, asked)
     plan = _within_states(options.plan(prefills=pool.prefills), memory)
     max_tokens = _max_tokens(name, model, options, plan, blocks)
@@ -236,6 +236,28 @@ def _instances(encoder: EncoderCosts | None, *, sharing: bool) -> type[Instance]
     if sharing:
         return SharingInstance
     return None if encoder is None else EncodingInstance
+
+
+def _blocks(pool: Pool, name: str, plan: EnginePlan, memory: MemoryPlan) -> int:
+    """Return the KV blocks of each instance: those it is given, or as many as fit and are allowed."""
+    if pool.limits.kv_blocks and plan.given_blocks:
+        raise ScenarioError(
+            f"pool.{name} has limits.kv_blocks {pool.limits.kv_blocks} and engine_options.num_gpu_blocks_override "
+            f"{plan.given_blocks}, which say the same; leave one out"
+        )
+    given = pool.limits.kv_blocks or plan.given_blocks
+    if given:
+        return given
+    fitting = min(memory.blocks, plan.most_blocks or memory.blocks)
+    if plan.most_kv_bytes is None:
+        return fitting
+    found = min(fitting, plan.most_kv_bytes // memory.block)
+    if not found:
+        raise ScenarioError(
+            f"pool.{name}.engine_options.kv_cache_config.max_gpu_total_bytes is {plan.most_kv_bytes}, less than one KV "
+            f"block of {memory.block} bytes"
+        )
+    return found
 
 
 def _waiting(prices: StepPrices, plan: EnginePlan) -> StepPrices:

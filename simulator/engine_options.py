@@ -64,6 +64,10 @@ class EnginePlan:
         ``utilization`` is the share of what is free beside weights and activations.
     most_blocks
         KV blocks, however many more there is room for.
+    given_blocks
+        KV blocks, whatever there is room for.
+    most_kv_bytes
+        Bytes of each chip that KV blocks take, however many more there is room for.
     max_prompt
         Longest prompt served; None for any that leaves room for an answer.
     encoder_tokens
@@ -89,6 +93,8 @@ class EnginePlan:
     static: bool = False
     of_free: bool = False
     most_blocks: int | None = None
+    given_blocks: int | None = None
+    most_kv_bytes: int | None = None
     max_prompt: int | None = None
     unused_tokens: int = 0
     encoder_tokens: int | None = None
@@ -182,6 +188,8 @@ class VllmOptions(EngineOptions):
         every so many steps they compute prompts, all in the same.
     watermark
         Share of the KV blocks that stays free when a request joins others.
+    num_gpu_blocks_override
+        KV blocks, the one that vLLM keeps as a placeholder among them, whatever there is room for.
     kv_offloading_size
         Host memory, GiB over all chips of an instance, that keeps the KV of blocks which are gone from the chips.
     async_scheduling
@@ -203,6 +211,7 @@ class VllmOptions(EngineOptions):
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
     prefill_schedule_interval: int = Field(default=1, ge=1)
     watermark: float = Field(default=0.0, ge=0, lt=1)
+    num_gpu_blocks_override: int | None = Field(default=None, gt=1)
     kv_offloading_size: float = Field(default=0.0, ge=0, le=2**20)
     async_scheduling: bool | None = None
     stream_interval: int = Field(default=1, ge=1)
@@ -239,6 +248,7 @@ class VllmOptions(EngineOptions):
             rules=rules,
             plans_ahead=bool(self.async_scheduling),
             host_gib=self.kv_offloading_size,
+            given_blocks=self.num_gpu_blocks_override,
             stream_interval=self.stream_interval,
             encoder_tokens=self.max_num_batched_tokens,
             whole_images=self.disable_chunked_mm_input,

@@ -30,6 +30,8 @@ class KvCacheConfig(Strict):
         Keep what blocks hold until they are taken again, for requests that begin alike.
     max_tokens
         Tokens the blocks hold at most.
+    max_gpu_total_bytes
+        Bytes of each chip that they take at most; 0 for no such bound.
     """
 
     model_config = ConfigDict(strict=True)
@@ -38,6 +40,7 @@ class KvCacheConfig(Strict):
     tokens_per_block: int = Field(default=32, gt=0, le=4096)
     enable_block_reuse: bool = True
     max_tokens: int | None = Field(default=None, gt=0)
+    max_gpu_total_bytes: int = Field(default=0, ge=0)
 
 
 class SchedulerConfig(Strict):
@@ -187,6 +190,7 @@ class TrtllmOptions(EngineOptions):
             prompt_waits=(ranks.timeout_iters, ranks.batching_wait_iters) if ranks.enable_balance else None,
             wait_ms=self.batch_wait_timeout_ms,
             of_free=True,
+            most_kv_bytes=cache.max_gpu_total_bytes or None,
             most_blocks=None if cache.max_tokens is None else -(-cache.max_tokens // cache.tokens_per_block),
             max_prompt=None if self.enable_chunked_prefill else self.max_num_tokens,
         )
