@@ -1,7 +1,7 @@
-"""Write down which flags Dynamo's commands know, and which of its engines' newest flags the engines of its release lack.
+"""Write down which flags Dynamo's commands know, and which flags of newer engines those of its release lack.
 
-``python -m benchmarks.record_dynamo WHEEL...`` rewrites its part of ``tests/recorded/engine_flags.json`` from the sources
-within ``pip download --no-deps ai-dynamo==1.6.1 vllm==0.31.0 sglang==0.5.21``. Nothing is installed or imported.
+``python -m benchmarks.record_dynamo WHEEL...`` rewrites its part of ``tests/recorded/engine_flags.json`` from the
+sources within ``pip download --no-deps ai-dynamo==1.6.1 vllm==0.31.0 sglang==0.5.21``; nothing is imported.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def flags_in(source: str) -> tuple[set[str], dict[str, list[str]]]:
             continue
         keywords = {word.arg: word.value for word in call.keywords}
         words = [*call.args, *(keywords[key] for key in ("flag_name", "obsolete_flag") if key in keywords)]
-        found = [str(word.value) for word in words if isinstance(word, ast.Constant) and str(word.value).startswith("--")]
+        texts = [str(word.value) for word in words if isinstance(word, ast.Constant)]
+        found = [text for text in texts if text.startswith("--")]
         flags.update(found)
         if name == "add_negatable_bool_argument":
             flags.update(f"--no-{flag[2:]}" for flag in found)

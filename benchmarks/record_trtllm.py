@@ -1,7 +1,7 @@
 """Write down what ``trtllm-serve`` takes in its YAML file: a JSON schema of ``TorchLlmArgs``, read from its source.
 
-``python -m benchmarks.record_trtllm WHEEL`` (or ``llm_args.py`` itself) rewrites ``tests/recorded/trtllm_args.schema.json``.
-TensorRT-LLM need not be installed, and is not imported: its first lines need CUDA.
+``python -m benchmarks.record_trtllm WHEEL`` (or ``llm_args.py`` itself) rewrites
+``tests/recorded/trtllm_args.schema.json``. TensorRT-LLM need not be installed, and is not imported, which needs CUDA.
 """
 
 from __future__ import annotations

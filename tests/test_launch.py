@@ -206,7 +206,7 @@ def test_trtllm_servers_of_both_stages_are_listed_for_its_own_router(deployed, t
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     said = run_script(tmp_path, "serve-prefill.sh", "0")
-    assert said[:6] == ["trtllm-serve", "Qwen/Qwen3-32B", "--host", "0.0.0.0", "--port", "8100"]
+    assert said[:6] == ["trtllm-serve", "Qwen/Qwen3-32B", "--host", "0.0.0.0", "--port", "8100"]  # noqa: S104 - a flag
     assert said[6] == "--extra_llm_api_options"
     assert said[7].endswith("prefill.yaml")
     assert run_script(tmp_path, "route.sh")[:3] == ["trtllm-serve", "disaggregated", "-c"]

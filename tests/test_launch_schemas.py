@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import yaml
@@ -13,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, ValidationError
 
-from benchmarks.record_dynamo import flags_in
+from benchmarks.record_dynamo import engine_names, flags_in
+from benchmarks.record_dynamo import main as record_dynamo
 from benchmarks.record_trtllm import schema_of
 from hardware.errors import UserError
 from simulator import load_scenario, simulate
@@ -336,6 +338,24 @@ def test_flags_are_read_from_calls_that_add_them():
     )
     assert flags == {"--one", "--uno", "--two", "--no-two", "--three"}
     assert choices == {"--one": ["a", "b"]}
+
+
+def test_names_of_an_engine_are_read_from_its_wheel(tmp_path):
+    with ZipFile(tmp_path / "engine.whl", "w") as wheel:
+        wheel.writestr("vllm/engine/arg_utils.py", 'group.add_argument("--max-num-seqs", **kwargs)')
+        wheel.writestr(
+            "sglang/srt/arg_groups/fields/some.py", "class A:\n    max_running_requests: int = 1\n    b = 2\n"
+        )
+    with ZipFile(tmp_path / "engine.whl") as wheel:
+        assert engine_names(wheel, "vllm") == {"--max-num-seqs"}
+        assert engine_names(wheel, "sglang") == {"--max-running-requests"}
+
+
+def test_dynamo_is_recorded_from_all_of_its_wheels_or_not_at_all(tmp_path, capsys):
+    with ZipFile(tmp_path / "vllm-1.whl", "w"):
+        pass
+    assert record_dynamo([tmp_path / "vllm-1.whl"]) == 1
+    assert "expected the wheels of ai-dynamo, vllm and sglang, got ['vllm']" in capsys.readouterr().err
 
 
 # --- llm-d ----------------------------------------------------------------------------------------------
