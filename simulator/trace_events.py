@@ -1,6 +1,7 @@
 """A run for Perfetto: steps of every instance, transfers between them and what happened, in Chrome's trace format.
 
-Times are in microseconds. An instance is a process, an attention rank of it a thread (Google, "Trace Event Format").
+Times are in microseconds. An instance is a process, a rank or a micro-batch of it a thread (Google, "Trace Event
+Format").
 """
 
 from __future__ import annotations

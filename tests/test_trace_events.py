@@ -98,6 +98,7 @@ def deployments():
     for candidate in ("E-P-D", "EP-D"):
         yield simulate(load_candidate("multimodal", candidate, SMALL))
     yield simulate(load_scenario("quickstart", SMALL | {"pool.0.data_parallel": 2}))
+    yield simulate(load_candidate("pipeline", "TP8, two stages", {"workload.synthetic.requests": 20}))
     # All but one instance compute nothing.
     yield simulate(load_scenario("quickstart", {"workload.synthetic.requests": 1}))
 
