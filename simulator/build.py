@@ -22,6 +22,7 @@ from simulator.engines import ENGINES
 from simulator.fused_encoder import EncodingInstance
 from simulator.host_memory import copy_bytes_per_s, host_blocks
 from simulator.layout_checks import check_layout
+from simulator.pipelined import PipelinedInstance
 from simulator.pool_table import own_pools
 from simulator.prompt_balance import PromptBalance
 from simulator.router import ROUTERS
@@ -195,7 +196,10 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
     most = min(_most_tokens(plan, max_tokens), blocks * plan.block_tokens + plan.limits.max_sequences)
     limits = StepLimits(most, plan.limits.max_sequences, max_tokens)
     operators = step_operators(model, layout)
-    host = calibration_of(pool).host_time(engine.host_on(chip, layout.tensor, ahead=plan.plans_ahead))
+    piped = layout.pipeline > 1 and pool.prefills
+    # Micro-batches are planned when the last one of their requests is over.
+    ahead = plan.plans_ahead and not piped
+    host = calibration_of(pool).host_time(engine.host_on(chip, layout.tensor, ahead=ahead))
     costs, tables, set_aside = _priced(pool, name, model, chip, operators, limits, host)
     encoder = fused_encoder(pool, name, model, chip, layout, host) if encodes else None
     parts = EngineParts(
@@ -212,12 +216,12 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
         host_blocks=host_blocks(plan.host_gib, memory.block * layout.chips // layout.data),
         host_block_ns=memory.block / _copy_rate(pool, chip, topology) * 1e9,
         blank_first=engine.era is None or engine.era.blank_first,
-        plans_ahead=plan.plans_ahead,
+        plans_ahead=ahead,
         polls_every=plan.polls_every,
-        **_ranks(engine, plan, model, layout),
+        **_ranks(engine, plan, model, layout, piped=piped),
         tells_late=engine.tells_late,
         front_end=_front_end(pool, plan),
-        make=engine.instances(options, blocks) or _instances(encoder, sharing=sharing),
+        make=engine.instances(options, blocks) or _instances(name, encoder, sharing=sharing, piped=piped),
     )
     host_w = host_w_per_chip(topology or chip.node)
     built = BuiltPool(
@@ -226,8 +230,17 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
     return replace(built, encoder=encoder, shares=pool.shares)
 
 
-def _instances(encoder: EncoderCosts | None, *, sharing: bool) -> type[Instance] | None:
-    """Return what makes instances that encode, or share chips; None where they do neither."""
+def _instances(
+    name: str, encoder: EncoderCosts | None, *, sharing: bool, piped: bool
+) -> type[Instance | PipelinedInstance] | None:
+    """Return what makes instances that encode, share chips or have stages; None where they do neither."""
+    if piped and (sharing or encoder is not None):
+        raise ScenarioError(
+            f"pool.{name}: found pipeline_parallel where {'chips are shared' if sharing else 'its steps encode'}, "
+            "which is not simulated; use tensor_parallel, or encode in a pool of its own (stages = ['encode'])"
+        )
+    if piped:
+        return PipelinedInstance
     if sharing:
         return SharingInstance
     return None if encoder is None else EncodingInstance
@@ -267,13 +280,15 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
     drafter = None
     if pool.drafts is not None:
         drafter = Drafter(pool.drafts, draft_operators(model, layout), chip)
-    costs = compile_costs(operators, source, limits, host, layout.pipeline, drafter)
+    costs = compile_costs(operators, source, limits, host, 1 if pool.prefills else layout.pipeline, drafter)
     tables = {in_database(path): sha256(path) for path in source.files}
     return costs, tables, {in_database(path): counts for path, counts in source.set_aside.items()}
 
 
-def _ranks(engine: Engine, plan: EnginePlan, model: ModelSpec, layout: Layout) -> dict[str, Any]:
-    """Return what the parts of a pool say of its attention ranks."""
+def _ranks(engine: Engine, plan: EnginePlan, model: ModelSpec, layout: Layout, *, piped: bool) -> dict[str, Any]:
+    """Return what the parts of a pool say of its attention ranks, or of its micro-batches."""
+    if piped:
+        return {"ranks": layout.pipeline}
     rules = engine.ranks
     if rules is None or layout.data == 1:
         return {}
