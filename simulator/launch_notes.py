@@ -18,6 +18,11 @@ _LLM_D_POOL: Final = (
     "The chart starts servers alone: an InferencePool that selects `llm-d.ai/model={}` finds them, and its scheduler, "
     "not these files, says where a request goes."
 )
+#: ``examples/disaggregated/README.md`` of TensorRT-LLM; the generator of aiconfigurator 0.12 sets it likewise.
+_TRTLLM_OVERLAP: Final = (
+    "TensorRT-LLM's examples turn the overlap scheduler off where only prompts are computed, as not supported there: "
+    "simulate that pool with `disable_overlap_scheduler = true`."
+)
 _VLLM_ENCODERS: Final = (
     (
         "vLLM's router knows no servers that only encode, so `route.sh` starts the proxy of vLLM's examples, which "
@@ -46,6 +51,11 @@ def launch_notes(deployment: Deployment, target: str) -> list[str]:
         found.append(f"Weights were simulated as {weights}: name a checkpoint in that format.")
     if deployment.servers > 1 or target == "llm-d":
         found += _routing_notes(deployment, target)
+    if any(
+        pool.engine == "trtllm" and pool.role == "prefill" and not pool.filled["disable_overlap_scheduler"]
+        for pool in deployment.pools
+    ):
+        found.append(_TRTLLM_OVERLAP)
     if request_table(deployment.folder)["images"].any():
         found.append(
             "Requests were simulated with images; `requests.jsonl` has text of as many tokens in their place, so a "

@@ -236,6 +236,14 @@ def test_a_schema_is_read_from_the_source_of_models():
             read.validate(wrong)
 
 
+def test_overlap_where_only_prompts_are_computed_is_a_note(simulated):
+    found = simulated("trtllm", "prefill-decode")
+    assert "`disable_overlap_scheduler = true`" in launch_files(found)["README.md"]
+    prefill = replace(found.pools[0], filled=found.pools[0].filled | {"disable_overlap_scheduler": True})
+    told = replace(found, pools=(prefill, found.pools[1]))
+    assert "disable_overlap_scheduler" not in launch_files(told)["README.md"]
+
+
 # --- Dynamo ---------------------------------------------------------------------------------------------
 
 
