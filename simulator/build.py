@@ -221,7 +221,7 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
         **_ranks(engine, plan, model, layout, piped=piped),
         tells_late=engine.tells_late,
         front_end=_front_end(pool, plan),
-        make=engine.instances(options, blocks) or _instances(name, encoder, sharing=sharing, piped=piped),
+        make=engine.instances(options, blocks) or _instances(name, encoder, plan, sharing=sharing, piped=piped),
     )
     host_w = host_w_per_chip(topology or chip.node)
     built = BuiltPool(
@@ -231,15 +231,17 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
 
 
 def _instances(
-    name: str, encoder: EncoderCosts | None, *, sharing: bool, piped: bool
+    name: str, encoder: EncoderCosts | None, plan: EnginePlan, *, sharing: bool, piped: bool
 ) -> type[Instance | PipelinedInstance] | None:
     """Return what makes instances that encode, share chips or have stages; None where they do neither."""
-    if piped and (sharing or encoder is not None):
-        raise ScenarioError(
-            f"pool.{name}: found pipeline_parallel where {'chips are shared' if sharing else 'its steps encode'}, "
-            "which is not simulated; use tensor_parallel, or encode in a pool of its own (stages = ['encode'])"
-        )
     if piped:
+        beside = {"shares": sharing, "an encoder in the same steps": encoder is not None}
+        beside["kv_offloading_size"] = plan.host_gib > 0
+        for what in (what for what, found in beside.items() if found):
+            raise ScenarioError(
+                f"pool.{name}: found pipeline_parallel and {what} in a pool that computes prompts, which are not "
+                "simulated together; leave one out, or use tensor_parallel"
+            )
         return PipelinedInstance
     if sharing:
         return SharingInstance

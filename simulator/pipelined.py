@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from simulator.host_link import HostLink
 from simulator.instance import Instance
 from simulator.pipeline_stages import PipelineStages
 from simulator.prefix_cache import PrefixCache
@@ -54,7 +53,7 @@ class MicroBatch(Instance):
             tells_chunks=owner.tells_chunks,
             macro_steps=False,
         )
-        self._owner, self._place, self._host_link = owner, place, owner.host_link
+        self._owner, self._place = owner, place
         owner.share(self.state)
         # Of prompts that a pass under way does not complete: whose, in which of its lives, and how many tokens.
         self._chunks: list[tuple[Request, int, int]] = []
@@ -205,8 +204,6 @@ class PipelinedInstance(RankGroup):
     ----------
     pipeline
         The stages.
-    host_link
-        The way from host memory to its chips.
     """
 
     def __init__(  # noqa: PLR0913 - the parts an engine is made of, all named
@@ -221,7 +218,7 @@ class PipelinedInstance(RankGroup):
         tells_chunks: bool = False,
         macro_steps: bool = True,
     ) -> None:
-        self.pipeline, self.host_link = PipelineStages(parts.ranks), HostLink(env, parts.host_block_ns)
+        self.pipeline = PipelineStages(parts.ranks)
         self._micro_batches: list[MicroBatch] = []
         self._first: EngineState | None = None
         super().__init__(
@@ -252,7 +249,7 @@ class PipelinedInstance(RankGroup):
                 # A router would replace that of one state alone when it first asks how long it is.
                 state.waiting = CountedQueue()
             return
-        state.waiting, state.pool, state.cache, state.host = first.waiting, first.pool, first.cache, first.host
+        state.waiting, state.pool, state.cache = first.waiting, first.pool, first.cache
 
     # --- turns ---------------------------------------------------------------------------------------
 
@@ -277,15 +274,13 @@ class PipelinedInstance(RankGroup):
         """Let those plan who have nothing to do, if there is something."""
         shared = bool(micro_batch.state.waiting) or any(each.left_prompts() for each in self._micro_batches)
         for other in self._micro_batches:
-            if other.asleep and (shared or other.state.ready or other.state.fetched):
+            if other.asleep and (shared or other.state.ready):
                 other.ring()
 
     def expects_nothing(self, micro_batch: MicroBatch) -> bool:
         """Tell whether nothing is under way in the others that would give blocks back, or bring any."""
         others = [other for other in self._micro_batches if other is not micro_batch]
-        return not any(
-            not other.asleep or other.held or other.state.loading or other.state.fetching for other in others
-        )
+        return not any(not other.asleep or other.held or other.state.loading for other in others)
 
     # --- requests ------------------------------------------------------------------------------------
 

@@ -36,7 +36,6 @@ def deployments(draw) -> dict:
         "reserve_full_prompt": draw(st.booleans()),
         "rules": draw(st.fixed_dictionaries({}, optional=rules)),
         "caching": draw(st.booleans()),
-        "host_blocks": draw(st.sampled_from([0, 0, 30])),
         "make": PipelinedInstance,
         "identities": Ranked(),
     }
