@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING
 
 from perfdb.step_prices import FRACTION_BITS, StepPrices
 
@@ -10,17 +10,6 @@ if TYPE_CHECKING:
     from perfdb.step_prices import DecodeCurve
 
 __all__ = ["WaitingPrices"]
-
-
-class _Pass(TypedDict, total=False):
-    tokens: int
-    samples: int
-    decodes: int
-    context: int
-    prompts: int
-    pairs: int
-    reach: int
-    squares: int
 
 
 class WaitingPrices(StepPrices):
@@ -54,6 +43,26 @@ class WaitingPrices(StepPrices):
         """Return the part of a decode step that does not depend on the context, ns."""
         return self.plain.constant_ns(sequences)
 
-    def mixed_ns(self, **sums: Unpack[_Pass]) -> int:
+    def mixed_ns(  # noqa: PLR0913 - the sums of the base class
+        self,
+        *,
+        tokens: int,
+        samples: int,
+        decodes: int,
+        context: int,
+        prompts: int,
+        pairs: int,
+        reach: int,
+        squares: int = 0,
+    ) -> int:
         """Return the time of a forward pass over prompt chunks and decodes, ns; see the base class."""
-        return self.plain.mixed_ns(**sums)
+        return self.plain.mixed_ns(
+            tokens=tokens,
+            samples=samples,
+            decodes=decodes,
+            context=context,
+            prompts=prompts,
+            pairs=pairs,
+            reach=reach,
+            squares=squares,
+        )

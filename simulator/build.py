@@ -24,6 +24,7 @@ from simulator.fetch_window import FetchWindow
 from simulator.fused_encoder import EncodingInstance
 from simulator.host_memory import copy_bytes_per_s, host_blocks
 from simulator.layout_checks import check_layout
+from simulator.pipelined import PipelinedInstance
 from simulator.pool_table import own_pools
 from simulator.prompt_balance import PromptBalance
 from simulator.router import ROUTERS
@@ -32,7 +33,7 @@ from simulator.sharing_instance import SharingInstance
 from workloads.streams import stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from hardware.catalogue import Chip
     from perfdb.compile import CompiledCosts, HostTime
@@ -198,13 +199,15 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
     most = min(_most_tokens(plan, max_tokens), blocks * plan.block_tokens + plan.limits.max_sequences)
     limits = StepLimits(most, plan.limits.max_sequences, max_tokens)
     operators = step_operators(model, layout)
-    host = calibration_of(pool).host_time(engine.host_on(chip, layout.tensor, ahead=plan.plans_ahead))
+    piped = layout.pipeline > 1 and pool.prefills
+    # Micro-batches are planned when the last one of their requests is over.
+    ahead = plan.plans_ahead and not piped
+    host = calibration_of(pool).host_time(engine.host_on(chip, layout.tensor, ahead=ahead))
     costs, tables, set_aside = _priced(pool, name, model, chip, operators, limits, host)
     encoder = fused_encoder(pool, name, model, chip, layout, host) if encodes else None
-    make = engine.instances(options, blocks) or _instances(encoder, sharing=sharing)
+    make = engine.instances(options, blocks) or _instances(name, encoder, plan, sharing=sharing, piped=piped)
     parts = EngineParts(
         scheduler=engine.scheduler(plan),
-        prices=_waiting(costs.prices, plan),
         blocks=blocks,
         block_tokens=plan.block_tokens,
         max_tokens=max_tokens - plan.unused_tokens,
@@ -216,12 +219,12 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
         host_blocks=host_blocks(plan.host_gib, memory.block * layout.chips // layout.data),
         host_block_ns=memory.block / _copy_rate(pool, chip, topology) * 1e9,
         blank_first=engine.era is None or engine.era.blank_first,
-        plans_ahead=plan.plans_ahead,
+        plans_ahead=ahead,
         polls_every=plan.polls_every,
-        **_ranks(engine, plan, model, layout),
+        **_ranks(engine, plan, model, layout, piped=piped),
         tells_late=engine.tells_late,
         front_end=_front_end(pool, plan),
-        fetch_window=_fetch_window(name, plan, alone=make is None),
+        **_waits(name, plan, costs.prices, ahead=ahead, alone=make is None),
         make=make,
     )
     host_w = host_w_per_chip(topology or chip.node)
@@ -231,8 +234,19 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
     return replace(built, encoder=encoder, shares=pool.shares)
 
 
-def _instances(encoder: EncoderCosts | None, *, sharing: bool) -> type[Instance] | None:
-    """Return what makes instances that encode, or share chips; None where they do neither."""
+def _instances(
+    name: str, encoder: EncoderCosts | None, plan: EnginePlan, *, sharing: bool, piped: bool
+) -> type[Instance | PipelinedInstance] | None:
+    """Return what makes instances that encode, share chips or have stages; None where they do neither."""
+    if piped:
+        beside = {"shares": sharing, "an encoder in the same steps": encoder is not None}
+        beside["kv_offloading_size"] = plan.host_gib > 0
+        for what in (what for what, found in beside.items() if found):
+            raise ScenarioError(
+                f"pool.{name}: found pipeline_parallel and {what} in a pool that computes prompts, which are not "
+                "simulated together; leave one out, or use tensor_parallel"
+            )
+        return PipelinedInstance
     if sharing:
         return SharingInstance
     return None if encoder is None else EncodingInstance
@@ -260,25 +274,20 @@ def _blocks(pool: Pool, name: str, plan: EnginePlan, memory: MemoryPlan) -> int:
     return found
 
 
-def _waiting(prices: StepPrices, plan: EnginePlan) -> StepPrices:
-    """Return the prices of steps beside which an engine waits for requests."""
-    return WaitingPrices(prices, _wait_ns(plan)) if plan.wait_ms and plan.plans_ahead else prices
-
-
-def _fetch_window(name: str, plan: EnginePlan, *, alone: bool) -> Callable[[], FetchWindow] | None:
-    """Return what makes the wait of an instance for requests; None where it does not wait."""
+def _waits(name: str, plan: EnginePlan, prices: StepPrices, *, ahead: bool, alone: bool) -> dict[str, Any]:
+    """Return what the parts of a pool say of prices, and of the wait for requests beside steps or between them."""
     if not plan.wait_ms:
-        return None
+        return {"prices": prices}
     if not alone:
         raise ScenarioError(
-            f"pool.{name}.engine_options.batch_wait_timeout_ms is {plan.wait_ms:g}, which is not simulated where steps "
-            "encode images or run beside others on the same chips; leave it out"
+            f"pool.{name}.engine_options.batch_wait_timeout_ms is {plan.wait_ms:g}, which is not simulated where "
+            "steps encode images, follow each other through pipeline stages or share their chips; leave it out"
         )
-    return partial(FetchWindow, _wait_ns(plan), plan.limits.max_sequences)
-
-
-def _wait_ns(plan: EnginePlan) -> int:
-    return round(plan.wait_ms * 1e6)
+    wait_ns = round(plan.wait_ms * 1e6)
+    return {
+        "prices": WaitingPrices(prices, wait_ns) if ahead else prices,
+        "fetch_window": partial(FetchWindow, wait_ns, plan.limits.max_sequences),
+    }
 
 
 def _within_states(plan: EnginePlan, memory: MemoryPlan) -> EnginePlan:
@@ -315,13 +324,15 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
     drafter = None
     if pool.drafts is not None:
         drafter = Drafter(pool.drafts, draft_operators(model, layout), chip)
-    costs = compile_costs(operators, source, limits, host, layout.pipeline, drafter)
+    costs = compile_costs(operators, source, limits, host, 1 if pool.prefills else layout.pipeline, drafter)
     tables = {in_database(path): sha256(path) for path in source.files}
     return costs, tables, {in_database(path): counts for path, counts in source.set_aside.items()}
 
 
-def _ranks(engine: Engine, plan: EnginePlan, model: ModelSpec, layout: Layout) -> dict[str, Any]:
-    """Return what the parts of a pool say of its attention ranks."""
+def _ranks(engine: Engine, plan: EnginePlan, model: ModelSpec, layout: Layout, *, piped: bool) -> dict[str, Any]:
+    """Return what the parts of a pool say of its attention ranks, or of its micro-batches."""
+    if piped:
+        return {"ranks": layout.pipeline}
     rules = engine.ranks
     if rules is None or layout.data == 1:
         return {}

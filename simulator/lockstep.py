@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from simulator.pace import Batch
     from simulator.records import Ledger
     from simulator.request import Request
+    from simulator.schedulers.plan import Plan
     from simulator.watcher import Watcher
 
 __all__ = ["LockstepRanks", "Rank"]
@@ -52,6 +53,8 @@ class Rank(EngineCore):
         if isinstance(self.scheduler, VllmScheduler):
             self.scheduler.join_ranks(self.state, owner.beat)
         self._owner, self._idle_lags = owner, parts.idle_ranks_lag
+        # Step counter up to which its plan holds, as far as anybody knows.
+        self._holds_until = 0
 
     @property
     def busy(self) -> bool:
@@ -71,6 +74,30 @@ class Rank(EngineCore):
         if self.ahead is not None and (self.ahead.changes or self.ahead.lags > self.busy):
             return True
         return bool(self.joined) or self._standstill.since_ns >= 0
+
+    def next_plan(self) -> Plan:
+        """Plan the next step, and begin it; where nothing has happened to this rank, its last plan goes on."""
+        left, ahead = self._holds_until - self.state.step, self.ahead
+        if left > 1 and not (ahead is not None and ahead.unseen):
+            if ahead is not None:
+                ahead.lags = ahead.changes = False
+            self.plan.steps = left
+            return self.plan
+        plan = super().next_plan()
+        settled = not (self._single_steps or self._inbox or self.state.unsettled or (ahead is not None and ahead.lags))
+        others = plan.chunks or plan.preempted or plan.loads or plan.fetches or plan.held or plan.spare
+        self._holds_until = self.state.step + plan.steps if plan.decodes and settled and not others else 0
+        return plan
+
+    def submit(self, request: Request) -> None:
+        """Queue a request now, or once all ranks look for some."""
+        self._holds_until = 0
+        super().submit(request)
+
+    def release(self, request: Request, *, sent: bool = False) -> None:
+        """Give back the blocks of a request; see :meth:`simulator.engine_core.EngineCore.release`."""
+        self._holds_until = 0
+        super().release(request, sent=sent)
 
     def propose(self) -> int:
         """Plan the next step but for its prompts; return of how many it would compute some."""
@@ -104,12 +131,21 @@ class Rank(EngineCore):
             self.ahead.catch_up(self.env.now)
 
     def _note(self, action: Callable[[Request], bool], request: Request, *, changes: bool, soon: bool = False) -> None:
+        self._holds_until = 0
         if self.busy or self._idle_lags or self.ahead is None:
             super()._note(action, request, changes=changes, soon=soon)
         else:
             # Its next plan is not made before the step of all is over.
             self.ahead.see_all()
             self._notice(changed=action(request))
+
+    def _notice(self, *, changed: bool) -> None:
+        self._holds_until = 0
+        super()._notice(changed=changed)
+
+    def _finish_due(self) -> None:
+        self._holds_until = 0
+        super()._finish_due()
 
     def _split_run(self, over: int) -> None:
         self._owner.split_run(over)

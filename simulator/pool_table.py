@@ -244,10 +244,19 @@ class Pool(Strict):
 
     @model_validator(mode="after")
     def _pipeline(self) -> Self:
-        if self.pipeline_parallel > 1 and self.prefills:
+        if self.pipeline_parallel == 1 or not self.prefills:
+            return self
+        if not ENGINES[self.engine].pipelines:
+            able = ", ".join(name for name, engine in ENGINES.items() if engine.pipelines and "@" not in name)
             raise ValueError(
-                f"pipeline_parallel is {self.pipeline_parallel} in a pool that computes prompts, whose steps follow "
-                "each other through the stages, which is not simulated; use tensor_parallel, or stages = ['decode']"
+                f"pipeline_parallel is {self.pipeline_parallel} in a pool of engine {self.engine!r} that computes "
+                f"prompts, which is simulated of {able} alone; use tensor_parallel, or stages = ['decode']"
+            )
+        if self.data_parallel > 1 or self.shares is not None:
+            raise ValueError(
+                f"pipeline_parallel is {self.pipeline_parallel} in a pool that computes prompts, beside "
+                f"{'data_parallel' if self.data_parallel > 1 else 'shares'}, which are not simulated together; leave "
+                "one out"
             )
         return self
 

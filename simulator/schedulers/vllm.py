@@ -181,7 +181,7 @@ class VllmScheduler:
         """
         pool = state.pool
         joined: list[Request] = []
-        while state.ready and len(state.running) < self.max_sequences and len(joined) < budget:
+        while state.ready and len(state.running) + state.elsewhere < self.max_sequences and len(joined) < budget:
             request = state.ready.popleft()
             if gives and request.computed % pool.block_tokens == 0:
                 pool.give(1)
@@ -193,7 +193,7 @@ class VllmScheduler:
     def _nothing_to_admit(self, state: EngineState, rest: int) -> bool:
         """Tell whether no waiting request can join before one leaves: then only decode steps remain."""
         queue = state.fetched or state.waiting
-        if not queue or len(state.running) >= self.max_sequences:
+        if not queue or len(state.running) + state.elsewhere >= self.max_sequences:
             return True
         budget = self.max_tokens - state.decodes
         if budget <= 0:
@@ -253,7 +253,7 @@ class VllmScheduler:
         most = self.most_of_one(state) if self.chunk_tokens else self.max_tokens
         while queue := state.fetched or state.waiting:
             request = queue[0]
-            if budget <= 0 or len(state.running) >= self.max_sequences:
+            if budget <= 0 or len(state.running) + state.elsewhere >= self.max_sequences:
                 break
             if state.cache is not None:
                 state.catch_up(request, 1)
