@@ -74,6 +74,13 @@ def test_a_step_under_way_ends_with_its_wait():
     assert column_ms(engine(wait_ms=10, ahead=True, max_sequences=2), [*rows[:1], (10.1, 1), (10.2, 1)])[0] == 11
 
 
+def test_who_comes_after_a_wait_that_ended_early_is_fetched_in_the_next_one():
+    # Beside the step from 0.9 to 1.9 ms the engine would wait until 1.8; two that come by 1.1 end that.
+    rows = [(0, 9), (1.0, 1), (1.1, 1), (1.5, 1)]
+    assert column_ms(engine(wait_ms=0.9, ahead=True, ranks=2, max_sequences=2), rows) == [1.9, 2.9, 2.9, 3.9]
+    assert column_ms(engine(wait_ms=0.9, ahead=True, ranks=2, max_sequences=3), rows) == [1.9, 2.9, 2.9, 2.9]
+
+
 @pytest.mark.parametrize("ahead", [False, True])
 def test_gaps_between_tokens_contain_the_wait(ahead):
     gaps = gaps_of(engine(wait_ms=3, ahead=ahead).serve_at_once([10] * 3, [20] * 3))
