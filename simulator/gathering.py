@@ -174,7 +174,7 @@ class GatheringInstance(Instance):
                     patience.window.close(self.env.now)
                     wake_up.when_rung()
                     yield
-                if self.ahead is not None and (state.waiting or self.ahead.unseen):
+                if self.ahead is not None and (state.running or state.waiting or self.ahead.unseen):
                     patience.gather()
                     yield
                 self.lags(plan)

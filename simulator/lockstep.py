@@ -63,8 +63,9 @@ class Rank(EngineCore):
 
     @property
     def awaits_plan(self) -> bool:
-        """Whether somebody waits here, or has come and was not seen."""
-        return bool(self.state.waiting or (self.ahead is not None and self.ahead.unseen))
+        """Whether somebody is here, or has come and was not seen."""
+        state = self.state
+        return bool(state.running or state.waiting or (self.ahead is not None and self.ahead.unseen))
 
     @property
     def unsettled(self) -> bool:
