@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import groupby, product
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 import simulator.journal
 import simulator.search_folder
+from perfdb.load_model import load_model
 from simulator import load_scenario
 from simulator.entries import LONG, Entry, ladder_of, place_of, trial_of
 from simulator.journal import Journal
@@ -27,7 +29,7 @@ from simulator.screening import Look, _look
 from simulator.search import Search
 from simulator.search_content import front_of, search_content
 from simulator.search_folder import scenario_toml
-from simulator.search_space import Pruned, Unit, choices_of, units_apart
+from simulator.search_space import Pruned, Unit, choices_of, stages_of, units_apart
 from simulator.search_table import load_searched
 from simulator.step_bounds import Bound
 from simulator.traffic import describe_traffic
@@ -149,18 +151,63 @@ SITUATIONS = {
 }
 
 
+#: Images are encoded by engines in their steps, or apart.
+IMAGES = (
+    "model.name='Qwen/Qwen2.5-VL-7B-Instruct'",
+    "workload.synthetic.prompt_tokens={kind='uniform', low=50, high=400}",
+    "workload.synthetic.images={kind='uniform', low=1, high=3}",
+    "workload.synthetic.image_size=['1280x720', '640x480']",
+    "workload.synthetic.text_only_share=0.2",
+    "slo={ttft_ms=400.0, tpot_ms=15.0}",
+    "search.data_parallel=[1,2]",
+)
+_STORE = "network.feature_transfer={mode='store'}"
+MULTIMODAL = {
+    "images": (),
+    "tight TTFT": ("slo.ttft_ms=100.0",),
+    "small images": ("workload.synthetic.image_size='224x224'",),
+    "images that vary": ("workload.synthetic.image_size_sigma=0.5",),
+    "tiles": ("model.name='OpenGVLab/InternVL3-8B'",),
+    "equal images": ("workload.synthetic.image_pool=50",),
+    "equal images, stored": ("workload.synthetic.image_pool=50", _STORE),
+    "dealt to all encoders": ("network.feature_transfer={shard_images=true}",),
+    "small budget": ("search.engine_options={vllm={max_num_batched_tokens=[1024]}}",),
+    "prompts first": ("pool.0.engine='sglang'", "pool.0.engine_options={}", "search.engine_options={}"),
+    "end to end": ("slo={e2e_ms=1500.0}",),
+    "tokens alone": (
+        "workload.synthetic.image_size=None",
+        "workload.synthetic.image_tokens={kind='uniform', low=100, high=900}",
+    ),
+}
+SITUATIONS |= {name: (*IMAGES, *changes) for name, changes in MULTIMODAL.items()}
+
+
+def units_of(one, rates) -> list[Unit]:
+    """Return a unit of every ratio of every combination that is possible, split by split."""
+    encodes = load_model(one.scenario.model.name).encoder is not None
+    units = []
+    for split in one.table.splits:
+        pools = stages_of(split, encodes=encodes)
+        kinds = [[choice for choice in rates if choice.pool.stages == stages] for stages in pools]
+        for choices in product(*kinds):
+            units += [Unit(((choices[0], 1),))] if len(choices) == 1 else units_apart(choices, one.table)
+    return units
+
+
+def every_few(units: list[Unit]) -> list[Unit]:
+    return units[:: max(1, len(units) // 3)]
+
+
 @pytest.mark.parametrize("changes", SITUATIONS.values(), ids=SITUATIONS.keys())
 def test_no_deployment_bears_more_than_its_bound(changes):
     one, goal = searched(*changes)
     choices = choices_of(one, Pruned())
     looks = {choice: _look(Look.at(choice, one.scenario, goal.traffic)) for choice in choices}
     bounds = {choice: Bound(**look["bound"]) for choice, look in looks.items() if look["reason"] is None}
-    units = [Unit(((choice, 1),)) for choice in bounds if choice.role == "colocated"]
-    apart = [(p, d) for p in bounds if p.role == "prefill" for d in bounds if d.role == "decode"]
-    units += [unit for pair in apart[::3] for unit in list(units_apart(*pair, one.table))[::2]]
+    units = units_of(one, bounds)
     assert len(units) > 3
     borne, slo = 0, one.scenario.slo
-    for unit in units[:: max(1, len(units) // 6)]:
+    for unit in [unit for _, group in groupby(units, lambda unit: unit.split) for unit in every_few(list(group))]:
         rate = min(bounds[choice].rate_per_s * count for choice, count in unit.members)
         entry = Entry(unit, 1, rate, 0.0, rate)
         # Loads far above the bound are tried too.
@@ -186,11 +233,8 @@ def exhaustive(one, goal) -> dict[str, dict[str, float]]:
     choices = choices_of(one, Pruned())
     looks = {choice: _look(Look.at(choice, one.scenario, goal.traffic)) for choice in choices}
     rates = {choice: look["bound"]["rate_per_s"] for choice, look in looks.items() if look["reason"] is None}
-    units = [Unit(((choice, 1),)) for choice in rates if choice.role == "colocated"]
-    pairs = [(p, d) for p in rates if p.role == "prefill" for d in rates if d.role == "decode"]
-    units += [unit for pair in pairs for unit in units_apart(*pair, one.table)]
-    worth: dict[str, dict[str, float]] = {"colocated": {}, "disaggregated": {}}
-    for unit in units:
+    worth: dict[str, dict[str, float]] = {split: {} for split in one.table.splits}
+    for unit in units_of(one, rates):
         rate = min(rates[choice] * count for choice, count in unit.members)
         entry = Entry(unit, one.table.gpus // unit.chips, rate, 0.0, 0.5 * rate)
         ladder = ladder_of(entry, goal, LONG, one.table.gpus, 0.3)
