@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import product
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from simulator.entries import Entry
+import numpy as np
+
+from simulator.entries import Entry, entry_of
+from simulator.fronts import extends, front, spread
 from simulator.race import CLOSE
 from simulator.search_space import Choice, Unit, ratios
 from simulator.stages import Stages
@@ -15,15 +19,19 @@ from simulator.stages import Stages
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from simulator.fronts import Points
     from simulator.race import Race
     from simulator.screening import Screened
     from simulator.search_space import Pruned
     from simulator.search_table import SearchTable
+    from simulator.step_bounds import Bound
 
 __all__ = ["Apart"]
 
 #: Deployments composed of what their stages bear alone: most of all, and of a combination of kinds of instances.
 _COMPOSED, _OF_A_COMBINATION = 10, 3
+#: Shares of the load that it should bear at which a deployment is looked at.
+_SHARES: Final = (0.15, 0.3, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,15 @@ class _Combination:
             yield Unit(tuple(zip(self.choices, counts, strict=True))), rate, counts
 
 
+@dataclass(frozen=True, slots=True)
+class _Composed:
+    """A unit, of which combination it is, and the requests per second that it should bear."""
+
+    combination: _Combination
+    unit: Unit
+    expected_per_s: float
+
+
 class Apart:
     """Deployments of one instance or more for each stage.
 
@@ -74,6 +91,7 @@ class Apart:
     def __init__(self, race: Race, table: SearchTable, screened: Mapping[Choice, Screened], pruned: Pruned) -> None:
         self._race, self._table, self._screened, self._pruned = race, table, screened, pruned
         self._tried: dict[Choice, Entry] = {}
+        self._bounds: dict[Choice, Bound] = {}
         self.considered = 0
 
     @property
@@ -90,9 +108,9 @@ class Apart:
             Instances of each stage.
         """
         possible = list(self._possible(kinds))
-        bounds = {choice: look.bound for choice, look in self._screened.items() if look.bound is not None}
-        stages = Stages(self._race, [one.choices for one in possible], bounds, self._tried)
-        self._race.run(self._composed(possible, stages.rates()), CLOSE)
+        self._bounds |= {choice: look.bound for choice, look in self._screened.items() if look.bound is not None}
+        stages = Stages(self._race, [one.choices for one in possible], self._bounds, self._tried)
+        self._race.run(self._composed(possible, stages), CLOSE)
 
     def _possible(self, kinds: Sequence[Sequence[Choice]]) -> Iterator[_Combination]:
         """Yield what goes together and no bound rules out; count the rest."""
@@ -140,10 +158,10 @@ class Apart:
                 kept.append(counts)
         return _Combination(combination.choices, combination.bounds, tuple(kept))
 
-    def _composed(self, combinations: Sequence[_Combination], rates: Mapping[Choice, float]) -> list[Entry]:
+    def _composed(self, combinations: Sequence[_Combination], stages: Stages) -> list[Entry]:
         """Return the deployments that should be worth the most by what their stages bear alone."""
-        goal, known = self._race.goal, []
-        for place, combination in enumerate(combinations):
+        rates, known = stages.rates(), []
+        for combination in combinations:
             each = [rates.get(choice, 0.0) for choice in combination.choices]
             if min(each) <= 0:
                 label = Unit(tuple((choice, 1) for choice in combination.choices)).label()
@@ -152,19 +170,45 @@ class Apart:
                 continue
             for unit, bound, counts in combination.units():
                 expected = min(bound, *(rate * count for rate, count in zip(each, counts, strict=True)))
-                known.append((goal.at_best(unit, expected), place, unit, bound, expected))
-        known.sort(key=lambda found: -found[0])
-        taken: dict[int, int] = {}
-        composed: list[Entry] = []
-        less: list[Unit] = []
-        for hope, place, unit, bound, expected in known:
-            short = goal.falls_short(hope, known[0][0], CLOSE)
-            if len(composed) < _COMPOSED and taken.get(place, 0) < _OF_A_COMBINATION and not short:
-                taken[place] = taken.get(place, 0) + 1
-                units = self._race.chips // unit.chips
-                composed.append(Entry(unit, units, bound, goal.at_best(unit, bound), expected))
-            else:
-                less.append(unit)
+                known.append(_Composed(combination, unit, expected))
+        chosen = self._along(known, stages) if self._race.goal.of_fronts else self._best(known)
+        less = [one for place, one in enumerate(known) if place not in set(chosen)]
         if less:
-            self._pruned.add("worth less by what its stages bear alone", less[0].label(), len(less))
-        return composed
+            self._pruned.add("worth less by what its stages bear alone", less[0].unit.label(), len(less))
+        return [self._entry(known[place]) for place in chosen]
+
+    def _entry(self, one: _Composed) -> Entry:
+        bounds = [self._bounds[choice] for choice in one.combination.choices]
+        entry = entry_of(one.unit, bounds, self._race.goal, self._race.chips)
+        entry.expected_per_s = one.expected_per_s
+        return entry
+
+    def _best(self, known: Sequence[_Composed]) -> list[int]:
+        """Return the places of those that should be worth the most, the best first."""
+        goal = self._race.goal
+        hopes = [goal.at_best(one.unit, one.expected_per_s) for one in known]
+        taken: Counter[int] = Counter()
+        chosen: list[int] = []
+        for place in sorted(range(len(known)), key=lambda place: -hopes[place]):
+            of = id(known[place].combination)
+            short = goal.falls_short(hopes[place], max(hopes), CLOSE)
+            if len(chosen) < _COMPOSED and taken[of] < _OF_A_COMBINATION and not short:
+                taken[of] += 1
+                chosen.append(place)
+        return chosen
+
+    def _along(self, known: Sequence[_Composed], stages: Stages) -> list[int]:
+        """Return the places of those that together should enclose most, from light loads to full."""
+        speeds: dict[int, tuple[list[float], list[float]]] = {}
+        points: list[Points] = []
+        for one in known:
+            (choice, count), of = one.unit.members[-1], id(one.combination)
+            if of not in speeds:
+                speeds[of] = stages.speeds(choice)
+            loads = one.expected_per_s * np.array(_SHARES)
+            users = np.interp(loads / count, *speeds[of]) if speeds[of][0] else np.zeros(len(loads))
+            per_chip = loads * self._race.goal.traffic.output_tokens / one.unit.chips
+            points.append(tuple(zip(users.tolist(), per_chip.tolist(), strict=True)))
+        every = front(place for one in points for place in one)
+        near = [place for place, one in enumerate(points) if extends(one, every, CLOSE)]
+        return [near[place] for place in spread([points[place] for place in near], _COMPOSED)]

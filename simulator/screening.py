@@ -32,16 +32,21 @@ class Look:
         What it is to serve.
     apart
         Other instances encode.
+    speeds
+        Bound its rate for users of several speeds too.
     """
 
     scenario: Scenario
     traffic: Traffic
     apart: bool = False
+    speeds: bool = False
 
     @classmethod
-    def at(cls, choice: Choice, base: Scenario, traffic: Traffic) -> Look:
+    def at(cls, choice: Choice, base: Scenario, traffic: Traffic, *, speeds: bool = False) -> Look:
         """Return the look at an instance."""
-        return cls(base.model_copy(update={"model": choice.model, "pool": (choice.pool,)}), traffic, choice.apart)
+        return cls(
+            base.model_copy(update={"model": choice.model, "pool": (choice.pool,)}), traffic, choice.apart, speeds
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,9 @@ class Screened:
 
 def look_key(look: Look) -> str:
     """Return the name of a look in a journal."""
-    return point_key(Point(look.scenario, "", {"look": asdict(look.traffic), "apart": look.apart}))
+    return point_key(
+        Point(look.scenario, "", {"look": asdict(look.traffic), "apart": look.apart, "speeds": look.speeds})
+    )
 
 
 def screen(key: str, look: Look, journal: Journal) -> Summary:
@@ -97,7 +104,8 @@ def _look(look: Look) -> dict[str, Any]:
         return _left_out("the model cannot be laid out so", error)
     if not isinstance(pool.costs, CompiledCosts | EncoderCosts):
         return {"reason": "whole-step profiles have no bounds", "example": str(look.scenario.pool[0].step_profile)}
-    return {"reason": None, "bound": asdict(instance_bound(pool, look.traffic, look.scenario.slo))}
+    bound = instance_bound(pool, look.traffic, look.scenario.slo, speeds=look.speeds)
+    return {"reason": None, "bound": asdict(bound)}
 
 
 def _left_out(reason: str, error: UserError) -> dict[str, Any]:

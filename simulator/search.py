@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from perfdb.load_model import load_model
 from simulator.apart import Apart
-from simulator.entries import LONG, LONGER, SHORT, Entry, ladder_of
+from simulator.entries import LONG, LONGER, SHORT, Entry, entry_of, ladder_of
 from simulator.found import Found
 from simulator.race import CLOSE, Race
 from simulator.screening import Look, Screened, look_key, screen
 from simulator.search_space import Choice, Pruned, Unit, choices_of, stages_of
-from simulator.stages import FIRST_GUESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -66,10 +65,10 @@ class Search:
         apart = self._apart(layouts.values())
         for rung in (LONGER, LONG):
             self._race.refine(rung)
-        self._race.trace()
+        self._race.trace_finalists()
         best = [entry for split in self._searched.table.splits if (entry := self._race.best(split)) is not None]
         confirmed = [found for entry in best if (found := self._race.confirm(entry)) is not None]
-        confirmed.sort(key=lambda found: -self._goal.worth(found.point, found.chips))
+        confirmed.sort(key=lambda found: -found.worth(self._goal))
         considered = self._considered + apart.considered
         entries = tuple(self._race.entries)
         return Found(entries, apart.stages, tuple(confirmed), self._pruned, considered, self._race.stopped)
@@ -78,7 +77,8 @@ class Search:
 
     def _screen(self, choices: Sequence[Choice]) -> None:
         """Look at instances."""
-        looks = {choice: Look.at(choice, self._searched.scenario, self._goal.traffic) for choice in choices}
+        base, goal = self._searched.scenario, self._goal
+        looks = {choice: Look.at(choice, base, goal.traffic, speeds=goal.of_fronts) for choice in choices}
         keys = {choice: look_key(look) for choice, look in looks.items()}
         found = self._make({keys[choice]: look for choice, look in looks.items()}, screen)
         target = self._searched.scenario.slo.attainment
@@ -91,15 +91,13 @@ class Search:
         """Yield the deployments that no bound rules out; count the others."""
         self._considered += len(units)
         for unit in units:
-            looks = [(self._screened[choice], count) for choice, count in unit.members]
-            out = next((look for look, _ in looks if look.reason is not None), None)
+            looks = [self._screened[choice] for choice, _ in unit.members]
+            out = next((look for look in looks if look.reason is not None), None)
             if out is not None:
                 self._pruned.add(str(out.reason), f"{unit.label()}: {out.example}")
                 continue
-            rate = min(look.bound.rate_per_s * count for look, count in looks if look.bound is not None)
-            entry = Entry(
-                unit, self._race.chips // unit.chips, rate, self._goal.at_best(unit, rate), FIRST_GUESS * rate
-            )
+            bounds = [look.bound for look in looks if look.bound is not None]
+            entry = entry_of(unit, bounds, self._goal, self._race.chips)
             if not entry.units or not ladder_of(entry, self._goal, SHORT, self._race.chips, self._race.allowed_s):
                 self._pruned.add("more chips than there are", f"{unit.label()}: {unit.chips} chips")
                 continue

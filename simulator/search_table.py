@@ -32,6 +32,7 @@ OBJECTIVES: Final[Mapping[str, str]] = MappingProxyType(
         "goodput": "most requests per second and chip within the SLO",
         "cost": "least cost per million output tokens within the SLO",
         "chips": "fewest chips for the traffic as it is",
+        "pareto": "most tokens per second of a chip for each speed of a user within the SLO",
     }
 )
 """What deployments are ranked by, in words."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 from typing import TYPE_CHECKING, Final
 
-from simulator.entries import SHORT, Entry
+from simulator.entries import FIRST_GUESS, SHORT, Entry
 from simulator.objectives import stage_goal
 from simulator.race import CLOSE, WAVE
 from simulator.search_space import Unit
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from simulator.search_space import Choice
     from simulator.step_bounds import Bound
 
-__all__ = ["FIRST_GUESS", "Stages"]
+__all__ = ["Stages"]
 
 #: Instances of the other stages beside one under trial, for each that its bound asks for.
 _AMPLE: Final = 2.0
 #: Chips of the stage under trial: its instances help each other out.
 _STAGE_CHIPS: Final = 8
+#: How fast users are served is theirs to say.
+_DECODING: Final = ("decode", "colocated")
 #: Images and prompts are over within their TTFT, so that fewer of them show what an instance bears.
 _FEWER: Final = SHORT._replace(at_most=400)
 _RUNGS: Final = {"encode": _FEWER, "prefill": _FEWER, "decode": SHORT, "colocated": SHORT}
-#: Where a bound is tried first.
-FIRST_GUESS: Final = 0.6
 
 
 class Stages:
@@ -69,7 +69,10 @@ class Stages:
             fresh = {choice: self._deployment(choice, stage) for choice, stage in wave}
             self._tried |= fresh
             for role, rung in _RUNGS.items():
-                self._race.attempt([one for choice, one in fresh.items() if choice.role == role], rung, self._goal, {})
+                mine = [one for choice, one in fresh.items() if choice.role == role]
+                self._race.attempt(mine, rung, self._goal, {})
+                if self._race.goal.of_fronts and role in _DECODING:
+                    self._race.trace(mine, rung, self._goal)
         return {choice: self._rate(choice) for stage in self._choices for choice in stage if choice in self._tried}
 
     def _next(self) -> list[tuple[Choice, int]]:
@@ -87,10 +90,37 @@ class Stages:
         wave: list[tuple[Choice, int]] = []
         for stage, choices in enumerate(self._choices):
             hope = hopes[stage]
-            left = [place for place in range(len(choices)) if not tried[stage][place] and hope[place] >= CLOSE * best]
+            left = [
+                place
+                for place, choice in enumerate(choices)
+                if not tried[stage][place] and (hope[place] >= CLOSE * best or self._faster(choice, stage))
+            ]
             left.sort(key=lambda place: -hope[place])
             wave += [(choices[place], stage) for place in left[: WAVE // 2]]
         return wave
+
+    def _faster(self, choice: Choice, stage: int) -> bool:
+        """Tell whether users might be faster than with all others that bear as much: for fronts that counts too."""
+        alone_ms, chips = self._bounds[choice].tpot_ms, self._chips_per_rate(choice)
+        if not self._race.goal.of_fronts or alone_ms is None or chips == float("inf"):
+            return False
+        tried = [one for one in self._choices[stage] if one in self._tried]
+        return not any(
+            (self._bounds[one].tpot_ms or 0.0) <= alone_ms and CLOSE * self._chips_per_rate(one) <= chips
+            for one in tried
+        )
+
+    def speeds(self, choice: Choice) -> tuple[list[float], list[float]]:
+        """Return loads of an instance that decodes, requests/s, rising, and the tokens per second of a user at each."""
+        entry = self._tried[choice]
+        chips, count = entry.unit.chips, entry.unit.count(choice)
+        kept = entry.kept(next(reversed(entry.trials), ""))
+        known = sorted(
+            (self._goal.rate_per_chip(point, chips) * chips / count, 1e3 / point["mean_tpot_ms"])
+            for _, point in kept
+            if point["mean_tpot_ms"]
+        )
+        return [rate for rate, _ in known], [speed for _, speed in known]
 
     def _chips_per_rate(self, choice: Choice) -> float:
         """Return the chips that a request per second takes; in the best of ratios those of all stages add up."""

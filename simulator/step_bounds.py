@@ -9,7 +9,7 @@ together achieve; every choice of prices is a bound, and the least of a grid of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, sqrt
 from typing import TYPE_CHECKING, Final
 
@@ -41,6 +41,9 @@ _SAMPLE_SLACK: Final = 0.03
 #: Prompts that are computed together, where a step holds them.
 _TOGETHER: Final = (1, 8)
 
+#: Speeds of users for which rates are bounded, and how much slower than the fastest where the SLO does not say.
+_SPEEDS: Final = 12
+_SLOW: Final = 8
 #: Prices that are tried: of the KV cache and of a delayed token, and shares of the dearest price of a prompt token.
 _ROOM_PRICES: Final = (0.0, *np.geomspace(0.03, 30, 7).tolist())
 _DELAY_PRICES: Final = (0.0, *np.geomspace(1e-4, 10, 21).tolist())
@@ -59,6 +62,9 @@ class Bound:
         Of a request of median prompt, alone; None for a stage it does not serve.
     met_ttft, met_tpot, met_e2e
         Share of the requests that would meet each bound, alone; 1 where there is none.
+    speeds
+        Pairs of a mean TPOT, ms, and the requests per second of an instance that a user who is served no faster than
+        that goes with at most, the fastest first; empty where nobody asked, or it does not decode.
     """
 
     rate_per_s: float
@@ -67,6 +73,7 @@ class Bound:
     met_ttft: float
     met_tpot: float
     met_e2e: float
+    speeds: tuple[tuple[float, float], ...] = ()
 
     def misses(self, attainment: float) -> str | None:
         """Return the metric whose bound too many requests miss even alone, or None."""
@@ -74,7 +81,7 @@ class Bound:
         return next((name for name, share in shares.items() if share < attainment - _SAMPLE_SLACK), None)
 
 
-def instance_bound(pool: AnyPool, traffic: Traffic, slo: Slo) -> Bound:
+def instance_bound(pool: AnyPool, traffic: Traffic, slo: Slo, *, speeds: bool = False) -> Bound:
     """Return the bounds of one instance of a pool.
 
     Parameters
@@ -85,6 +92,8 @@ def instance_bound(pool: AnyPool, traffic: Traffic, slo: Slo) -> Bound:
         What arrives.
     slo
         The bounds to be met.
+    speeds
+        Bound the rate for users of several speeds too.
     """
     if isinstance(pool, BuiltEncoder):
         return _encoder_bound(pool, traffic, slo)
@@ -93,14 +102,30 @@ def instance_bound(pool: AnyPool, traffic: Traffic, slo: Slo) -> Bound:
     tpot_ms = _lone_tpot_ms(parts.prices, traffic) if parts.decodes else np.zeros(len(traffic.prompts))
     later = np.array(traffic.outputs) - 1
     middle = len(traffic.prompts) // 2
+    rate_per_s = _SLACK * parts.ranks * _rank_rate_per_s(pool, traffic, slo.tpot_ms)
     return Bound(
-        rate_per_s=_SLACK * parts.ranks * _rank_rate_per_s(pool, traffic, slo.tpot_ms),
+        rate_per_s=rate_per_s,
         ttft_ms=float(ttft_ms[middle]) if parts.prefills else None,
         tpot_ms=float(tpot_ms[middle]) if parts.decodes else None,
         met_ttft=_met(ttft_ms, slo.ttft_ms),
         met_tpot=_met(np.where(later > 0, tpot_ms, 0.0), slo.tpot_ms),
         met_e2e=_met(ttft_ms + later * tpot_ms, slo.e2e_ms),
+        speeds=_speeds(pool, traffic, slo, rate_per_s, tpot_ms) if speeds and parts.decodes else (),
     )
+
+
+def _speeds(
+    pool: BuiltPool, traffic: Traffic, slo: Slo, rate_per_s: float, alone_ms: NDArray[np.float64]
+) -> tuple[tuple[float, float], ...]:
+    """Return the most requests per second for users of several speeds; none is faster than a mean request alone."""
+    later = np.array(traffic.outputs) > 1
+    fastest = float(alone_ms[later].mean() if later.any() else alone_ms.mean()) / _SLACK
+    slowest = max(slo.tpot_ms if slo.tpot_ms is not None else _SLOW * fastest, 1.1 * fastest)
+    grid = np.geomspace(fastest, slowest, _SPEEDS).tolist()
+    # A mean is over all requests: none is free.
+    everyone = replace(traffic, free_share=0.0)
+    rates = [_SLACK * pool.parts.ranks * _rank_rate_per_s(pool, everyone, tpot_ms) for tpot_ms in grid[1:]]
+    return tuple(zip(grid, [min(rate, rate_per_s) for rate in rates] + [rate_per_s], strict=True))
 
 
 def _met(values_ms: NDArray[np.float64], bound_ms: float | None) -> float:
