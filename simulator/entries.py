@@ -132,7 +132,7 @@ class Entry:
         return goal.worth(point, units * self.unit.chips)
 
     def places(self, goal: Goal, round_name: str | None = None) -> Points:
-        """Return tokens per second of a user and of a chip at the highest load it bears by a round, and at lighter ones.
+        """Return tokens per second of a user and of a chip at the highest load borne in a round, and at lighter ones.
 
         Parameters
         ----------
