@@ -47,7 +47,7 @@ class Rung(NamedTuple):
     chips: int
 
 
-SHORT: Final = Rung("short", 5, 0.9, 150, 700, 16)
+SHORT: Final = Rung("short", 5, 0.9, 150, 700, 32)
 LONGER: Final = Rung("longer", 10, 0.965, 400, 2000, 32)
 LONG: Final = Rung("long", 20, 0.98, 1000, 4500, 32)
 
@@ -165,6 +165,25 @@ class Entry:
         """Return what deployments are put in order by: worth, and where that is the same the share within the SLO."""
         worth = self.worth(goal)
         return (float("-inf"), 0.0) if worth is None or self.point is None else (worth, self.point["slo_attainment"])
+
+    def hope(self, goal: Goal) -> float:
+        """Return what it should be worth by its last trial, were loads of the ladder as close as one likes.
+
+        Straight between the highest load it bears and the next above, by the shares of requests within the SLO: rungs
+        of short runs are too far apart to tell who goes on.
+        """
+        worth = self.worth(goal)
+        if worth is None or self.last is None or self.point is None:
+            return float("-inf")
+        trial, verdict = self.last
+        above = [point for point in verdict.points if point["place"] < self.point["place"]]
+        if goal.axis == "units" or not above:
+            return worth
+        missed, target = max(above, key=lambda point: point["place"]), trial.scenario.slo.attainment
+        kept = self.point["slo_attainment"]
+        between = float((kept - target) / (kept - missed["slo_attainment"]))
+        more = 1 + between * float(missed["load"] / self.point["load"] - 1)
+        return worth * more if worth > 0 else worth / more
 
     def leave(self, after: str, why: str) -> None:
         """Do not go on, for a reason."""

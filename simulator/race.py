@@ -194,11 +194,10 @@ class Race:
             if self.goal.of_fronts:
                 going += self._on_front(split, _ON_FRONT[rung.name])
                 continue
-            found = sorted(self._bearing(split), key=lambda entry: entry.rank(self.goal), reverse=True)
-            for place, entry in enumerate(found):
-                worth, best = entry.worth(self.goal), found[0].worth(self.goal)
-                short = worth is None or best is None or self.goal.falls_short(worth, best, CLOSE)
-                if place >= _GO_ON[rung.name] or short:
+            hopes = [(entry.hope(self.goal), entry.rank(self.goal)[1], entry) for entry in self._bearing(split)]
+            hopes.sort(key=lambda found: found[:2], reverse=True)
+            for place, (hope, _, entry) in enumerate(hopes):
+                if place >= _GO_ON[rung.name] or self.goal.falls_short(hope, hopes[0][0], CLOSE):
                     entry.leave(next(reversed(entry.trials)), "others are worth more")
                 else:
                     going.append(entry)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["render_search", "search_sentence"]
 
 _RUNNERS_UP: Final = 6
+#: Splits beside which there is room for words on one line.
+_WIDE: Final = 2
 _FRONT_ROWS: Final = 10
 _WORTH: Final = {
     "goodput": "requests/s per\nchip within\nthe SLO",
@@ -75,7 +77,7 @@ def _beside(content: Mapping[str, Any], best: Mapping[str, Any], other: Mapping[
 def _best(content: Mapping[str, Any]) -> Table:
     splits = [one for one in content["best_by_split"].values() if one is not None]
     table = plain_table("The best, all of it simulated", "", *(one["split"] for one in splits))
-    table.columns[0].no_wrap = True
+    table.columns[0].no_wrap = len(splits) <= _WIDE
     for column in table.columns[1:]:
         column.overflow = "fold"
     figures: dict[str, Callable[[Mapping[str, Any]], Text | str]] = {
