@@ -65,8 +65,18 @@ def spread(candidates: Sequence[Points], most: int) -> list[int]:
     """Return the places of those candidates that together enclose most, one after the other.
 
     Each is the one that adds most to what the ones before enclose; the first encloses most alone. It ends where none
-    adds anything to speak of.
+    adds anything to speak of. Where there are several, one that reaches the most of a chip is among them: the last.
     """
+    if not candidates:
+        return []
+    chosen = _adding_most(candidates, most)
+    top = max(range(len(candidates)), key=lambda place: max((chip for _, chip in candidates[place]), default=0.0))
+    if most > 1 and candidates[top] and top not in chosen:
+        chosen = [*chosen[: most - 1], top]
+    return chosen
+
+
+def _adding_most(candidates: Sequence[Points], most: int) -> list[int]:
     chosen: list[int] = []
     known: Points = ()
     left = [(area(points), place) for place, points in enumerate(candidates) if points]

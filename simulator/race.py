@@ -40,8 +40,8 @@ WAVE: Final = 8
 CLOSE: Final = 0.9
 #: Deployments of each split that go on to a round.
 _GO_ON: Final = {"longer": 4, "long": 2}
-#: The same for fronts.
-_ON_FRONT: Final = {"longer": 6, "long": 4}
+#: Deployments of all splits that go on for the front, beside the best of each.
+_ON_FRONT: Final = {"longer": 8, "long": 5}
 #: Shares of the load that a deployment bears under which it is run, too.
 _LIGHTER: Final = (0.15, 0.3, 0.5, 0.75)
 
@@ -189,31 +189,35 @@ class Race:
 
     def refine(self, rung: Rung) -> None:
         """Put the best of each split under load in longer runs; the others leave."""
-        going: list[Entry] = []
-        for split in self._splits:
-            if self.goal.of_fronts:
-                going += self._on_front(split, _ON_FRONT[rung.name])
-                continue
-            hopes = [(entry.hope(self.goal), entry.rank(self.goal)[1], entry) for entry in self._bearing(split)]
-            hopes.sort(key=lambda found: found[:2], reverse=True)
-            for place, (hope, _, entry) in enumerate(hopes):
-                if place >= _GO_ON[rung.name] or self.goal.falls_short(hope, hopes[0][0], CLOSE):
-                    entry.leave(next(reversed(entry.trials)), "others are worth more")
-                else:
-                    going.append(entry)
+        going = self._on_front(_ON_FRONT[rung.name]) if self.goal.of_fronts else self._best_of_each(_GO_ON[rung.name])
         if going and not self.stop(rung.name):
             self.attempt(going, rung, self.goal, {})
             if self.goal.of_fronts:
                 self.trace(going, rung, self.goal)
 
-    def _on_front(self, split: str, most: int) -> list[Entry]:
-        """Return the deployments of a split that together enclose most; the others leave."""
-        found = self._bearing(split)
-        chosen = spread([entry.places(self.goal) for entry in found], most)
-        for place, entry in enumerate(found):
-            if place not in chosen:
+    def _best_of_each(self, most: int) -> list[Entry]:
+        """Return the deployments of each split that should be worth the most; the others leave."""
+        going: list[Entry] = []
+        for split in self._splits:
+            hopes = [(entry.hope(self.goal), entry.rank(self.goal)[1], entry) for entry in self._bearing(split)]
+            hopes.sort(key=lambda found: found[:2], reverse=True)
+            for place, (hope, _, entry) in enumerate(hopes):
+                if place >= most or self.goal.falls_short(hope, hopes[0][0], CLOSE):
+                    entry.leave(next(reversed(entry.trials)), "others are worth more")
+                else:
+                    going.append(entry)
+        return going
+
+    def _on_front(self, most: int) -> list[Entry]:
+        """Return the deployments that together enclose most, and the best of each split; the others leave."""
+        found = [entry for split in self._splits for entry in self._bearing(split)]
+        chosen = [found[place] for place in spread([entry.places(self.goal) for entry in found], most)]
+        best = [one for split in self._splits if (one := self.best(split)) is not None]
+        chosen += [one for one in best if all(one is not other for other in chosen)]
+        for entry in found:
+            if all(entry is not one for one in chosen):
                 entry.leave(next(reversed(entry.trials)), "others yield as much for users as fast")
-        return [found[place] for place in chosen]
+        return chosen
 
     def trace_finalists(self) -> None:
         """Run the finalists under lighter loads too, unless that was done before."""

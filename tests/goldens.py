@@ -19,6 +19,7 @@ SCENARIOS = {
     "incidents": {},
     "search": {},
     "search-conversation": {},
+    "search-multimodal": {},
     "multimodal": {},
     "azure-conversation": {"workload.trace": str(SHARED / "azure2023_conv.csv")},
     "mooncake-conversation": {"workload.trace": str(SHARED / "mooncake_conversation_trace.jsonl")},
