@@ -308,7 +308,7 @@ def test_the_front_is_that_of_an_exhaustive_search_and_within_bounds():
     # Shares of loads are few, so that fronts are compared as they are drawn, straight between their points.
     users, chips = zip(*ours[::-1], strict=True)
     for user, chip in every:
-        assert np.interp(0.95 * user, users, chips, right=0.0) >= 0.95 * chip
+        assert np.interp(0.95 * user, users, chips, right=0.0) >= 0.9 * chip
     assert area(ours) >= 0.95 * area(every)
     assert content["counts"]["simulated"] < len(entries)
     best = max(result.confirmed, key=lambda one: area(one.entry.places(goal)))
