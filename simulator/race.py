@@ -209,25 +209,18 @@ class Race:
         return going
 
     def _on_front(self, most: int) -> list[Entry]:
-        """Return the deployments that enclose most, others near their front, and of each split the best and the top."""
+        """Return the deployments that enclose most, others near their front, and the best of each split."""
         found = [entry for split in self._splits for entry in self._bearing(split)]
         places = [entry.places(self.goal) for entry in found]
         chosen, known = spread(places, most), front(place for one in places for place in one)
         near = [number for number, one in enumerate(places) if number not in chosen and extends(one, known, CLOSE)]
         chosen += sorted(near, key=lambda number: -area(places[number]))[: most - len(chosen)]
-        best = [one for split in self._splits for one in (self.best(split), self._top(split))]
+        best = [self.best(split) for split in self._splits]
         going = [one for number, one in enumerate(found) if number in chosen or any(one is other for other in best)]
         for entry in found:
             if all(entry is not one for one in going):
                 entry.leave(next(reversed(entry.trials)), "others yield as much for users as fast")
         return going
-
-    def _top(self, split: str) -> Entry | None:
-        """Return the deployment of a split that yields most of a chip."""
-        return max(self._bearing(split), key=self._most_of_chip, default=None)
-
-    def _most_of_chip(self, entry: Entry) -> float:
-        return max((chip for _, chip in entry.places(self.goal)), default=0.0)
 
     def trace_finalists(self) -> None:
         """Run the finalists under lighter loads too, unless that was done before."""
