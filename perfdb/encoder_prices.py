@@ -151,7 +151,7 @@ class _Attention:
         rows = tuple(tuple(row) for row in np.log2(ns).tolist())
         return cls(rows, found.origin.reshape(len(sequences), -1))
 
-    def at(self, patches: int, pairs: int) -> float:
+    def at(self, patches: float, pairs: float) -> float:
         """Return the time over sequences with so many patches and pairs in all, ns."""
         if not pairs:
             return 0.0

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from simulator.scenario import Model, Scenario
 
 __all__ = [
+    "build_any_pool",
     "build_decode_router",
     "build_encode_router",
     "build_pool",
@@ -90,13 +91,20 @@ def build_pools(scenario: Scenario) -> tuple[AnyPool, ...]:
     node = scenario.network.topology
     apart, hosts = bool(scenario.encode_pools), {pool.shares for pool in scenario.pool}
     pools = tuple(
-        build_encode_pool(pool, name, _model(scenario.model), node)
-        if pool.encodes_alone
-        else build_pool(scenario.model, pool, name, node, encodes=not apart, sharing=name in hosts)
+        build_any_pool(scenario.model, pool, name, node, encodes=not apart, sharing=name in hosts)
         for name, pool in ((scenario.pool_name(number), pool) for number, pool in enumerate(scenario.pool))
     )
     check_built(scenario, pools)
     return pools
+
+
+def build_any_pool(  # noqa: PLR0913 - what decides what instances are made of
+    table: Model, pool: Pool, name: str, topology: str | None, *, encodes: bool, sharing: bool = False
+) -> AnyPool:
+    """Return one pool, whatever its stages; what :func:`build_pool` says of parameters and errors holds here."""
+    if pool.encodes_alone:
+        return build_encode_pool(pool, name, _model(table), topology)
+    return build_pool(table, pool, name, topology, encodes=encodes, sharing=sharing)
 
 
 def build_pool(  # noqa: PLR0913 - what decides what instances are made of

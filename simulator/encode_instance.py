@@ -70,6 +70,16 @@ class EncodeParts:
         self.costs, self.replicas, self.blocks = costs, replicas, blocks
         self.most_tokens, self.most_items = most_tokens, most_items
 
+    def of_replicas(self, replicas: int) -> EncodeParts:
+        """Return the parts of a pool of so many instances."""
+        return EncodeParts(
+            costs=self.costs,
+            replicas=replicas,
+            most_tokens=self.most_tokens,
+            most_items=self.most_items,
+            blocks=self.blocks,
+        )
+
 
 class EncodeInstance:
     """A queue of items, and the runs of the encoder over them: first come, first served.

@@ -6,17 +6,20 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from simulator.fronts import area
 from simulator.trials import Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from simulator.fronts import Points
     from simulator.objectives import Goal
     from simulator.scenario import Scenario
     from simulator.search_space import Unit
+    from simulator.step_bounds import Bound
     from simulator.trials import Verdict
 
-__all__ = ["LONG", "LONGER", "SHORT", "Entry", "Rung"]
+__all__ = ["FIRST_GUESS", "LONG", "LONGER", "SHORT", "Entry", "Rung", "entry_of"]
 
 
 class Rung(NamedTuple):
@@ -44,10 +47,12 @@ class Rung(NamedTuple):
     chips: int
 
 
-SHORT: Final = Rung("short", 5, 0.9, 150, 700, 16)
+SHORT: Final = Rung("short", 5, 0.9, 150, 700, 32)
 LONGER: Final = Rung("longer", 10, 0.965, 400, 2000, 32)
 LONG: Final = Rung("long", 20, 0.98, 1000, 4500, 32)
 
+#: Where a bound is tried first.
+FIRST_GUESS: Final = 0.6
 #: Loads below this share of the bound are not tried.
 _LEAST: Final = 3e-3
 
@@ -68,8 +73,10 @@ class Entry:
         Requests per second that a unit is expected to bear, to begin with.
     trials
         Trials and what came of them, by the names of rungs, in order.
-    curve
-        Trials of shares of the highest load it bears.
+    corners
+        Tokens per second of a user and of a chip that it cannot surpass both; empty where nobody asked.
+    curves
+        Trials of shares of the highest load it bears, by the names of rungs.
     left_at
         The round after which it did not go on, or what ruled it out; None while it goes on.
     why
@@ -82,7 +89,8 @@ class Entry:
     at_best: float
     expected_per_s: float
     trials: dict[str, tuple[Trial, Verdict]] = field(default_factory=dict)
-    curve: list[tuple[Trial, Verdict]] = field(default_factory=list)
+    corners: Points = ()
+    curves: dict[str, list[tuple[Trial, Verdict]]] = field(default_factory=dict)
     left_at: str | None = None
     why: str = ""
 
@@ -110,24 +118,97 @@ class Entry:
 
     def worth(self, goal: Goal) -> float | None:
         """Return what it is worth by its last trial; None where it bears nothing."""
-        return None if self.point is None else goal.worth(self.point, self.chips(goal))
+        return self.worth_by(next(reversed(self.trials), ""), goal)
+
+    def worth_by(self, round_name: str, goal: Goal) -> float | None:
+        """Return what it is worth by a round; None where it bears nothing then."""
+        if goal.of_fronts:
+            return area(self.places(goal, round_name)) or None
+        trial, verdict = self.trials.get(round_name, (None, None))
+        point = None if verdict is None else verdict.at(verdict.place)
+        if point is None or trial is None:
+            return None
+        units = int(point["load"]) if goal.axis == "units" else trial.units
+        return goal.worth(point, units * self.unit.chips)
+
+    def places(self, goal: Goal, round_name: str | None = None) -> Points:
+        """Return tokens per second of a user and of a chip at the highest load borne in a round, and at lighter ones.
+
+        Parameters
+        ----------
+        goal
+            What loads are.
+        round_name
+            The round, the last one by default.
+        """
+        name = next(reversed(self.trials), "") if round_name is None else round_name
+        kept = self.kept(name)
+        return tuple(goal.place(point, trial.units * self.unit.chips) for trial, point in kept if point["mean_tpot_ms"])
+
+    def kept(self, round_name: str) -> Iterator[tuple[Trial, dict[str, Any]]]:
+        """Yield the run at the highest load it bears by a round, and those at shares of it that it bears too."""
+        if round_name in self.trials and self.trials[round_name][1].place is not None:
+            for trial, verdict in (self.trials[round_name], *self.curves.get(round_name, ())):
+                point = verdict.at(verdict.place)
+                if point is not None:
+                    yield trial, point
 
     def runs(self) -> Iterator[tuple[str, Trial, dict[str, Any]]]:
         """Yield every run of it: its round, its trial and its row."""
         for name, (trial, verdict) in self.trials.items():
             yield from ((name, trial, point) for point in verdict.points)
-        for trial, verdict in self.curve:
-            yield from (("curve", trial, point) for point in verdict.points)
+        for name, curve in self.curves.items():
+            round_name = "curve" if name == LONG.name else f"{name} curve"
+            yield from ((round_name, trial, point) for trial, verdict in curve for point in verdict.points)
 
     def rank(self, goal: Goal) -> tuple[float, float]:
         """Return what deployments are put in order by: worth, and where that is the same the share within the SLO."""
         worth = self.worth(goal)
         return (float("-inf"), 0.0) if worth is None or self.point is None else (worth, self.point["slo_attainment"])
 
+    def hope(self, goal: Goal) -> float:
+        """Return what it should be worth by its last trial, were loads of the ladder as close as one likes.
+
+        Straight between the highest load it bears and the next above, by the shares of requests within the SLO: rungs
+        of short runs are too far apart to tell who goes on.
+        """
+        worth = self.worth(goal)
+        if worth is None or self.last is None or self.point is None:
+            return float("-inf")
+        trial, verdict = self.last
+        above = [point for point in verdict.points if point["place"] < self.point["place"]]
+        if goal.axis == "units" or not above:
+            return worth
+        missed, target = max(above, key=lambda point: point["place"]), trial.scenario.slo.attainment
+        kept = self.point["slo_attainment"]
+        between = float((kept - target) / (kept - missed["slo_attainment"]))
+        more = 1 + between * float(missed["load"] / self.point["load"] - 1)
+        return worth * more if worth > 0 else worth / more
+
     def leave(self, after: str, why: str) -> None:
         """Do not go on, for a reason."""
         if self.left_at is None:
             self.left_at, self.why = after, why
+
+
+def entry_of(unit: Unit, bounds: Sequence[Bound], goal: Goal, most_chips: int) -> Entry:
+    """Return the deployment of as many units as there are chips for.
+
+    Parameters
+    ----------
+    unit
+        What it repeats.
+    bounds
+        What an instance of each of its members cannot surpass.
+    goal
+        What it is ranked by.
+    most_chips
+        Chips there are.
+    """
+    rate = min(bound.rate_per_s * count for bound, (_, count) in zip(bounds, unit.members, strict=True))
+    corners = goal.corners(unit, bounds) if goal.of_fronts else ()
+    at_best = area(corners) if corners else goal.at_best(unit, rate)
+    return Entry(unit, most_chips // unit.chips, rate, at_best, FIRST_GUESS * rate, corners=corners)
 
 
 def ladder_of(entry: Entry, goal: Goal, rung: Rung, most_chips: int, allowed_s: float) -> tuple[float, ...]:

@@ -9,6 +9,7 @@ from simulator.trials import under
 
 if TYPE_CHECKING:
     from simulator.entries import Entry
+    from simulator.objectives import Goal
     from simulator.scenario import Scenario
     from simulator.search_space import Pruned
     from simulator.trials import Trial, Verdict
@@ -47,6 +48,12 @@ class Confirmed:
     def scenario(self) -> Scenario:
         """What is run in the end: the deployment under the highest load it bears."""
         return under(self.trial, self.place)
+
+    def worth(self, goal: Goal) -> float:
+        """Return what it is worth: by that run, or by all of its loads in the longest runs where fronts count."""
+        if goal.of_fronts:
+            return self.entry.worth(goal) or 0.0
+        return goal.worth(self.point, self.chips)
 
     @property
     def point(self) -> dict[str, Any]:

@@ -7,12 +7,15 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from hardware.errors import ScenarioError
+from simulator.fronts import area
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from simulator.fronts import Points
     from simulator.scenario import Scenario
     from simulator.search_space import Unit
+    from simulator.step_bounds import Bound
     from simulator.traffic import Traffic
     from simulator.trials import Axis
 
@@ -36,6 +39,11 @@ class Goal:
         What they serve.
     chip_hour
         Currency per hour of a chip, by its name.
+
+    Notes
+    -----
+    By ``pareto`` a deployment is worth the area under its own front: of output tokens per second of a chip, over those
+    of a user, of its runs from light loads to the highest that it bears.
     """
 
     objective: str
@@ -53,10 +61,21 @@ class Goal:
         """Return the output tokens per second and chip of a run that keeps up with its load."""
         return self.rate_per_chip(point, chips) * float(point["mean_output_tokens"])
 
+    @property
+    def of_fronts(self) -> bool:
+        """Whether deployments are worth what all their loads enclose, and not what one of them is."""
+        return self.objective == "pareto"
+
+    def place(self, point: Mapping[str, Any], chips: int) -> tuple[float, float]:
+        """Return the output tokens per second of a user and of a chip in a run."""
+        return 1e3 / float(point["mean_tpot_ms"]), self.tokens_per_chip(point, chips)
+
     def worth(self, point: Mapping[str, Any], chips: int) -> float:
         """Return what a run that keeps the SLO is worth, of a deployment of so many chips."""
         if self.objective == "chips":
             return -float(chips)
+        if self.of_fronts:
+            return area([self.place(point, chips)])
         rate = self.rate_per_chip(point, chips)
         if self.objective == "cost":
             tokens = rate * float(point["mean_output_tokens"])
@@ -64,12 +83,28 @@ class Goal:
         return rate
 
     def at_best(self, unit: Unit, rate_per_s: float) -> float:
-        """Return what a unit would be worth if it bore a rate."""
+        """Return what a unit would be worth if it bore a rate; by ``pareto``, what that is of a chip."""
         if self.objective == "chips":
             return -float(unit.chips * ceil(self.traffic.rate_per_s / rate_per_s))
         if self.objective == "cost":
             return -self._hour(unit) / 3600 / (rate_per_s * self.traffic.output_tokens) * 1e6
         return rate_per_s / unit.chips
+
+    def corners(self, unit: Unit, bounds: Sequence[Bound]) -> Points:
+        """Return the tokens per second of a user and of a chip that a unit cannot surpass both.
+
+        Parameters
+        ----------
+        unit
+            The unit.
+        bounds
+            What an instance of each of its members cannot surpass.
+        """
+        counts = [count for _, count in unit.members]
+        rate = min(bound.rate_per_s * count for bound, count in zip(bounds, counts, strict=True))
+        per_chip = self.traffic.output_tokens / unit.chips
+        # Whoever decodes is the last of all.
+        return tuple((1e3 / tpot_ms, per_chip * min(rate, most * counts[-1])) for tpot_ms, most in bounds[-1].speeds)
 
     def _hour(self, unit: Unit) -> float:
         return sum(self.chip_hour[choice.pool.chip] * choice.chips * count for choice, count in unit.members)
@@ -107,6 +142,11 @@ def goal_of(objective: str, scenario: Scenario, chips: tuple[str, ...], traffic:
         raise ScenarioError(
             "search.objective is 'chips', but the workload has no rate that must be served; expected an open loop, or "
             "objective 'goodput' or 'cost'"
+        )
+    if objective == "pareto" and not traffic.later_tokens:
+        raise ScenarioError(
+            "search.objective is 'pareto', but answers have one token, so that no user has a speed; expected longer "
+            "ones, or objective 'goodput'"
         )
     axis: Axis = "units" if objective == "chips" else "users" if closed else "rate"
     return Goal(objective, axis, traffic, prices)

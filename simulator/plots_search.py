@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from matplotlib.figure import Figure
 
 from simulator.plots import COLOURS, save_picture
+from simulator.search_space import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_front"]
 
-_SPLITS: Final = {"colocated": (COLOURS[0], "o"), "disaggregated": (COLOURS[1], "s")}
+_SPLITS: Final = {
+    split: (colour, marker) for split, colour, marker in zip(SPLITS, COLOURS, ("o", "s", "^", "D"), strict=False)
+}
 
 
 def plot_front(content: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -58,8 +61,8 @@ def plot_front(content: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], pa
         linewidth=1.4,
         label="front",
     )
-    for number, split in enumerate(_SPLITS):
-        _mark_best(axes, content["best_by_split"].get(split), COLOURS[number])
+    for split, (colour, _) in _SPLITS.items():
+        _mark_best(axes, content["best_by_split"].get(split), colour)
     axes.set(xlabel="output tokens/s of a user (1 / mean TPOT)", ylabel="output tokens/s of a chip", ylim=(0, None))
     axes.grid(visible=True, alpha=0.25)
     axes.legend(frameon=False)

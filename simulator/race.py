@@ -19,11 +19,13 @@ from simulator.entries import (
     trial_of,
 )
 from simulator.found import Confirmed
+from simulator.fronts import area, extends, front, spread
 from simulator.trials import Trial, Verdict, run_trial, trial_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from simulator.fronts import Points
     from simulator.journal import Journal, Summary
     from simulator.objectives import Goal
     from simulator.search_table import Searched
@@ -38,6 +40,8 @@ WAVE: Final = 8
 CLOSE: Final = 0.9
 #: Deployments of each split that go on to a round.
 _GO_ON: Final = {"longer": 4, "long": 2}
+#: Deployments of all splits that go on for the front, beside the best of each.
+_ON_FRONT: Final = {"longer": 8, "long": 5}
 #: Shares of the load that a deployment bears under which it is run, too.
 _LIGHTER: Final = (0.15, 0.3, 0.5, 0.75)
 
@@ -102,10 +106,27 @@ class Race:
                 for entry in wave:
                     entry.leave("time", "the time did not suffice")
                 continue
+            if self.goal.of_fronts:
+                self._along(wave)
+                continue
             best = self.best(wave[0].unit.split)
             worth = None if best is None else best.worth(self.goal)
             floors = {} if worth is None else self._floors(wave, worth * close if worth > 0 else worth / close)
             self.attempt([entry for entry in wave if entry.left_at is None], SHORT, self.goal, floors)
+
+    def _along(self, wave: Sequence[Entry]) -> None:
+        """Put those under load, from light to full, that might extend the front of their split."""
+        known = self.front(wave[0].unit.split)
+        for entry in wave:
+            if not extends(entry.corners, known, CLOSE):
+                entry.leave("bound", "could not extend the front even without any queueing")
+        going = [entry for entry in wave if entry.left_at is None]
+        self.attempt(going, SHORT, self.goal, {})
+        self.trace(going, SHORT, self.goal)
+
+    def front(self, split: str) -> Points:
+        """Return the front of the deployments of a split that go on."""
+        return front(place for entry in self._bearing(split) for place in entry.places(self.goal))
 
     def _floors(self, entries: Sequence[Entry], target: float) -> dict[int, int]:
         """Return the last place worth trying of each deployment; those that are never worth so much leave."""
@@ -168,29 +189,64 @@ class Race:
 
     def refine(self, rung: Rung) -> None:
         """Put the best of each split under load in longer runs; the others leave."""
+        going = self._on_front(_ON_FRONT[rung.name]) if self.goal.of_fronts else self._best_of_each(_GO_ON[rung.name])
+        if going and not self.stop(rung.name):
+            self.attempt(going, rung, self.goal, {})
+            if self.goal.of_fronts:
+                self.trace(going, rung, self.goal)
+
+    def _best_of_each(self, most: int) -> list[Entry]:
+        """Return the deployments of each split that should be worth the most; the others leave."""
         going: list[Entry] = []
         for split in self._splits:
-            found = sorted(self._bearing(split), key=lambda entry: entry.rank(self.goal), reverse=True)
-            for place, entry in enumerate(found):
-                worth, best = entry.worth(self.goal), found[0].worth(self.goal)
-                short = worth is None or best is None or self.goal.falls_short(worth, best, CLOSE)
-                if place >= _GO_ON[rung.name] or short:
+            hopes = [(entry.hope(self.goal), entry.rank(self.goal)[1], entry) for entry in self._bearing(split)]
+            hopes.sort(key=lambda found: found[:2], reverse=True)
+            for place, (hope, _, entry) in enumerate(hopes):
+                if place >= most or self.goal.falls_short(hope, hopes[0][0], CLOSE):
                     entry.leave(next(reversed(entry.trials)), "others are worth more")
                 else:
                     going.append(entry)
-        if going and not self.stop(rung.name):
-            self.attempt(going, rung, self.goal, {})
+        return going
 
-    def trace(self) -> None:
-        """Run the finalists under lighter loads too: fewer tokens of a chip, more for each user."""
+    def _on_front(self, most: int) -> list[Entry]:
+        """Return the deployments that enclose most, others near their front, and the best of each split."""
+        found = [entry for split in self._splits for entry in self._bearing(split)]
+        places = [entry.places(self.goal) for entry in found]
+        chosen, known = spread(places, most), front(place for one in places for place in one)
+        near = [number for number, one in enumerate(places) if number not in chosen and extends(one, known, CLOSE)]
+        chosen += sorted(near, key=lambda number: -area(places[number]))[: most - len(chosen)]
+        best = [self.best(split) for split in self._splits]
+        going = [one for number, one in enumerate(found) if number in chosen or any(one is other for other in best)]
+        for entry in found:
+            if all(entry is not one for one in going):
+                entry.leave(next(reversed(entry.trials)), "others yield as much for users as fast")
+        return going
+
+    def trace_finalists(self) -> None:
+        """Run the finalists under lighter loads too, unless that was done before."""
+        if not self.goal.of_fronts and self.goal.axis != "units":
+            self.trace([entry for entry in self.entries if LONG.name in entry.trials], SHORT, self.goal)
+
+    def trace(self, entries: Sequence[Entry], rung: Rung, goal: Goal) -> None:
+        """Run deployments under lighter loads too: fewer tokens of a chip, more for each user.
+
+        Parameters
+        ----------
+        entries
+            The deployments.
+        rung
+            The round whose trials say how many requests.
+        goal
+            What a load is.
+        """
         asked: dict[str, tuple[Entry, Trial]] = {}
-        for entry in self.entries:
+        for entry in entries:
             load = entry.load
-            if load is None or LONG.name not in entry.trials or self.goal.axis == "units":
+            if load is None:
                 continue
-            trial = entry.trials[SHORT.name][0]
+            trial = entry.trials[rung.name][0]
             for share in _LIGHTER:
-                ladder = (float(f"{load * share:.4g}") if self.goal.axis == "rate" else max(1.0, round(load * share)),)
+                ladder = (float(f"{load * share:.4g}") if goal.axis == "rate" else max(1.0, round(load * share)),)
                 requests = max(1, round(trial.requests * share))
                 one = replace(trial, ladder=ladder, hint=0, floor=None, requests=requests)
                 asked[trial_key(one)] = (entry, one)
@@ -198,7 +254,8 @@ class Race:
             return
         found = self._make({key: trial for key, (_, trial) in asked.items()}, run_trial)
         for key, (entry, trial) in asked.items():
-            entry.curve.append((trial, Verdict.of(found[key])))
+            name = next(reversed(entry.trials))
+            entry.curves.setdefault(name, []).append((trial, Verdict.of(found[key])))
 
     def confirm(self, entry: Entry) -> Confirmed | None:
         """Simulate all of a deployment: every unit, behind one router."""

@@ -84,7 +84,7 @@ def foreign_in_comparison(directory: Path) -> str | None:
 def foreign_in_search(directory: Path) -> str | None:
     """Return the name of something in a folder that is no part of a search; None if all of it is."""
     found = ("best.json", "front.json", "pareto.png", "points.parquet", "report.html", "search.json")
-    scenarios = ("winner.toml", "colocated.toml", "disaggregated.toml")
+    scenarios = ("winner.toml", "colocated.toml", "disaggregated.toml", "E-PD.toml", "E-P-D.toml")
     return _foreign(directory, "search", ("deployments", *found, *scenarios)) or _foreign_run(directory, "deployments")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hardware.errors import CapacityError, CostError, UserError
 from perfdb.compile import CompiledCosts
+from perfdb.encoder_prices import EncoderCosts
 from simulator.journal import Journal, Point, Summary, point_key
 from simulator.step_bounds import Bound, instance_bound
 from simulator.trials import pools_of
@@ -29,15 +30,23 @@ class Look:
         Its pool alone, with the model in its formats.
     traffic
         What it is to serve.
+    apart
+        Other instances encode.
+    speeds
+        Bound its rate for users of several speeds too.
     """
 
     scenario: Scenario
     traffic: Traffic
+    apart: bool = False
+    speeds: bool = False
 
     @classmethod
-    def at(cls, choice: Choice, base: Scenario, traffic: Traffic) -> Look:
+    def at(cls, choice: Choice, base: Scenario, traffic: Traffic, *, speeds: bool = False) -> Look:
         """Return the look at an instance."""
-        return cls(base.model_copy(update={"model": choice.model, "pool": (choice.pool,)}), traffic)
+        return cls(
+            base.model_copy(update={"model": choice.model, "pool": (choice.pool,)}), traffic, choice.apart, speeds
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,9 @@ class Screened:
 
 def look_key(look: Look) -> str:
     """Return the name of a look in a journal."""
-    return point_key(Point(look.scenario, "", {"look": asdict(look.traffic)}))
+    return point_key(
+        Point(look.scenario, "", {"look": asdict(look.traffic), "apart": look.apart, "speeds": look.speeds})
+    )
 
 
 def screen(key: str, look: Look, journal: Journal) -> Summary:
@@ -84,16 +95,17 @@ def screen(key: str, look: Look, journal: Journal) -> Summary:
 
 def _look(look: Look) -> dict[str, Any]:
     try:
-        (pool,) = pools_of(look.scenario)
+        (pool,) = pools_of(look.scenario, apart=look.apart)
     except CapacityError as error:
         return _left_out("does not fit into memory", error)
     except CostError as error:
         return _left_out("no source prices it", error)
     except UserError as error:
         return _left_out("the model cannot be laid out so", error)
-    if not isinstance(pool.costs, CompiledCosts):
+    if not isinstance(pool.costs, CompiledCosts | EncoderCosts):
         return {"reason": "whole-step profiles have no bounds", "example": str(look.scenario.pool[0].step_profile)}
-    return {"reason": None, "bound": asdict(instance_bound(pool, look.traffic, look.scenario.slo))}
+    bound = instance_bound(pool, look.traffic, look.scenario.slo, speeds=look.speeds)
+    return {"reason": None, "bound": asdict(bound)}
 
 
 def _left_out(reason: str, error: UserError) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from simulator.entries import LONG, LONGER, SHORT, Entry, ladder_of
+from perfdb.load_model import load_model
+from simulator.apart import Apart
+from simulator.entries import LONG, LONGER, SHORT, Entry, entry_of, ladder_of
 from simulator.found import Found
 from simulator.race import CLOSE, Race
 from simulator.screening import Look, Screened, look_key, screen
-from simulator.search_space import Choice, Pruned, Unit, choices_of, units_apart
-from simulator.stages import FIRST_GUESS, Stages
+from simulator.search_space import Choice, Pruned, Unit, choices_of, stages_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,8 +30,6 @@ __all__ = ["Search"]
 
 #: Layouts that are worth this share of the best with usual options are tried with others too.
 _WORTH_OPTIONS: Final = 0.7
-#: Disaggregated deployments composed of what their stages bear alone: most of all, and of a pair of kinds of instances.
-_COMPOSED, _OF_A_PAIR = 10, 3
 
 
 class Search:
@@ -63,21 +62,23 @@ class Search:
         self._screen([choices[-1] for choices in layouts.values()])
         self._screen([one for choices in layouts.values() if self._refused(choices[-1]) for one in choices[:-1]])
         self._colocated(layouts.values())
-        stages = self._apart(layouts.values())
+        apart = self._apart(layouts.values())
         for rung in (LONGER, LONG):
             self._race.refine(rung)
-        self._race.trace()
+        self._race.trace_finalists()
         best = [entry for split in self._searched.table.splits if (entry := self._race.best(split)) is not None]
         confirmed = [found for entry in best if (found := self._race.confirm(entry)) is not None]
-        confirmed.sort(key=lambda found: -self._goal.worth(found.point, found.chips))
+        confirmed.sort(key=lambda found: -found.worth(self._goal))
+        considered = self._considered + apart.considered
         entries = tuple(self._race.entries)
-        return Found(entries, tuple(stages), tuple(confirmed), self._pruned, self._considered, self._race.stopped)
+        return Found(entries, apart.stages, tuple(confirmed), self._pruned, considered, self._race.stopped)
 
     # --- screening -----------------------------------------------------------------------------------
 
     def _screen(self, choices: Sequence[Choice]) -> None:
         """Look at instances."""
-        looks = {choice: Look.at(choice, self._searched.scenario, self._goal.traffic) for choice in choices}
+        base, goal = self._searched.scenario, self._goal
+        looks = {choice: Look.at(choice, base, goal.traffic, speeds=goal.of_fronts) for choice in choices}
         keys = {choice: look_key(look) for choice, look in looks.items()}
         found = self._make({keys[choice]: look for choice, look in looks.items()}, screen)
         target = self._searched.scenario.slo.attainment
@@ -90,15 +91,13 @@ class Search:
         """Yield the deployments that no bound rules out; count the others."""
         self._considered += len(units)
         for unit in units:
-            looks = [(self._screened[choice], count) for choice, count in unit.members]
-            out = next((look for look, _ in looks if look.reason is not None), None)
+            looks = [self._screened[choice] for choice, _ in unit.members]
+            out = next((look for look in looks if look.reason is not None), None)
             if out is not None:
                 self._pruned.add(str(out.reason), f"{unit.label()}: {out.example}")
                 continue
-            rate = min(look.bound.rate_per_s * count for look, count in looks if look.bound is not None)
-            entry = Entry(
-                unit, self._race.chips // unit.chips, rate, self._goal.at_best(unit, rate), FIRST_GUESS * rate
-            )
+            bounds = [look.bound for look in looks if look.bound is not None]
+            entry = entry_of(unit, bounds, self._goal, self._race.chips)
             if not entry.units or not ladder_of(entry, self._goal, SHORT, self._race.chips, self._race.allowed_s):
                 self._pruned.add("more chips than there are", f"{unit.label()}: {unit.chips} chips")
                 continue
@@ -108,7 +107,7 @@ class Search:
 
     def _colocated(self, layouts: Iterable[Sequence[Choice]]) -> None:
         """Try every layout with its usual options, and those that do well with others."""
-        mine = [choices for choices in layouts if choices[0].role == "colocated"]
+        mine = [choices for choices in layouts if choices[0].role == "colocated" and not choices[0].apart]
         first = [one for choices in mine for one in choices if one in self._screened]
         entries = self._ranked(first)
         self._race.run(entries, _WORTH_OPTIONS)
@@ -133,43 +132,16 @@ class Search:
             if top is not None and worth is not None and not self._goal.falls_short(worth, top, _WORTH_OPTIONS):
                 yield entry
 
-    def _apart(self, layouts: Iterable[Sequence[Choice]]) -> list[Entry]:
-        """Try disaggregated deployments, composed of what their stages bear alone; return what showed that."""
-        every = [one for choices in layouts for one in choices if one.role != "colocated"]
-        self._screen([one for one in every if one not in self._screened])
-        pairs = [
-            (prefill, decode)
-            for prefill in every
-            for decode in every
-            if (prefill.role, decode.role) == ("prefill", "decode")
-            and (prefill.model, prefill.pool.engine) == (decode.model, decode.pool.engine)
-        ]
-        entries = list(self._possible([unit for pair in pairs for unit in units_apart(*pair, self._searched.table)]))
-        possible = dict.fromkeys((entry.unit.members[0][0], entry.unit.members[1][0]) for entry in entries)
-        bounds = {choice: look.bound for choice, look in self._screened.items() if look.bound is not None}
-        stages = Stages(self._race, list(possible), bounds)
-        self._race.run(self._composed(entries, stages.rates()), CLOSE)
-        return stages.entries
-
-    def _composed(self, entries: Sequence[Entry], rates: Mapping[Choice, float]) -> list[Entry]:
-        """Return the deployments that should be worth the most by what their stages bear alone."""
-        known = []
-        for entry in entries:
-            stages = [rates.get(choice, 0.0) * count for choice, count in entry.unit.members]
-            if min(stages) > 0:
-                entry.expected_per_s = min(*stages, entry.bound_per_s)
-                known.append((self._goal.at_best(entry.unit, entry.expected_per_s), entry))
-            else:
-                self._pruned.add("a stage of it bears no load within the SLO, or too little", entry.unit.label())
-        known.sort(key=lambda found: -found[0])
-        taken: dict[tuple[Choice, ...], int] = {}
-        composed: list[Entry] = []
-        for hope, entry in known:
-            pair = tuple(choice for choice, _ in entry.unit.members)
-            short = self._goal.falls_short(hope, known[0][0], CLOSE)
-            if len(composed) < _COMPOSED and taken.get(pair, 0) < _OF_A_PAIR and not short:
-                taken[pair] = taken.get(pair, 0) + 1
-                composed.append(entry)
-            else:
-                self._pruned.add("worth less by what its stages bear alone", entry.unit.label())
-        return composed
+    def _apart(self, layouts: Iterable[Sequence[Choice]]) -> Apart:
+        """Try deployments whose stages are apart, split by split; return what they were composed by."""
+        table, every = self._searched.table, [one for choices in layouts for one in choices]
+        apart = Apart(self._race, table, self._screened, self._pruned)
+        encodes = load_model(self._searched.scenario.model.name).encoder is not None
+        for split in table.splits:
+            stages = stages_of(split, encodes=encodes)
+            if len(stages) == 1:
+                continue
+            kinds = [[one for one in every if one.pool.stages == pool] for pool in stages]
+            self._screen([one for kind in kinds for one in kind if one not in self._screened])
+            apart.run(kinds)
+        return apart

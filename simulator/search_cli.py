@@ -26,7 +26,9 @@ _SLO_MISSED = 3
 @click.command()
 @click.argument("scenario")
 @click.option("--gpus", type=click.IntRange(min=1), help="Most chips.  [default: search.gpus, or those of the pools]")
-@click.option("--objective", type=click.Choice(["goodput", "cost", "chips"]), help="What deployments are ranked by.")
+@click.option(
+    "--objective", type=click.Choice(["goodput", "cost", "chips", "pareto"]), help="What deployments are ranked by."
+)
 @click.option("--budget", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="End the search then.")
 @click.option(
     "--executor",

@@ -64,7 +64,7 @@ def search_content(searched: Searched, goal: Goal, found: Found) -> dict[str, An
             for reason, count in found.pruned.counts.most_common()
         ],
         "deployments": deployments,
-        "front": front_of(rows),
+        "front": front_of(_of_long_runs(rows) if goal.of_fronts else rows),
         "stopped": found.stopped,
         "versions": versions(),
     }
@@ -98,7 +98,7 @@ def _best(goal: Goal, one: Confirmed) -> dict[str, Any]:
         "goodput_per_chip": rate * point["slo_attainment"],
         "tokens_per_s_per_chip": goal.tokens_per_chip(point, chips),
         "cost_per_million_slo_met_tokens": None if hour is None else hour / point["chips"] / 3600 / good * 1e6,
-        "worth": abs(goal.worth(point, chips)),
+        "worth": abs(one.worth(goal)),
     } | {key: value for key, value in point.items() if key not in {"place", "load", "chips"}}
 
 
@@ -128,7 +128,7 @@ def _units(goal: Goal, entry: Entry) -> int:
 def _why(goal: Goal, entry: Entry, best: Entry | None) -> str:
     """Return in words why a deployment is not the best of its split."""
     if entry.left_at == "bound":
-        return f"at most {abs(entry.at_best):.4g}, even without any queueing"
+        return entry.why if goal.of_fronts else f"at most {abs(entry.at_best):.4g}, even without any queueing"
     if not entry.trials:
         return entry.why
     trial, verdict = entry.last or next(reversed(entry.trials.values()))
@@ -146,13 +146,10 @@ def _behind(goal: Goal, entry: Entry, best: Entry | None) -> str:
     name = next(reversed(entry.trials))
     if best is None or name not in best.trials:
         return "worth less"
-    trial, verdict = best.trials[name]
-    point = verdict.at(verdict.place)
-    worth = entry.worth(goal)
-    if point is None or worth is None:
+    worth, most = entry.worth_by(name, goal), best.worth_by(name, goal)
+    if worth is None or most is None:
         return "worth less"
-    units = int(point["load"]) if goal.axis == "units" else trial.units
-    return f"{100 * (abs(worth) / abs(goal.worth(point, units * best.unit.chips)) - 1):+.1f} % in {name} runs"
+    return f"{100 * (abs(worth) / abs(most) - 1):+.1f} % in {name} runs"
 
 
 def _load(goal: Goal, point: Mapping[str, Any]) -> str:
@@ -193,6 +190,11 @@ def _row(goal: Goal, entry: Entry, name: str, trial: Trial, point: Mapping[str, 
         "tokens_per_s_per_chip": goal.tokens_per_chip(point, chips),
         "tokens_per_s_per_user": 1e3 / point["mean_tpot_ms"] if point["mean_tpot_ms"] else None,
     } | {key: value for key, value in point.items() if key not in {"place", "chips"}}
+
+
+def _of_long_runs(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the longest runs there are: where the front is the answer, short ones only lead to it."""
+    return [row for row in rows if row["round"] in {"long", "curve", "whole"}] or list(rows)
 
 
 def front_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

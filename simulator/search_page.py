@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["search_page"]
 
 _MOST_DEPLOYMENTS: Final = 25
-_SPLITS: Final = ("colocated", "disaggregated")
 _KEYS: Final = {"ttft_ms": "ttft", "tpot_ms": "tpot", "e2e_ms": "e2el"}
 
 
@@ -79,7 +78,7 @@ def _front(content: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Cha
     y = Axis("tokens/s per chip", 0.0, 1.1 * max((row["tokens_per_s_per_chip"] for row in every), default=1.0))
     curve = [np.array([row[key] for row in front]) for key in ("tokens_per_s_per_user", "tokens_per_s_per_chip")]
     points = []
-    for split in _SPLITS:
+    for split in content["best_by_split"]:
         mine = [row for row in known if row["split"] == split]
         if mine:
             top = max(mine, key=lambda row: row["tokens_per_s_per_chip"])

@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["render_search", "search_sentence"]
 
 _RUNNERS_UP: Final = 6
+#: Splits beside which there is room for words on one line.
+_WIDE: Final = 2
 _FRONT_ROWS: Final = 10
 _WORTH: Final = {
     "goodput": "requests/s per\nchip within\nthe SLO",
     "cost": "cost per million\noutput tokens\nwithin the SLO",
     "chips": "chips",
+    "pareto": "area under its front,\ntokens/s of a user\nx of a chip",
 }
 _LOADS: Final = {"rate": "requests/s", "users": "users", "units": "requests/s"}
 
@@ -65,6 +68,7 @@ def _beside(content: Mapping[str, Any], best: Mapping[str, Any], other: Mapping[
         "goodput": "load per chip within the SLO",
         "cost": "cost per token within the SLO",
         "chips": "number of chips",
+        "pareto": "area under its front of tokens/s of a chip over those of a user",
     }
     ratio = best["worth"] / other["worth"]
     return f"Its {word[content['objective']]} is {ratio:.2f} times that of the best {other['split']}."
@@ -73,7 +77,7 @@ def _beside(content: Mapping[str, Any], best: Mapping[str, Any], other: Mapping[
 def _best(content: Mapping[str, Any]) -> Table:
     splits = [one for one in content["best_by_split"].values() if one is not None]
     table = plain_table("The best, all of it simulated", "", *(one["split"] for one in splits))
-    table.columns[0].no_wrap = True
+    table.columns[0].no_wrap = len(splits) <= _WIDE
     for column in table.columns[1:]:
         column.overflow = "fold"
     figures: dict[str, Callable[[Mapping[str, Any]], Text | str]] = {
@@ -115,7 +119,8 @@ def _front(content: Mapping[str, Any]) -> Table:
         title, "deployment", f"load, {_LOADS[content['axis']]}", "tokens/s\nper user", "tokens/s\nper chip"
     )
     front = content["front"]
-    step = max(1, -(-len(front) // _FRONT_ROWS))
+    # Where it was looked for, all of it is said.
+    step = 1 if content["objective"] == "pareto" else max(1, -(-len(front) // _FRONT_ROWS))
     for row in front[::step]:
         user, chip = row["tokens_per_s_per_user"], row["tokens_per_s_per_chip"]
         table.add_row(Text(row["deployment"]), f"{row['load']:,.4g}", f"{user:,.1f}", f"{chip:,.1f}")

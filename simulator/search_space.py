@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import product
 from math import gcd
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from pydantic import ValidationError
 
@@ -19,17 +21,24 @@ if TYPE_CHECKING:
 
     from simulator.search_table import Searched, SearchTable
 
-__all__ = ["Choice", "Pruned", "Role", "Unit", "choices_of", "units_apart"]
+__all__ = ["SPLITS", "Choice", "Pruned", "Role", "Split", "Unit", "choices_of", "ratios", "stages_of", "units_apart"]
 
-Role: TypeAlias = Literal["colocated", "prefill", "decode"]
+Role: TypeAlias = Literal["colocated", "prefill", "decode", "encode"]
+Split: TypeAlias = Literal["colocated", "disaggregated", "E-PD", "E-P-D"]
 
-_STAGES: Final[Mapping[Role, tuple[str, ...]]] = {
-    "colocated": ("prefill", "decode"),
-    "prefill": ("prefill",),
-    "decode": ("decode",),
-}
+SPLITS: Final[Mapping[Split, tuple[tuple[str, ...], ...]]] = MappingProxyType(
+    {
+        "colocated": (("encode", "prefill", "decode"),),
+        "disaggregated": (("encode", "prefill"), ("decode",)),
+        "E-PD": (("encode",), ("prefill", "decode")),
+        "E-P-D": (("encode",), ("prefill",), ("decode",)),
+    }
+)
+"""The stages of the pools of each split; a model without an encoder has no stage ``encode``."""
+
 #: How many tokens a step computes does not matter to an instance that computes no prompts.
 _BUDGETS: Final = ("max_num_batched_tokens", "chunked_prefill_size", "max_num_tokens", "enable_chunked_prefill")
+_NO_EXPERTS: Final = {"expert_parallel": 1, "expert_exchange": "gather"}
 #: What a layout and a split decide; the rest of a scenario's pool is shared by all deployments.
 _DECIDED: Final = frozenset(
     {
@@ -66,12 +75,15 @@ class Choice:
         Its pool, of one instance.
     label
         What a person calls it.
+    apart
+        Other instances encode what it computes prompts of.
     """
 
     role: Role
     model: Model
     pool: Pool
     label: str
+    apart: bool = False
 
     @property
     def layout(self) -> tuple[str, str, str]:
@@ -97,9 +109,12 @@ class Unit:
     members: tuple[tuple[Choice, int], ...]
 
     @property
-    def split(self) -> Literal["colocated", "disaggregated"]:
-        """Whether prompts and decoding share instances."""
-        return "colocated" if len(self.members) == 1 else "disaggregated"
+    def split(self) -> Split:
+        """Which stages share instances."""
+        apart = self.members[0][0].role == "encode"
+        if len(self.members) - apart == 1:
+            return "E-PD" if apart else "colocated"
+        return "E-P-D" if apart else "disaggregated"
 
     @property
     def chips(self) -> int:
@@ -113,7 +128,7 @@ class Unit:
     def label(self, units: int = 1) -> str:
         """Return what a person calls so many units."""
         parts = " + ".join(
-            f"{count * units} x {'' if self.split == 'colocated' else choice.role + ' '}{choice.label}"
+            f"{count * units} x {'' if choice.role == 'colocated' else choice.role + ' '}{choice.label}"
             for choice, count in self.members
         )
         return f"{self.members[0][0].pool.engine}: {parts}"
@@ -135,14 +150,24 @@ def choices_of(searched: Searched, pruned: Pruned) -> list[Choice]:
     """Return every instance that a search looks at, the impossible ones counted."""
     found = []
     for model, engine, chip in product(_models(searched), searched.table.engines, searched.table.chips):
-        for role in _roles(searched.table):
-            found += list(_instances(searched, model, (engine, chip), role, pruned))
+        encodes = load_model(model.name).encoder is not None
+        pools = [stages for split in searched.table.splits for stages in stages_of(split, encodes=encodes)]
+        for stages in dict.fromkeys(pools):
+            found += list(_instances(searched, model, (engine, chip), stages, pruned))
     return found
 
 
-def _roles(table: SearchTable) -> tuple[Role, ...]:
-    apart: tuple[Role, ...] = ("prefill", "decode") if "disaggregated" in table.splits else ()
-    return (*(("colocated",) if "colocated" in table.splits else ()), *apart)
+def stages_of(split: str, *, encodes: bool) -> tuple[tuple[str, ...], ...]:
+    """Return the stages of the pools of a split, for a model that has an encoder or not."""
+    pools = SPLITS[cast("Split", split)]
+    return pools if encodes else tuple(tuple(stage for stage in pool if stage != "encode") for pool in pools)
+
+
+def _role(stages: Sequence[str]) -> Role:
+    """Return the part that instances of some stages have in a deployment."""
+    if {"prefill", "decode"} <= set(stages):
+        return "colocated"
+    return "prefill" if "prefill" in stages else "decode" if "decode" in stages else "encode"
 
 
 def _models(searched: Searched) -> list[Model]:
@@ -154,23 +179,25 @@ def _models(searched: Searched) -> list[Model]:
 
 
 def _instances(
-    searched: Searched, model: Model, made_of: tuple[str, str], role: Role, pruned: Pruned
+    searched: Searched, model: Model, made_of: tuple[str, str], stages: tuple[str, ...], pruned: Pruned
 ) -> Iterator[Choice]:
-    (engine, chip), table = made_of, searched.table
+    (engine, chip), table, role = made_of, searched.table, _role(stages)
+    spec = load_model(model.name)
+    apart = spec.encoder is not None and "prefill" in stages and "encode" not in stages
     named = " ".join(_named(table, model, chip))
     common, options = _template(searched.scenario.pool, engine)
     tried = _tried(table, engine, role)
-    layouts = list(_layouts(table, has_experts=bool(load_model(model.name).experts), role=role))
+    layouts = list(_layouts(table, has_experts=bool(spec.experts), role=role))
     for layout, values in product(layouts, product(*tried.values())):
         changed = dict(zip(tried, values, strict=True))
         label = _label(layout, changed, tried, named)
-        asked: dict[str, Any] = common | layout | {"name": role, "stages": _STAGES[role], "engine": engine}
+        asked: dict[str, Any] = common | layout | {"name": role, "stages": stages, "engine": engine}
         try:
             pool = Pool.model_validate(asked | {"chip": chip, "engine_options": options | changed})
         except ValidationError as error:
             pruned.add("not an instance of the engine", f"{engine} {label}: {error.errors()[0]['msg']}")
             continue
-        yield Choice(role, model, pool, label)
+        yield Choice(role, model, pool, label, apart)
 
 
 def _tried(table: SearchTable, engine: str, role: Role) -> dict[str, Sequence[Any]]:
@@ -192,6 +219,12 @@ def _template(pools: Sequence[Pool], engine: str) -> tuple[dict[str, Any], dict[
 def _layouts(table: SearchTable, *, has_experts: bool, role: Role) -> Iterator[dict[str, Any]]:
     """Yield the keys of a pool that lay an instance out over chips."""
     most = min(table.instance_chips, table.gpus or table.instance_chips)
+    if role == "encode":
+        # Cut over chips, or whole on each of them, which share out images.
+        cut = [(tensor, 1) for tensor in table.tensor_parallel] + [(1, data) for data in table.data_parallel]
+        for tensor, data in dict.fromkeys(one for one in cut if one[0] * one[1] <= most):
+            yield {"tensor_parallel": tensor, "pipeline_parallel": 1, "data_parallel": data} | _NO_EXPERTS
+        return
     stages = table.pipeline_parallel if role == "decode" else (1,)
     ranks = table.data_parallel if has_experts else (1,)
     for tensor, pipeline, data in product(table.tensor_parallel, stages, ranks):
@@ -232,10 +265,22 @@ def _label(
     return " ".join([*([named] if named else []), *parts])
 
 
-def units_apart(prefill: Choice, decode: Choice, table: SearchTable) -> Iterator[Unit]:
-    """Yield the units of two kinds of instances, in every ratio that the table allows and the chips suffice for."""
-    most = table.unit_instances
-    for prompts, decodes in product(range(1, most), range(1, most)):
-        unit = Unit(((prefill, prompts), (decode, decodes)))
-        if gcd(prompts, decodes) == 1 and prompts + decodes <= most and unit.chips <= (table.gpus or unit.chips):
+def units_apart(choices: Sequence[Choice], table: SearchTable) -> Iterator[Unit]:
+    """Yield the units of several kinds of instances, in every ratio that the table allows and the chips suffice for."""
+    for counts in ratios(len(choices), table.unit_instances):
+        unit = Unit(tuple(zip(choices, counts, strict=True)))
+        if unit.chips <= (table.gpus or unit.chips):
             yield unit
+
+
+@cache
+def ratios(kinds: int, most: int) -> tuple[tuple[int, ...], ...]:
+    """Return every ratio of several kinds of instances, in lowest terms and of so many instances at most.
+
+    Examples
+    --------
+    >>> ratios(2, 4)
+    ((1, 1), (1, 2), (1, 3), (2, 1), (3, 1))
+    """
+    every = product(range(1, most), repeat=kinds)
+    return tuple(counts for counts in every if sum(counts) <= most and gcd(*counts) == 1)

@@ -13,9 +13,11 @@ from hardware.errors import ScenarioError
 from hardware.strict import Strict, one_of
 from hardware.tables import validated
 from perfdb.formats import WEIGHT_BYTES
+from perfdb.load_model import load_model
 from simulator.engines import ENGINES
 from simulator.overrides import parse_override
 from simulator.pool_table import Count, Text
+from simulator.requests import build_requests
 from simulator.scenario import open_scenario, resolve_scenario
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ OBJECTIVES: Final[Mapping[str, str]] = MappingProxyType(
         "goodput": "most requests per second and chip within the SLO",
         "cost": "least cost per million output tokens within the SLO",
         "chips": "fewest chips for the traffic as it is",
+        "pareto": "most tokens per second of a chip for each speed of a user within the SLO",
     }
 )
 """What deployments are ranked by, in words."""
@@ -43,6 +46,7 @@ _OPTIONS: Final[Mapping[str, Mapping[str, Sequence[Any]]]] = MappingProxyType(
     }
 )
 
+_Split: TypeAlias = Literal["colocated", "disaggregated", "E-PD", "E-P-D"]
 _Engine: TypeAlias = Annotated[str, one_of(ENGINES)]
 _Weights: TypeAlias = Annotated[str, one_of(WEIGHT_BYTES)]
 _Values: TypeAlias = Annotated[tuple[Any, ...], Field(min_length=1, max_length=64)]
@@ -59,13 +63,15 @@ class SearchTable(Strict):
     gpus
         Most chips of a deployment; default: those of the scenario's pools.
     splits
-        Prompts and decoding on the same instances, or apart.
+        Prompts and decoding on the same instances, or apart; the same with encoders apart (E-PD, E-P-D). Default:
+        those that the model and the traffic have a use for.
     engines, chips
         Default: those of the scenario's pools. Prefill and decode may have different chips, not engines.
     weights, kv_cache
         Formats; default: as ``[model]`` says.
     tensor_parallel, pipeline_parallel, data_parallel
-        Of an instance. Pipelines decode only; attention ranks are tried for models with experts.
+        Of an instance. Pipelines decode only; attention ranks are tried for models with experts, and encoders that
+        share out images whole.
     experts
         How experts are dealt: ``"tensor"`` cuts each over all chips of an instance, ``"parallel"`` gives each chip
         whole ones.
@@ -74,7 +80,7 @@ class SearchTable(Strict):
     instance_chips
         Most chips of an instance.
     unit_instances
-        Most instances, of both stages together, of the smallest group that a disaggregated deployment repeats.
+        Most instances, of all stages together, of the smallest group that a disaggregated deployment repeats.
     engine_options
         Values to try by engine and flag; other flags are those of the scenario's pool of that engine.
     requests
@@ -85,10 +91,7 @@ class SearchTable(Strict):
 
     objective: Annotated[str, one_of(OBJECTIVES)] = "goodput"
     gpus: Count | None = None
-    splits: Annotated[tuple[Literal["colocated", "disaggregated"], ...], Field(min_length=1)] = (
-        "colocated",
-        "disaggregated",
-    )
+    splits: Annotated[tuple[_Split, ...], Field(min_length=1)] = ()
     engines: tuple[_Engine, ...] = ()
     chips: tuple[Text, ...] = ()
     weights: tuple[_Weights, ...] = ()
@@ -161,7 +164,7 @@ def load_searched(path: str, changes: Sequence[str] = (), *, gpus: int | None, o
         root["pool"] = _pools(table, path)
     scenario = resolve_scenario(root, file, path)
     _check_goal(scenario, path)
-    return Searched(scenario, _filled(table, scenario))
+    return Searched(scenario, _filled(table, scenario, path))
 
 
 def _pools(table: SearchTable, path: str) -> list[dict[str, Any]]:
@@ -174,7 +177,7 @@ def _pools(table: SearchTable, path: str) -> list[dict[str, Any]]:
     ]
 
 
-def _filled(table: SearchTable, scenario: Scenario) -> SearchTable:
+def _filled(table: SearchTable, scenario: Scenario, path: str) -> SearchTable:
     pools = scenario.pool
     for chip in table.chips:
         load_chip(chip)
@@ -184,8 +187,26 @@ def _filled(table: SearchTable, scenario: Scenario) -> SearchTable:
             "engines": table.engines or tuple(dict.fromkeys(pool.engine for pool in pools)),
             "chips": table.chips or tuple(dict.fromkeys(pool.chip for pool in pools)),
             "gpus": table.gpus or chips,
+            "splits": _splits(table.splits, scenario, path),
         }
     )
+
+
+def _splits(asked: tuple[_Split, ...], scenario: Scenario, path: str) -> tuple[_Split, ...]:
+    """Return the splits to try: those asked for, or all that make a difference."""
+    apart: tuple[_Split, ...] = tuple(split for split in asked if split.startswith("E-"))
+    if asked and not apart:
+        return asked
+    without = None
+    if load_model(scenario.model.name).encoder is None:
+        without = f"{scenario.model.name} has no encoder"
+    elif build_requests(scenario).media is None:
+        without = "no request of the workload has an image"
+    if apart and without is not None:
+        raise ScenarioError(
+            f"{path}: search.splits has {apart[0]!r}, but {without}; expected 'colocated' or 'disaggregated'"
+        )
+    return asked or (("colocated", "disaggregated") if without else ("colocated", "disaggregated", "E-PD", "E-P-D"))
 
 
 def _check_goal(scenario: Scenario, path: str) -> None:

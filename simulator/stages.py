@@ -1,10 +1,11 @@
-"""Stages alone: what an instance bears of prompts, or of decoding, beside more than enough of the other."""
+"""Stages alone: what an instance bears of encoding, prompts or decoding, beside more than enough of the others."""
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING, Final
 
-from simulator.entries import SHORT, Entry
+from simulator.entries import FIRST_GUESS, SHORT, Entry
 from simulator.objectives import stage_goal
 from simulator.race import CLOSE, WAVE
 from simulator.search_space import Unit
@@ -16,16 +17,17 @@ if TYPE_CHECKING:
     from simulator.search_space import Choice
     from simulator.step_bounds import Bound
 
-__all__ = ["FIRST_GUESS", "Stages"]
+__all__ = ["Stages"]
 
-#: Instances of the other stage beside one under trial, for each that its bound asks for.
+#: Instances of the other stages beside one under trial, for each that its bound asks for.
 _AMPLE: Final = 2.0
 #: Chips of the stage under trial: its instances help each other out.
 _STAGE_CHIPS: Final = 8
-#: Prompts are over within their TTFT, so that fewer of them show what an instance bears.
-_RUNGS: Final = {"prefill": SHORT._replace(at_most=400), "decode": SHORT}
-#: Where a bound is tried first.
-FIRST_GUESS: Final = 0.6
+#: How fast users are served is theirs to say.
+_DECODING: Final = ("decode", "colocated")
+#: Images and prompts are over within their TTFT, so that fewer of them show what an instance bears.
+_FEWER: Final = SHORT._replace(at_most=400)
+_RUNGS: Final = {"encode": _FEWER, "prefill": _FEWER, "decode": SHORT, "colocated": SHORT}
 
 
 class Stages:
@@ -35,57 +37,95 @@ class Stages:
     ----------
     race
         Puts deployments under load.
-    pairs
-        Instances of both stages that go together.
+    combinations
+        Instances of all stages that go together, in the order of the stages.
     bounds
         What each cannot surpass.
-
-    Attributes
-    ----------
-    entries
-        The deployments that put a stage under load.
+    tried
+        Deployments that put a stage under load, by the instance that is under trial; added to.
     """
 
-    def __init__(self, race: Race, pairs: Sequence[tuple[Choice, Choice]], bounds: Mapping[Choice, Bound]) -> None:
-        self._race, self._pairs, self._bounds = race, pairs, bounds
-        self._partners: dict[Choice, list[Choice]] = {}
-        for pair in pairs:
-            for choice, other in (pair, pair[::-1]):
-                self._partners.setdefault(choice, []).append(other)
-        self._tried: dict[Choice, Entry] = {}
-        self._goal = stage_goal(race.goal)
-
-    @property
-    def entries(self) -> list[Entry]:
-        """The deployments that put a stage under load."""
-        return list(self._tried.values())
+    def __init__(
+        self,
+        race: Race,
+        combinations: Sequence[tuple[Choice, ...]],
+        bounds: Mapping[Choice, Bound],
+        tried: dict[Choice, Entry],
+    ) -> None:
+        self._race, self._tried, self._goal = race, tried, stage_goal(race.goal)
+        stages: list[dict[Choice, int]] = [{} for _ in combinations[0]] if combinations else []
+        for choices in combinations:
+            for stage, choice in zip(stages, choices, strict=True):
+                stage.setdefault(choice, len(stage))
+        self._choices = [list(stage) for stage in stages]
+        self._places = [tuple(s[c] for s, c in zip(stages, choices, strict=True)) for choices in combinations]
+        self._bounds = {choice: bounds[choice] for stage in self._choices for choice in stage}
 
     def rates(self) -> dict[Choice, float]:
         """Return the requests per second that an instance bears; of those that no partner makes worth while, none."""
         while wave := self._next():
             if self._race.stop("stages"):
                 break
-            fresh = {choice: self._deployment(choice) for choice in wave}
+            fresh = {choice: self._deployment(choice, stage) for choice, stage in wave}
             self._tried |= fresh
             for role, rung in _RUNGS.items():
-                self._race.attempt([one for choice, one in fresh.items() if choice.role == role], rung, self._goal, {})
-        return {choice: self._rate(choice) for choice in self._tried}
+                mine = [one for choice, one in fresh.items() if choice.role == role]
+                self._race.attempt(mine, rung, self._goal, {})
+                if self._race.goal.of_fronts and role in _DECODING:
+                    self._race.trace(mine, rung, self._goal)
+        return {choice: self._rate(choice) for stage in self._choices for choice in stage if choice in self._tried}
 
-    def _next(self) -> list[Choice]:
+    def _next(self) -> list[tuple[Choice, int]]:
         """Return who is to be tried next: of each stage those that might do best with the best of partners."""
-        best = max((self._together(*pair) for pair in self._pairs if set(pair) <= self._tried.keys()), default=0.0)
-        wave: list[Choice] = []
-        for number in (0, 1):
-            left = [one for one in dict.fromkeys(pair[number] for pair in self._pairs) if one not in self._tried]
-            hopes = {one: max(self._together(one, other) for other in self._partners[one]) for one in left}
-            promising = [one for one in left if hopes[one] >= CLOSE * best]
-            wave += sorted(promising, key=lambda one: -hopes[one])[: WAVE // 2]
+        costs = [[self._chips_per_rate(choice) for choice in stage] for stage in self._choices]
+        tried = [[choice in self._tried for choice in stage] for stage in self._choices]
+        hopes = [[0.0] * len(stage) for stage in self._choices]
+        best = 0.0
+        for places in self._places:
+            together = 1 / sum(costs[stage][place] for stage, place in enumerate(places))
+            for stage, place in enumerate(places):
+                hopes[stage][place] = max(hopes[stage][place], together)
+            if all(tried[stage][place] for stage, place in enumerate(places)):
+                best = max(best, together)
+        wave: list[tuple[Choice, int]] = []
+        for stage, choices in enumerate(self._choices):
+            hope = hopes[stage]
+            left = [
+                place
+                for place, choice in enumerate(choices)
+                if not tried[stage][place] and (hope[place] >= CLOSE * best or self._faster(choice, stage))
+            ]
+            left.sort(key=lambda place: -hope[place])
+            wave += [(choices[place], stage) for place in left[: WAVE // 2]]
         return wave
 
-    def _together(self, one: Choice, other: Choice) -> float:
-        """Return the requests per second and chip of two stages in the best of ratios."""
-        rates = [self._rate(choice) for choice in (one, other)]
-        return 1 / (one.chips / rates[0] + other.chips / rates[1]) if min(rates) > 0 else 0.0
+    def _faster(self, choice: Choice, stage: int) -> bool:
+        """Tell whether users might be faster than with all others that bear as much: for fronts that counts too."""
+        alone_ms, chips = self._bounds[choice].tpot_ms, self._chips_per_rate(choice)
+        if not self._race.goal.of_fronts or alone_ms is None or chips == float("inf"):
+            return False
+        tried = [one for one in self._choices[stage] if one in self._tried]
+        return not any(
+            (self._bounds[one].tpot_ms or 0.0) <= alone_ms and CLOSE * self._chips_per_rate(one) <= chips
+            for one in tried
+        )
+
+    def speeds(self, choice: Choice) -> tuple[list[float], list[float]]:
+        """Return loads of an instance that decodes, requests/s, rising, and the tokens per second of a user at each."""
+        entry = self._tried[choice]
+        chips, count = entry.unit.chips, entry.unit.count(choice)
+        kept = entry.kept(next(reversed(entry.trials), ""))
+        known = sorted(
+            (self._goal.rate_per_chip(point, chips) * chips / count, 1e3 / point["mean_tpot_ms"])
+            for _, point in kept
+            if point["mean_tpot_ms"]
+        )
+        return [rate for rate, _ in known], [speed for _, speed in known]
+
+    def _chips_per_rate(self, choice: Choice) -> float:
+        """Return the chips that a request per second takes; in the best of ratios those of all stages add up."""
+        rate = self._rate(choice)
+        return choice.chips / rate if rate else float("inf")
 
     def _rate(self, choice: Choice) -> float:
         """Return what an instance bears, or its bound before it was tried."""
@@ -97,15 +137,29 @@ class Stages:
         chips = entry.unit.chips
         return self._goal.rate_per_chip(entry.point, chips) * chips / entry.unit.count(choice)
 
-    def _deployment(self, choice: Choice) -> Entry:
+    def _deployment(self, choice: Choice, stage: int) -> Entry:
         """Return a deployment that ends with what one stage bears."""
-        # The other stage is to be the last to miss the SLO.
-        partner = min(self._partners[choice], key=self._alone_ms)
-        count = max(1, min(self._race.chips, _STAGE_CHIPS) // choice.chips)
-        rate = count * self._bounds[choice].rate_per_s
-        members = [(choice, count), (partner, 1 + int(_AMPLE * rate / self._bounds[partner].rate_per_s))]
-        unit = Unit(tuple(members if choice.role == "prefill" else members[::-1]))
+        place, bound = self._choices[stage].index(choice), self._bounds[choice].rate_per_s
+        mine = [places for places in self._places if places[stage] == place]
+        others = {
+            other: [self._choices[other][one] for one in dict.fromkeys(places[other] for places in mine)]
+            for other in range(len(self._choices))
+            if other != stage
+        }
+        # More than all chips can bear of any other stage is never asked of it.
+        most = min(max(self._most(partner) for partner in partners) for partners in others.values())
+        count = max(1, min(min(self._race.chips, _STAGE_CHIPS) // choice.chips, ceil(most / bound)))
+        rate = min(count * bound, most)
+        members = {stage: (choice, count)}
+        for other, partners in others.items():
+            # The other stages are to be the last to miss the SLO.
+            partner = min(partners, key=self._alone_ms)
+            members[other] = (partner, 1 + int(_AMPLE * rate / self._bounds[partner].rate_per_s))
+        unit = Unit(tuple(members[number] for number in sorted(members)))
         return Entry(unit, 1, rate, 0.0, FIRST_GUESS * rate)
+
+    def _most(self, choice: Choice) -> float:
+        return self._bounds[choice].rate_per_s * (self._race.chips // choice.chips)
 
     def _alone_ms(self, choice: Choice) -> float:
         bound = self._bounds[choice]

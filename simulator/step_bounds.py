@@ -9,19 +9,26 @@ together achieve; every choice of prices is a bound, and the least of a grid of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import sqrt
+from dataclasses import dataclass, replace
+from math import inf, sqrt
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from perfdb.step_prices import equal_prompt
+from simulator.built_pool import BuiltEncoder
+from simulator.encode_bounds import EncodePrices, encode_prices, lone_encode_ns
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from perfdb.encoder_prices import EncoderCosts
+    from perfdb.media_rules import Seen
     from perfdb.step_prices import StepPrices
-    from simulator.built_pool import BuiltPool
+    from simulator.built_pool import AnyPool, BuiltPool
+    from simulator.encoder_load import Encoded
     from simulator.scenario import Slo
     from simulator.traffic import Traffic
 
@@ -34,6 +41,9 @@ _SAMPLE_SLACK: Final = 0.03
 #: Prompts that are computed together, where a step holds them.
 _TOGETHER: Final = (1, 8)
 
+#: Speeds of users for which rates are bounded, and how much slower than the fastest where the SLO does not say.
+_SPEEDS: Final = 12
+_SLOW: Final = 8
 #: Prices that are tried: of the KV cache and of a delayed token, and shares of the dearest price of a prompt token.
 _ROOM_PRICES: Final = (0.0, *np.geomspace(0.03, 30, 7).tolist())
 _DELAY_PRICES: Final = (0.0, *np.geomspace(1e-4, 10, 21).tolist())
@@ -52,6 +62,9 @@ class Bound:
         Of a request of median prompt, alone; None for a stage it does not serve.
     met_ttft, met_tpot, met_e2e
         Share of the requests that would meet each bound, alone; 1 where there is none.
+    speeds
+        Pairs of a mean TPOT, ms, and the requests per second of an instance that a user who is served no faster than
+        that goes with at most, the fastest first; empty where nobody asked, or it does not decode.
     """
 
     rate_per_s: float
@@ -60,6 +73,7 @@ class Bound:
     met_ttft: float
     met_tpot: float
     met_e2e: float
+    speeds: tuple[tuple[float, float], ...] = ()
 
     def misses(self, attainment: float) -> str | None:
         """Return the metric whose bound too many requests miss even alone, or None."""
@@ -67,7 +81,7 @@ class Bound:
         return next((name for name, share in shares.items() if share < attainment - _SAMPLE_SLACK), None)
 
 
-def instance_bound(pool: BuiltPool, traffic: Traffic, slo: Slo) -> Bound:
+def instance_bound(pool: AnyPool, traffic: Traffic, slo: Slo, *, speeds: bool = False) -> Bound:
     """Return the bounds of one instance of a pool.
 
     Parameters
@@ -78,24 +92,83 @@ def instance_bound(pool: BuiltPool, traffic: Traffic, slo: Slo) -> Bound:
         What arrives.
     slo
         The bounds to be met.
+    speeds
+        Bound the rate for users of several speeds too.
     """
+    if isinstance(pool, BuiltEncoder):
+        return _encoder_bound(pool, traffic, slo)
     parts = pool.parts
     ttft_ms = _lone_ttft_ms(pool, traffic) if parts.prefills else np.zeros(len(traffic.prompts))
     tpot_ms = _lone_tpot_ms(parts.prices, traffic) if parts.decodes else np.zeros(len(traffic.prompts))
     later = np.array(traffic.outputs) - 1
     middle = len(traffic.prompts) // 2
+    rate_per_s = _SLACK * parts.ranks * _rank_rate_per_s(pool, traffic, slo.tpot_ms)
     return Bound(
-        rate_per_s=_SLACK * parts.ranks * _rank_rate_per_s(pool, traffic, slo.tpot_ms),
+        rate_per_s=rate_per_s,
         ttft_ms=float(ttft_ms[middle]) if parts.prefills else None,
         tpot_ms=float(tpot_ms[middle]) if parts.decodes else None,
         met_ttft=_met(ttft_ms, slo.ttft_ms),
         met_tpot=_met(np.where(later > 0, tpot_ms, 0.0), slo.tpot_ms),
         met_e2e=_met(ttft_ms + later * tpot_ms, slo.e2e_ms),
+        speeds=_speeds(pool, traffic, slo, rate_per_s, tpot_ms) if speeds and parts.decodes else (),
     )
+
+
+def _speeds(
+    pool: BuiltPool, traffic: Traffic, slo: Slo, rate_per_s: float, alone_ms: NDArray[np.float64]
+) -> tuple[tuple[float, float], ...]:
+    """Return the most requests per second for users of several speeds; none is faster than a mean request alone."""
+    later = np.array(traffic.outputs) > 1
+    fastest = float(alone_ms[later].mean() if later.any() else alone_ms.mean()) / _SLACK
+    slowest = max(slo.tpot_ms if slo.tpot_ms is not None else _SLOW * fastest, 1.1 * fastest)
+    grid = np.geomspace(fastest, slowest, _SPEEDS).tolist()
+    # A mean is over all requests: none is free.
+    everyone = replace(traffic, free_share=0.0)
+    rates = [_SLACK * pool.parts.ranks * _rank_rate_per_s(pool, everyone, tpot_ms) for tpot_ms in grid[1:]]
+    return tuple(zip(grid, [min(rate, rate_per_s) for rate in rates] + [rate_per_s], strict=True))
 
 
 def _met(values_ms: NDArray[np.float64], bound_ms: float | None) -> float:
     return 1.0 if bound_ms is None else float((values_ms <= bound_ms).mean())
+
+
+# --- encoding ----------------------------------------------------------------------------------------
+
+
+def _encoder_bound(pool: BuiltEncoder, traffic: Traffic, slo: Slo) -> Bound:
+    """Return the bounds of an instance that encodes alone; TTFT is its part of it."""
+    parts, load, requests = pool.parts, traffic.media, len(traffic.prompts)
+    lone_ms, least_ns = np.zeros(requests), 0.0
+    if load is not None:
+        prices = encode_prices(pool.costs, load, load.apart, most_tokens=parts.most_tokens, most_items=parts.most_items)
+        least_ns = prices.of(load.apart)
+        lone_ms = _lone_encode_ms(pool.costs, prices, load.apart.sample, sharded=load.sharded)
+    return Bound(
+        # Where all may be stored a nanosecond stands for nothing.
+        rate_per_s=_SLACK * pool.costs.ranks * 1e9 / max(least_ns, 1.0),
+        ttft_ms=float(lone_ms[requests // 2]),
+        tpot_ms=None,
+        met_ttft=_met(lone_ms, slo.ttft_ms),
+        met_tpot=1.0,
+        met_e2e=_met(lone_ms, slo.e2e_ms),
+    )
+
+
+def _lone_encode_ms(
+    costs: EncoderCosts, prices: EncodePrices, sample: Sequence[tuple[Seen, ...]], *, sharded: bool = False
+) -> NDArray[np.float64]:
+    known = {items: lone_encode_ns(costs, prices, items, sharded=sharded) for items in dict.fromkeys(sample)}
+    return np.array([known[items] for items in sample]) / 1e6
+
+
+def _within(pool: BuiltPool, traffic: Traffic) -> tuple[EncoderCosts, EncodePrices, Encoded] | None:
+    """Return what an engine encodes in its steps, and the least it costs; None where it does not."""
+    load = traffic.media
+    if pool.encoder is None or load is None:
+        return None
+    budget = pool.options.plan(prefills=True).encoder_tokens
+    most = inf if budget is None else budget
+    return pool.encoder, encode_prices(pool.encoder, load, load.within, most_tokens=most, most_items=inf), load.within
 
 
 # --- latency -----------------------------------------------------------------------------------------
@@ -109,7 +182,9 @@ def _lone_ttft_ms(pool: BuiltPool, traffic: Traffic) -> NDArray[np.float64]:
     found = np.array([known[size] for size in sizes], np.float64)
     if front is not None:
         found += front.latency_ns + front.request_ns + front.token_ns * np.array(traffic.prompts)
-    return found / 1e6
+    within = _within(pool, traffic)
+    encoding_ms = 0.0 if within is None else _lone_encode_ms(within[0], within[1], within[2].sample)
+    return found / 1e6 + encoding_ms
 
 
 def _lone_prompt_ns(pool: BuiltPool, prompt: int, new: int) -> int:
@@ -148,8 +223,8 @@ def _rank_rate_per_s(pool: BuiltPool, traffic: Traffic, tpot_ms: float | None) -
     """Return the most requests per second of an attention rank, or of an instance that has none."""
     parts, prices = pool.parts, pool.parts.prices
     if not parts.decodes:
-        return 1e9 / (traffic.new_tokens * _token_price_ns(prices) + _attention_ns(prices, traffic))
-    steps = _steps(prices, traffic, prefills=parts.prefills)
+        return 1e9 / (traffic.new_tokens * _token_price_ns(prices) + _of_prompts_ns(pool, traffic))
+    steps = _steps(prices, traffic, _of_prompts_ns(pool, traffic) if parts.prefills else 0.0, prefills=parts.prefills)
     held_share = traffic.own_tokens / (parts.blocks * parts.block_tokens)
     tpot_ns = None if tpot_ms is None else tpot_ms * 1e6
     least_ns = max(
@@ -173,7 +248,7 @@ class _Steps:
     token_ns
         The least a prompt token takes in a step without decoding; 0 where no prompts are computed.
     attention_ns
-        Mean time of a prompt's own attention; 0 likewise.
+        Mean time of a prompt's own attention, and of encoding what it carries; 0 likewise.
     """
 
     sequences: NDArray[np.float64]
@@ -213,7 +288,7 @@ def _least_ns(steps: _Steps, traffic: Traffic, delay: float, tpot_ns: float | No
     return least + steps.attention_ns
 
 
-def _steps(prices: StepPrices, traffic: Traffic, *, prefills: bool) -> _Steps:
+def _steps(prices: StepPrices, traffic: Traffic, attention_ns: float, *, prefills: bool) -> _Steps:
     sequences = _rising(1, len(prices.sample_ns) - 1)
     chunks = np.append(0, _rising(16, prices.max_tokens)) if prefills else np.zeros(1, np.int64)
     n, t = np.meshgrid(sequences, chunks, indexing="ij")
@@ -231,8 +306,15 @@ def _steps(prices: StepPrices, traffic: Traffic, *, prefills: bool) -> _Steps:
         t.astype(np.float64),
         duration,
         _token_price_ns(prices) if prefills else 0.0,
-        _attention_ns(prices, traffic) if prefills else 0.0,
+        attention_ns,
     )
+
+
+def _of_prompts_ns(pool: BuiltPool, traffic: Traffic) -> float:
+    """Return the mean time of attention over a prompt, and of encoding what it carries where its engine does that."""
+    within = _within(pool, traffic)
+    encoding_ns = 0.0 if within is None else within[1].of(within[2])
+    return _attention_ns(pool.parts.prices, traffic) + encoding_ns
 
 
 def _generation_ns(prices: StepPrices, sequences: int, context: int) -> int:

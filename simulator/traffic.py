@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from simulator.encoder_load import EncoderLoad, encoder_load
 from simulator.requests import build_requests, open_loop
 from workloads.prefixes import prefixes_of
 
@@ -41,6 +42,8 @@ class Traffic:
         Share of all later tokens in the requests that may miss the SLO, were they the longest.
     prompts, news, outputs
         Tokens of a sample of the requests, from the shortest prompt to the longest.
+    media
+        What encoders have to do; None where requests are of text alone.
     """
 
     rate_per_s: float
@@ -53,6 +56,7 @@ class Traffic:
     prompts: tuple[int, ...]
     news: tuple[int, ...]
     outputs: tuple[int, ...]
+    media: EncoderLoad | None = None
 
     @property
     def output_tokens(self) -> float:
@@ -87,6 +91,7 @@ def describe_traffic(scenario: Scenario) -> Traffic:
         prompts=tuple(prompts[rows].tolist()),
         news=tuple(news[rows].tolist()),
         outputs=tuple(outputs[rows].tolist()),
+        media=encoder_load(scenario, requests.media, rows.tolist()),
     )
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import numpy as np
 
 from hardware.errors import ServesimError
-from simulator.build import build_pool, check_built
+from simulator.build import build_any_pool, check_built
+from simulator.built_pool import BuiltEncoder
 from simulator.journal import Journal, Point, Summary, point_key
 from simulator.loads import loader
 from simulator.pool_table import Pool
@@ -22,7 +23,7 @@ from simulator.scenario import Model
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulator.built_pool import BuiltPool
+    from simulator.built_pool import AnyPool
     from simulator.metrics import RequestTimes
     from simulator.run import Result
     from simulator.scenario import Scenario
@@ -256,18 +257,34 @@ def _missed(times: RequestTimes, values_ms: Any, bound_ms: float | None) -> floa
 # --- pools, built once per process -------------------------------------------------------------------
 
 
-def pools_of(scenario: Scenario) -> tuple[BuiltPool, ...]:
-    """Return the pools of a scenario; those that differ in the number of instances alone are built once per process."""
+def pools_of(scenario: Scenario, *, apart: bool = False) -> tuple[AnyPool, ...]:
+    """Return the pools of a scenario; those that differ in the number of instances alone are built once per process.
+
+    Parameters
+    ----------
+    scenario
+        What is to be built.
+    apart
+        Other instances than its own encode; they do anyhow where it has such.
+    """
     table, topology = scenario.model.model_dump_json(), scenario.network.topology
+    encodes = not (apart or scenario.encode_pools)
     found = []
     for number, pool in enumerate(scenario.pool):
         one = pool.model_copy(update={"replicas": 1}).model_dump_json(exclude_unset=True)
-        built = _built(table, one, scenario.pool_name(number), topology)
-        found.append(replace(built, parts=built.parts.of_replicas(pool.replicas)))
+        built = _built(table, one, scenario.pool_name(number), topology, encodes=encodes)
+        found.append(_of_replicas(built, pool.replicas))
     check_built(scenario, found)
     return tuple(found)
 
 
 @lru_cache(maxsize=512)
-def _built(table: str, pool: str, name: str, topology: str | None) -> BuiltPool:
-    return build_pool(Model.model_validate_json(table), Pool.model_validate_json(pool), name, topology)
+def _built(table: str, pool: str, name: str, topology: str | None, *, encodes: bool) -> AnyPool:
+    model, one = Model.model_validate_json(table), Pool.model_validate_json(pool)
+    return build_any_pool(model, one, name, topology, encodes=encodes)
+
+
+def _of_replicas(pool: AnyPool, replicas: int) -> AnyPool:
+    if isinstance(pool, BuiltEncoder):
+        return replace(pool, parts=pool.parts.of_replicas(replicas))
+    return replace(pool, parts=pool.parts.of_replicas(replicas))

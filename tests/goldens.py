@@ -19,6 +19,7 @@ SCENARIOS = {
     "incidents": {},
     "search": {},
     "search-conversation": {},
+    "search-multimodal": {},
     "multimodal": {},
     "pipeline": {},
     "azure-conversation": {"workload.trace": str(SHARED / "azure2023_conv.csv")},

@@ -8,8 +8,11 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import groupby, product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import pytest
 from command import draw_nothing, error_sentence, servesim
@@ -18,20 +21,26 @@ from hypothesis import strategies as st
 
 import simulator.journal
 import simulator.search_folder
+from perfdb.load_model import load_model
 from simulator import load_scenario
-from simulator.entries import LONG, Entry, ladder_of, place_of, trial_of
+from simulator.entries import LONG, Entry, entry_of, ladder_of, place_of, trial_of
+from simulator.fronts import area, front
 from simulator.journal import Journal
 from simulator.objectives import goal_of
 from simulator.parallel import LocalExecutor, run_missing
+from simulator.race import Race
 from simulator.screening import Look, _look
 from simulator.search import Search
 from simulator.search_content import front_of, search_content
 from simulator.search_folder import scenario_toml
-from simulator.search_space import Pruned, Unit, choices_of, units_apart
+from simulator.search_space import Pruned, Unit, choices_of, stages_of, units_apart
 from simulator.search_table import load_searched
 from simulator.step_bounds import Bound
 from simulator.traffic import describe_traffic
 from simulator.trials import Trial, Verdict, highest_kept, run_trial, trial_key, under
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: Priced by the roofline, so that no kernel tables are read.
 SCENARIO = """\
@@ -149,18 +158,63 @@ SITUATIONS = {
 }
 
 
+#: Images are encoded by engines in their steps, or apart.
+IMAGES = (
+    "model.name='Qwen/Qwen2.5-VL-7B-Instruct'",
+    "workload.synthetic.prompt_tokens={kind='uniform', low=50, high=400}",
+    "workload.synthetic.images={kind='uniform', low=1, high=3}",
+    "workload.synthetic.image_size=['1280x720', '640x480']",
+    "workload.synthetic.text_only_share=0.2",
+    "slo={ttft_ms=400.0, tpot_ms=15.0}",
+    "search.data_parallel=[1,2]",
+)
+MULTIMODAL = {
+    "images": (),
+    "images, tight TTFT": ("slo.ttft_ms=200.0",),
+    "images, prompts first": ("pool.0.engine='sglang'", "pool.0.engine_options={}", "search.engine_options={}"),
+    "small images": ("workload.synthetic.image_size='224x224'",),
+    "sizes that vary": ("workload.synthetic.image_size_sigma=0.5",),
+    "tiles": (
+        "model.name='OpenGVLab/InternVL3-8B'",
+        "slo={ttft_ms=2000.0, tpot_ms=20.0}",
+        "workload.synthetic.images={kind='fixed', value=1}",
+    ),
+    "equal images": ("workload.synthetic.image_pool=50",),
+    "equal images, stored": ("workload.synthetic.image_pool=50", "network.feature_transfer={mode='store'}"),
+    "dealt to all encoders": ("network.feature_transfer={shard_images=true}",),
+}
+SITUATIONS |= {name: (*IMAGES, *changes) for name, changes in MULTIMODAL.items()}
+
+
+def units_of(one, rates) -> list[Unit]:
+    """Return a unit of every ratio of every combination that is possible, split by split."""
+    encodes = load_model(one.scenario.model.name).encoder is not None
+    units = []
+    for split in one.table.splits:
+        pools = stages_of(split, encodes=encodes)
+        kinds = [[choice for choice in rates if choice.pool.stages == stages] for stages in pools]
+        for choices in product(*kinds):
+            units += [Unit(((choices[0], 1),))] if len(choices) == 1 else units_apart(choices, one.table)
+    return units
+
+
+def some_of(units: list[Unit]) -> list[Unit]:
+    """Return a few units of each split."""
+    few = 6 // len({unit.split for unit in units})
+    groups = [list(group) for _, group in groupby(units, lambda unit: unit.split)]
+    return [unit for group in groups for unit in group[:: -(-len(group) // few)]]
+
+
 @pytest.mark.parametrize("changes", SITUATIONS.values(), ids=SITUATIONS.keys())
 def test_no_deployment_bears_more_than_its_bound(changes):
     one, goal = searched(*changes)
     choices = choices_of(one, Pruned())
     looks = {choice: _look(Look.at(choice, one.scenario, goal.traffic)) for choice in choices}
     bounds = {choice: Bound(**look["bound"]) for choice, look in looks.items() if look["reason"] is None}
-    units = [Unit(((choice, 1),)) for choice in bounds if choice.role == "colocated"]
-    apart = [(p, d) for p in bounds if p.role == "prefill" for d in bounds if d.role == "decode"]
-    units += [unit for pair in apart[::3] for unit in list(units_apart(*pair, one.table))[::2]]
+    units = units_of(one, bounds)
     assert len(units) > 3
     borne, slo = 0, one.scenario.slo
-    for unit in units[:: max(1, len(units) // 6)]:
+    for unit in some_of(units):
         rate = min(bounds[choice].rate_per_s * count for choice, count in unit.members)
         entry = Entry(unit, 1, rate, 0.0, rate)
         # Loads far above the bound are tried too.
@@ -183,26 +237,38 @@ def test_no_deployment_bears_more_than_its_bound(changes):
 
 def exhaustive(one, goal) -> dict[str, dict[str, float]]:
     """Return what every possible deployment is worth in long runs, by split."""
+    worth: dict[str, dict[str, float]] = {split: {} for split in one.table.splits}
+    for entry in every_entry(one, goal):
+        if entry.point is not None:
+            worth[entry.unit.split][entry.unit.label()] = entry.worth(goal)
+    return worth
+
+
+def every_entry(one, goal) -> Iterator[Entry]:
+    """Yield every possible deployment, put under load in long runs."""
     choices = choices_of(one, Pruned())
-    looks = {choice: _look(Look.at(choice, one.scenario, goal.traffic)) for choice in choices}
-    rates = {choice: look["bound"]["rate_per_s"] for choice, look in looks.items() if look["reason"] is None}
-    units = [Unit(((choice, 1),)) for choice in rates if choice.role == "colocated"]
-    pairs = [(p, d) for p in rates if p.role == "prefill" for d in rates if d.role == "decode"]
-    units += [unit for pair in pairs for unit in units_apart(*pair, one.table)]
-    worth: dict[str, dict[str, float]] = {"colocated": {}, "disaggregated": {}}
-    for unit in units:
-        rate = min(rates[choice] * count for choice, count in unit.members)
-        entry = Entry(unit, one.table.gpus // unit.chips, rate, 0.0, 0.5 * rate)
-        ladder = ladder_of(entry, goal, LONG, one.table.gpus, 0.3)
+    looks = {choice: _look(Look.at(choice, one.scenario, goal.traffic, speeds=goal.of_fronts)) for choice in choices}
+    bounds = {choice: Bound(**look["bound"]) for choice, look in looks.items() if look["reason"] is None}
+    allowed_s = one.table.duration_s / LONG.lasts
+    for unit in units_of(one, bounds):
+        entry = entry_of(unit, [bounds[choice] for choice, _ in unit.members], goal, one.table.gpus)
+        ladder = ladder_of(entry, goal, LONG, one.table.gpus, allowed_s)
         if not entry.units or not ladder:
             continue
         hint = 0 if goal.axis == "units" else place_of(ladder, 0.5 * ladder[0])
         rung = LONG._replace(at_least=one.table.requests)
-        trial = trial_of(entry, one.scenario, goal, rung, ladder, hint=hint, floor=None, allowed_s=0.3)
+        trial = trial_of(entry, one.scenario, goal, rung, ladder, hint=hint, floor=None, allowed_s=allowed_s)
         entry.trials["long"] = (trial, Verdict.of(made({trial_key(trial): trial}, run_trial)[trial_key(trial)]))
-        if entry.point is not None:
-            worth[unit.split][unit.label()] = entry.worth(goal)
-    return worth
+        yield entry
+
+
+FEW_WAYS = (
+    "search.tensor_parallel=[1]",
+    "search.data_parallel=[1]",
+    "search.unit_instances=4",
+    "search.duration_s=10.0",
+    "search.engine_options={vllm={max_num_batched_tokens=[1024]}}",
+)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +278,7 @@ def exhaustive(one, goal) -> dict[str, dict[str, float]]:
         ("cost", ("slo.ttft_ms=120.0", "search.engine_options={vllm={max_num_batched_tokens=[4096]}}")),
         ("chips", ("workload.synthetic.arrivals.rate_per_s=40.0", "search.gpus=12")),
         ("goodput", ("slo.tpot_ms=7.0", "search.engine_options={}", "search.splits=['disaggregated']")),
+        ("goodput", (*IMAGES, *FEW_WAYS)),
     ],
 )
 def test_the_answer_is_that_of_an_exhaustive_search(objective, changes):
@@ -224,6 +291,28 @@ def test_the_answer_is_that_of_an_exhaustive_search(objective, changes):
         assert every[split][confirmed.entry.unit.label()] >= best - 0.05 * abs(best)
     assert {one.entry.unit.split for one in result.confirmed} == {split for split, all_of in every.items() if all_of}
     assert content["counts"]["simulated"] < content["counts"]["considered"]
+
+
+def test_the_front_is_that_of_an_exhaustive_search_and_within_bounds():
+    few = ("search.engine_options={vllm={max_num_batched_tokens=[512]}}",)
+    one, goal = searched(*few, objective="pareto")
+    entries = [entry for entry in every_entry(one, goal) if entry.point is not None]
+    Race(one, goal, made, lambda: False).trace(entries, LONG, goal)
+    for entry in entries:
+        for user, chip in entry.places(goal):
+            # Answers of a run are not those of all traffic.
+            assert any(user <= fast and chip <= 1.03 * most for fast, most in entry.corners), entry.unit.label()
+    every = front(place for entry in entries for place in entry.places(goal))
+    result, content = found(*few, objective="pareto")
+    ours = front((row["tokens_per_s_per_user"], row["tokens_per_s_per_chip"]) for row in content["front"])
+    # Shares of loads are few, so that fronts are compared as they are drawn, straight between their points.
+    users, chips = zip(*ours[::-1], strict=True)
+    for user, chip in every:
+        assert np.interp(0.95 * user, users, chips, right=0.0) >= 0.9 * chip
+    assert area(ours) >= 0.95 * area(every)
+    assert content["counts"]["simulated"] < len(entries)
+    best = max(result.confirmed, key=lambda one: area(one.entry.places(goal)))
+    assert content["best"]["deployment"] == best.entry.unit.label(best.units)
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60), st.one_of(st.none(), st.integers(0, 60)))
@@ -395,6 +484,8 @@ def test_many_units_are_simulated_some_at_a_time_on_their_share_of_the_traffic()
         ("slo={attainment=0.9}", "[slo] has no bound"),
         ("search.objective='speed'", "search.objective"),
         ("search.tensor_parallel=[]", "search.tensor_parallel"),
+        ("search.splits=[]", "search.splits"),
+        ("search.splits=['E-PD']", "Qwen/Qwen3-8B has no encoder"),
         ("search.weights=['fp7']", "search.weights"),
         ("search.nodes=2", "search.nodes"),
         ("search.chips=['h1000']", "h1000"),
@@ -404,6 +495,21 @@ def test_many_units_are_simulated_some_at_a_time_on_their_share_of_the_traffic()
 )
 def test_what_cannot_be_searched_is_refused_in_a_sentence(change, expected):
     assert expected in refused("--set", change)
+
+
+def test_encoders_apart_are_searched_where_there_are_images():
+    model = "model.name='Qwen/Qwen2.5-VL-7B-Instruct'"
+    assert "no request of the workload has an image" in refused("--set", model, "--set", "search.splits=['E-P-D']")
+    assert searched()[0].table.splits == searched(model)[0].table.splits == ("colocated", "disaggregated")
+    one, goal = searched(*IMAGES)
+    assert one.table.splits == ("colocated", "disaggregated", "E-PD", "E-P-D")
+    assert {unit.split for unit in units_of(one, choices_of(one, Pruned()))} == set(one.table.splits)
+    assert goal.traffic.media.apart.items == pytest.approx(1.6, abs=0.15)
+
+
+def test_a_front_needs_answers_of_several_tokens():
+    output = "workload.synthetic.output_tokens={kind='fixed', value=1}"
+    assert "no user has a speed" in refused("--objective", "pareto", "--set", output)
 
 
 def test_a_cost_needs_prices_and_the_fewest_chips_a_rate():
