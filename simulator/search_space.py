@@ -225,9 +225,8 @@ def _layouts(table: SearchTable, *, has_experts: bool, role: Role) -> Iterator[d
         for tensor, data in dict.fromkeys(one for one in cut if one[0] * one[1] <= most):
             yield {"tensor_parallel": tensor, "pipeline_parallel": 1, "data_parallel": data} | _NO_EXPERTS
         return
-    stages = table.pipeline_parallel if role == "decode" else (1,)
     ranks = table.data_parallel if has_experts else (1,)
-    for tensor, pipeline, data in product(table.tensor_parallel, stages, ranks):
+    for tensor, pipeline, data in product(table.tensor_parallel, table.pipeline_parallel, ranks):
         if tensor * pipeline * data > most:
             continue
         layout = {"tensor_parallel": tensor, "pipeline_parallel": pipeline, "data_parallel": data}

@@ -70,8 +70,8 @@ class SearchTable(Strict):
     weights, kv_cache
         Formats; default: as ``[model]`` says.
     tensor_parallel, pipeline_parallel, data_parallel
-        Of an instance. Pipelines decode only; attention ranks are tried for models with experts, and encoders that
-        share out images whole.
+        Of an instance. Pipelines compute prompts for vLLM alone; attention ranks are tried for models with experts, and
+        encoders that share out images whole.
     experts
         How experts are dealt: ``"tensor"`` cuts each over all chips of an instance, ``"parallel"`` gives each chip
         whole ones.

@@ -188,7 +188,7 @@ def _lone_ttft_ms(pool: BuiltPool, traffic: Traffic) -> NDArray[np.float64]:
 
 
 def _lone_prompt_ns(pool: BuiltPool, prompt: int, new: int) -> int:
-    prices, total = pool.parts.prices, 0
+    prices, total, longest = pool.parts.prices, 0, 0
     for start in range(prompt - new, prompt, prices.max_tokens):
         end = min(start + prices.max_tokens, prompt)
         price = prices.mixed_ns(
@@ -200,8 +200,10 @@ def _lone_prompt_ns(pool: BuiltPool, prompt: int, new: int) -> int:
             pairs=end * end - start * start,
             reach=end,
         )
-        total += price - _spared_ns(prices, end - start, pool.parts.ranks)
-    return total
+        least = price - _spared_ns(prices, end - start, pool.parts.ranks)
+        total, longest = total + least, max(longest, least)
+    # Chunks follow each other through the stages of a pipeline: each takes its time, and a stage its share of all.
+    return max(longest, total // pool.micro_batches)
 
 
 def _spared_ns(prices: StepPrices, tokens: int, ranks: int) -> int:

@@ -154,6 +154,7 @@ SITUATIONS = {
     "a shared prefix": ("workload.synthetic.shared_prefix_tokens=2000",),
     "prompts first": ("pool.0.engine='sglang'", "pool.0.engine_options={}", "search.engine_options={}"),
     "experts": ("model.name='Qwen/Qwen3-30B-A3B'", "search.data_parallel=[1,2]"),
+    "stages": ("search.tensor_parallel=[1]", "search.pipeline_parallel=[2,4]", "slo={ttft_ms=300.0, tpot_ms=40.0}"),
     "bursts": ("workload.synthetic.arrivals={kind='gamma', rate_per_s=8.0, burstiness=0.2}",),
 }
 
