@@ -25,11 +25,10 @@ _NO_LIMIT: Final = 1 << 62
 
 
 class Errand(NamedTuple):
-    """An item to be encoded for a request, and the epoch in which that asked for it."""
+    """An item to be encoded, and the request that was the first to ask for it."""
 
     request: Request
     item: Encodable
-    epoch: int
 
 
 class EncodeWatcher(Protocol):
@@ -57,6 +56,8 @@ class EncodeParts:
         Tokens and items of one run; an item of more tokens runs alone.
     blocks
         Tokens whose features there is room for on an instance.
+    kept_tokens
+        Tokens whose features are kept for equal inputs once nobody waits for them.
     """
 
     encodes, prefills, decodes = True, False, False
@@ -64,10 +65,17 @@ class EncodeParts:
     front_end = None
     ranks = 1
 
-    def __init__(
-        self, *, costs: EncoderCosts, replicas: int, most_tokens: int, most_items: int, blocks: int = _NO_LIMIT
+    def __init__(  # noqa: PLR0913 - the parts of a pool, all named
+        self,
+        *,
+        costs: EncoderCosts,
+        replicas: int,
+        most_tokens: int,
+        most_items: int,
+        blocks: int = _NO_LIMIT,
+        kept_tokens: int = 0,
     ) -> None:
-        self.costs, self.replicas, self.blocks = costs, replicas, blocks
+        self.costs, self.replicas, self.blocks, self.kept_tokens = costs, replicas, blocks, kept_tokens
         self.most_tokens, self.most_items = most_tokens, most_items
 
 

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from perfdb.layout import Layout
     from perfdb.memory import MemoryBudget
     from perfdb.model import ModelSpec
+    from simulator.engine_options import EnginePlan
     from simulator.pool_table import Pool
 
-__all__ = ["build_encode_pool", "encoder_budget", "fused_encoder"]
+__all__ = ["build_encode_pool", "encoder_budget", "fused_encoder", "kept_tokens"]
 
 #: vLLM's plugin for Ascend pads the heads of vision towers to so many elements.
 _ASCEND_HEADS = 128
@@ -67,6 +68,7 @@ def build_encode_pool(pool: Pool, name: str, model: ModelSpec, topology: str | N
         most_tokens=plan.limits.max_tokens,
         most_items=plan.limits.max_sequences,
         blocks=memory.blocks,
+        kept_tokens=kept_tokens(plan, model.encoder, alone=True),
     )
     return BuiltEncoder(
         name,
@@ -103,6 +105,26 @@ def encoder_budget(budget: MemoryBudget, model: ModelSpec, layout: Layout, *, en
         return replace(budget, encoder=False)
     patches = seen_of_tokens(encoder, budget.step_tokens).patches
     return replace(budget, encoder_tensor=_tensor(encoder, layout.tensor), encoder_patches=patches)
+
+
+def kept_tokens(plan: EnginePlan, encoder: EncoderSpec, *, alone: bool) -> int:
+    """Return how many tokens' features an engine keeps for equal images once nobody needs them.
+
+    vLLM's encoder cache is as large as the budget of a step (``encoder_cache_size`` is ``max_num_batched_tokens``),
+    SGLang's has a size in bytes; of TensorRT-LLM none is known.
+
+    Parameters
+    ----------
+    plan
+        What its options come to.
+    encoder
+        The model's.
+    alone
+        It computes no prompts.
+    """
+    if plan.encoder_tokens is not None:
+        return plan.encoder_tokens
+    return plan.kept_features[alone] // encoder.feature_bytes(1)
 
 
 def fused_encoder(  # noqa: PLR0913, PLR0917 - what decides a price

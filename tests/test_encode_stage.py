@@ -114,14 +114,15 @@ def test_what_is_in_the_store_is_not_encoded_again() -> None:
     found = encoding(run(features={"mode": "store"}, workload=workload))
     assert found["items"] == 9
     assert found["feature_hit_rate"] > 0.9
-    assert encoding(run(workload=workload))["items"] > 150
+    assert encoding(run(features={"encoder_kept_tokens": 0}, workload=workload))["items"] > 150
 
 
 def test_a_store_without_room_keeps_nothing() -> None:
     workload = {"image_pool": 9, "requests": 100}
-    small = encoding(run(features={"mode": "store", "store_capacity_gb": 0.001}, workload=workload))
+    features = {"mode": "store", "encoder_kept_tokens": 0}
+    small = encoding(run(features=features | {"store_capacity_gb": 0.001}, workload=workload))
     assert small["items"] > 50
-    whole = encoding(run(features={"mode": "store", "store_capacity_gb": 0.03}, workload=workload))
+    whole = encoding(run(features=features | {"store_capacity_gb": 0.03}, workload=workload))
     assert 9 < whole["items"] < small["items"]
 
 
@@ -181,16 +182,27 @@ def test_encoders_take_turns() -> None:
     assert counts[1] > 5
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     mode=st.sampled_from(["direct", "store"]),
     flags=st.tuples(*[st.booleans()] * 3),
     shape=st.sampled_from(["E-P-D", "E-PD"]),
     downs=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 2), st.integers(0, 1)), max_size=4),
     restarts=st.booleans(),
+    ready=st.booleans(),
+    room=st.sampled_from(
+        [{}, {"encoder_memory_tokens": 2000}, {"encoder_memory_tokens": 5000, "encoder_kept_tokens": 3000}]
+    ),
 )
 def test_nothing_is_lost_when_instances_die(
-    mode: str, flags: tuple[bool, ...], shape: str, downs: list[tuple[int, int, int]], *, restarts: bool
+    mode: str,
+    flags: tuple[bool, ...],
+    shape: str,
+    downs: list[tuple[int, int, int]],
+    room: dict[str, Any],
+    *,
+    restarts: bool,
+    ready: bool,
 ) -> None:
     pools = tuple({**pool, "replicas": 2} for pool in SHAPES[shape])
     incidents = [
@@ -204,7 +216,9 @@ def test_nothing_is_lost_when_instances_die(
         for at, number, instance in sorted(downs)
     ]
     names = ("prefetch", "streaming", "shard_images")
-    features = {"mode": mode, **dict(zip(names, flags, strict=True))}
+    features = {"mode": mode, **dict(zip(names, flags, strict=True))} | room
+    if ready and features["streaming"]:
+        features["prompt_starts"] = "ready"
     workload = {"image_pool": 40, "arrivals": {"kind": "poisson", "rate_per_s": 15.0}}
     tables = [
         run(pools, features, workload, operations={"incident": incidents}, macro_steps=macro_steps).requests
