@@ -105,8 +105,7 @@ class EngineCore:
                 begun = self._run.begun()
                 self._run.cut(more=self._inbox.steps_to_look(begun + (self.ahead is not None)) - begun)
             return
-        # A plan made ahead lets KV be fetched when it is made, a step before what it computes. Behind a head of the
-        # queue that still cannot be admitted, a request changes nothing.
+        # A plan made ahead lets KV be fetched when it is made. Behind a head that cannot be admitted, nothing changes.
         changes = self.state.waiting.would_lead(request)
         self.note(self.state.enqueue, request, changes=changes, soon=request.remote)
 
