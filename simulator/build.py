@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hardware.catalogue import chip_names, host_w_per_chip, load_chip, load_node
 from hardware.errors import CapacityError, CostError, ScenarioError, suggest
+from perfdb.communication import communication
 from perfdb.compile import Drafter, StepLimits, compile_costs
 from perfdb.load_model import load_model
 from perfdb.memory import plan_memory
@@ -223,7 +224,10 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
     built = BuiltPool(
         name, model, chip, layout, options, memory, costs, parts, tables, set_aside, operators, pool.power_cap, host_w
     )
-    return replace(built, encoder=encoder, shares=pool.shares)
+    exchange = (
+        communication(cost_chain(pool, name, chip), operators.per_token) if sharing and not pool.step_profile else None
+    )
+    return replace(built, encoder=encoder, shares=pool.shares, exchange=exchange)
 
 
 def _instances(encoder: EncoderCosts | None, *, sharing: bool) -> type[Instance] | None:

@@ -12,6 +12,7 @@ from simulator.records import EncodeLog
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
+    from perfdb.communication import Communication
     from perfdb.encoder_prices import EncoderCosts
     from simulator.chip_share import ChipShare
     from simulator.clock import Clock
@@ -107,12 +108,13 @@ class EncodeInstance:
         self._queue: deque[Errand] = deque()
         self._running: list[Errand] = []
         self._holds = 0
+        self._exchange: Communication | None = None
         self._wake_up = SharedWakeUp(env, "compute")
         self._wake_up.drive(self.serve())
 
-    def share_chips(self, share: ChipShare) -> None:
-        """Run on chips that others use too."""
-        self._wake_up.share = share
+    def share_chips(self, share: ChipShare, exchange: Communication | None) -> None:
+        """Run on chips that others use too; ``exchange`` says how much of a run communicates, if any does."""
+        self._wake_up.share, self._exchange = share, exchange
 
     @property
     def step_logs(self) -> Sequence[EncodeLog]:
@@ -153,7 +155,10 @@ class EncodeInstance:
                 self.watcher.encoding(self._running)
                 costs, started_ns = self.parts.costs, self.env.now
                 work = costs.slowest([errand.item.seen for errand in self._running])
-                self._wake_up.after(costs.work_ns(work))
+                duration_ns = costs.work_ns(work)
+                if self._exchange is not None:
+                    self._wake_up.will("compute", self._exchange.share(duration_ns, work.patches, work.tokens))
+                self._wake_up.after(duration_ns)
                 yield
                 self.log.add((started_ns, self.env.now - started_ns, 1, *work))
                 done, self._running = self._running, []

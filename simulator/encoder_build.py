@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hardware.catalogue import host_w_per_chip, load_chip
 from hardware.errors import ScenarioError
+from perfdb.communication import communication
 from perfdb.encoder_operators import encoder_operators
 from perfdb.encoder_prices import compile_encoder
 from perfdb.media_tokens import seen_of_tokens
@@ -85,6 +86,7 @@ def build_encode_pool(pool: Pool, name: str, model: ModelSpec, topology: str | N
         pool.power_cap,
         host_w_per_chip(topology or chip.node),
         shares=pool.shares,
+        exchange=communication(chain, operators.per_patch, operators.per_token) if pool.shares else None,
     )
 
 
