@@ -118,8 +118,8 @@ def test_single_steps_are_the_same(shape: str) -> None:
     assert tables[0].equals(tables[1])
 
 
-def test_chips_that_exchange_results_are_slowed_down_less() -> None:
-    """Two chips cut prompts, encoder and decoding alike: for a part of each step they only communicate."""
+def test_what_chips_exchange_is_a_part_of_every_step() -> None:
+    """Two chips share out prompts, encoder and decoding: for a part of each step they only communicate."""
     two = {"tensor_parallel": 2}
     pools = tuple({**pool, **two} for pool in SHARED["(E-P)-D"])
     busy = {"arrivals": {"kind": "poisson", "rate_per_s": 20.0}}
@@ -134,8 +134,7 @@ def test_chips_that_exchange_results_are_slowed_down_less() -> None:
     assert exchange.share(1, 4096) == 1.0
     assert 0.02 < exchanges[0].share(7_000_000, 4784, 1196) < 0.9
     assert all(pool.exchange is None for pool in run(SHARED["(E-P)-D"]).run.pools)
-    single = run(pools, workload=busy).requests
-    assert result.requests.equals(single)
+    assert result.requests.equals(run(pools, workload=busy, macro_steps=False).requests)
 
 
 def test_chips_are_counted_once() -> None:
