@@ -64,7 +64,8 @@ class ArrivingFeatures:
             return False
         missing.discard(content)
         for item in self._media.of(request.index):
-            if item.content == content and request.computed > max(item.start, request.found):
+            cached = request.found >= item.end
+            if item.content == content and not cached and request.computed > max(item.start, request.found):
                 raise LawError(f"request {request.index} computed an image at token {item.start} before it was there")
         if not missing:
             del self._missing[request.index]
