@@ -97,7 +97,7 @@ class EncodeDispatch:
 
     @property
     def rooms(self) -> Sequence[FeatureRoom]:
-        """Room on every encoder that was asked for anything, in the order in which that was."""
+        """Room on every encoder that lives and was asked for anything, in the order in which that was."""
         return list(self._rooms.values())
 
     def send(self, visit: Visit, contents: Sequence[int], *, at_once: bool = False) -> None:
@@ -263,6 +263,7 @@ class EncodeDispatch:
             Contents that nobody makes now; and, by the key of a visit, all that waited for room on this encoder and
             others together.
         """
+        self._rooms.pop(instance.number, None)
         numbers = [key for key in self._making if key[0] == instance.number]
         lost = {content for _, content in numbers}
         for key in numbers:

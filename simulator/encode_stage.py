@@ -111,6 +111,12 @@ class EncodeStage:
     def __len__(self) -> int:
         return len(self._visits)
 
+    @property
+    def held(self) -> int:
+        """Tokens whose features encoders hold for somebody, and contents that the store keeps so."""
+        pinned = 0 if self.store is None else self.store.pinned
+        return pinned + sum(room.needed for room in self.dispatch.rooms)
+
     # --- to the encoders -------------------------------------------------------------------------------
 
     def takes(self, request: Request) -> bool:

@@ -35,6 +35,11 @@ class FeatureStore:
     def __contains__(self, content: int) -> bool:
         return content in self._sizes
 
+    @property
+    def pinned(self) -> int:
+        """Contents that must stay."""
+        return len(self._pins)
+
     def use(self, content: int) -> bool:
         """Tell whether features are there, which are used now if so."""
         size = self._sizes.pop(content, None)

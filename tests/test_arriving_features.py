@@ -246,6 +246,12 @@ def test_a_request_larger_than_the_room_is_served_alone() -> None:
     assert max(room.peak for room in result.run.cluster.encoding.dispatch.rooms) <= 4 * 1196
 
 
+def test_features_that_are_held_for_ever_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FeatureRoom, "release", lambda *_: None)
+    with pytest.raises(LawError, match="no features are held that nobody needs"):
+        run(workload={"requests": 5})
+
+
 @pytest.mark.parametrize("shards", [True, False])
 def test_nothing_is_left_in_any_room(shards: bool) -> None:  # noqa: FBT001 - a parameter of pytest
     features = {"encoder_memory_tokens": 6000, "shard_images": shards}

@@ -118,10 +118,9 @@ def turns_of(  # noqa: PLR0913 - the columns of a workload, all named
         shared_tokens=shared_tokens,
     )
     carried = None if media is None else _carried(media, starts, turns, grown - said_tokens, order)
-    prompt_tokens = (shared_tokens + grown)[order]
     return Arrivals(
         arrival_ns=sent_ns[order],
-        prompt_tokens=prompt_tokens if carried is None else prompt_tokens + carried.tokens_of_requests(),
+        prompt_tokens=(shared_tokens + grown)[order] + (0 if carried is None else carried.tokens_of_requests()),
         media=carried,
         output_tokens=output_tokens[order],
         session=number[order],
