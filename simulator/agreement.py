@@ -43,14 +43,14 @@ def check_agreement(
         raise ValueError(
             "engine 'vllm-live' takes no KV from other pools; expected engine 'vllm' where KV is handed over"
         )
-    _starts(pools, network)
+    _starts(pools, names, operations, network)
     _own_ways(pools, transfer)
     _helpers(pools)
     _incidents(pools, names, operations)
     _links(pools, operations, transfer)
 
 
-def _starts(pools: Sequence[Pool], network: NetworkTable) -> None:
+def _starts(pools: Sequence[Pool], names: Sequence[str], operations: OperationsTable, network: NetworkTable) -> None:
     """Check that prompts begin before all their images are there only where a scheduler computes them in parts."""
     if network.feature_transfer.prompt_starts != "ready":
         return
@@ -65,6 +65,13 @@ def _starts(pools: Sequence[Pool], network: NetworkTable) -> None:
             f"network.feature_transfer.prompt_starts is 'ready', but engine {whole!r} begins a prompt when all its "
             "images are there; expected engine 'vllm', whose scheduler computes prompts up to a missing image"
         )
+    encoders = {name for name, pool in zip(names, pools, strict=True) if pool.encodes_alone}
+    for one in operations.incident:
+        if isinstance(one, InstanceDown) and one.pool in encoders and one.restart_after_s is None:
+            raise ValueError(
+                f"network.feature_transfer.prompt_starts is 'ready', but an instance of {one.pool!r} dies for ever, so "
+                "that prompts which have begun might never end; expected restart_after_s, or prompt_starts = 'complete'"
+            )
 
 
 def _stages(pools: Sequence[Pool]) -> None:

@@ -43,6 +43,26 @@ class Loading(Protocol):
         ...
 
 
+class Asking(Protocol):
+    """The stage between arrival and the queue for a prompt, as far as the choice of an encoder needs it."""
+
+    def found(self, instance: EncodeInstance, visit: Visit, content: int) -> None:
+        """Let features go on that an encoder had already when it was asked for them."""
+        ...
+
+    def give_up(self, visit: Visit, contents: Sequence[int]) -> None:
+        """Let those fail who need what nobody will encode."""
+        ...
+
+    def awaits(self, content: int) -> bool:
+        """Tell whether others wait for a content who asked no encoder for it."""
+        ...
+
+    def begins(self, visit: Visit, content: int) -> bool:
+        """Tell whether a content is to be encoded now, and not there, or about to be, by another way."""
+        ...
+
+
 class _Wanted(NamedTuple):
     """What of a request which encoders are to make, once there is room for all of it."""
 
@@ -65,10 +85,8 @@ class EncodeDispatch:
         How features go.
     router
         Chooses among instances that encode.
-    found
-        Called with an encoder, a request and a content whose features that encoder had already.
-    given_up
-        Called with a request, and contents, that nobody will ever encode.
+    stage
+        Whom it serves.
 
     Attributes
     ----------
@@ -83,12 +101,11 @@ class EncodeDispatch:
         host: Loading,
         terms: FeatureTransfer,
         router: Router,
-        found: Callable[[EncodeInstance, Visit, int], None],
-        given_up: Callable[[Visit, Sequence[int]], None],
+        stage: Asking,
     ) -> None:
         self.host, self.terms, self.group = host, terms, Group(router, host.loads)
         self.asked = self.hits = 0
-        self._found, self._given_up = found, given_up
+        self._stage = stage
         self._rooms: dict[int, FeatureRoom] = {}
         self._making: dict[tuple[int, int], list[Visit]] = {}
         self._waiting: list[_Wanted] = []
@@ -100,15 +117,10 @@ class EncodeDispatch:
         """Room on every encoder that lives and was asked for anything, in the order in which that was."""
         return list(self._rooms.values())
 
-    def send(self, visit: Visit, contents: Sequence[int], *, at_once: bool = False) -> None:
+    def send(self, visit: Visit, contents: Sequence[int]) -> None:
         """Send contents to encoders: all to one, or each to the one with the least to do.
 
-        Parameters
-        ----------
-        visit, contents
-            What for whom.
-        at_once
-            Whether or not there is room: for who has some already, and was promised the rest.
+        Whoever has features somewhere already gets the rest whether or not there is room.
         """
         by: dict[EncodeInstance, list[int]] = {}
         one: EncodeInstance | None = None
@@ -116,8 +128,8 @@ class EncodeDispatch:
             if one is None or self.terms.shard_images:
                 one = self._choose(visit)
                 if one is None:
-                    again = partial(self.send, visit, contents[place:], at_once=at_once)
-                    self.host.park(self.group, again, partial(self._given_up, visit, contents[place:]))
+                    again = partial(self.send, visit, contents[place:])
+                    self.host.park(self.group, again, partial(self._stage.give_up, visit, contents[place:]))
                     break
             else:
                 self.host.loads[one.number] += 1
@@ -126,7 +138,7 @@ class EncodeDispatch:
         wanted = _Wanted(visit, by)
         if not by or visit.gone:
             self._unload(wanted)
-        elif at_once or self._has_room(wanted, self._crowded):
+        elif visit.held or self._has_room(wanted, self._crowded):
             self._begin(wanted)
         else:
             self._waiting.append(wanted)
@@ -200,6 +212,10 @@ class EncodeDispatch:
         for one, contents in wanted.by.items():
             room = self._room(one)
             for content in contents:
+                # One that was found may have let the request go on, and fail.
+                if visit.gone or not self._stage.begins(visit, content):
+                    self.host.unload(one)
+                    continue
                 item, makers = visit.items[content], self._making.get((one.number, content))
                 room.hold(content, item.tokens, visit.key)
                 visit.held[content] = one
@@ -211,7 +227,7 @@ class EncodeDispatch:
                 self.hits += 1
                 self.host.unload(one)
                 if makers is None:
-                    self._found(one, visit, content)
+                    self._stage.found(one, visit, content)
                 else:
                     makers.append(visit)
 
@@ -219,9 +235,11 @@ class EncodeDispatch:
 
     def made(self, one: EncodeInstance, content: int) -> list[Visit]:
         """Take note that an encoder has made features; return who waited for them."""
-        self.host.unload(one)
         self._room(one).made(content)
-        return [visit for visit in self._making.pop((one.number, content), []) if not visit.gone]
+        visits = self._making.pop((one.number, content), None)
+        if visits is not None:
+            self.host.unload(one)
+        return [visit for visit in visits or () if not visit.gone]
 
     def hold(self, one: EncodeInstance, visit: Visit, content: int) -> None:
         """Let features stay for somebody on the encoder that made them now."""
@@ -230,6 +248,10 @@ class EncodeDispatch:
             room.hold(content, visit.items[content].tokens, visit.key)
             room.made(content)
             visit.held[content] = one
+            for wanted in [wanted for wanted in self._waiting if wanted.visit is visit]:
+                self._waiting.remove(wanted)
+                self._uncrowd(wanted)
+                self._begin(wanted)
 
     def hold_again(self, visit: Visit, content: int) -> bool:
         """Let features stay for somebody who needs them once more; tell whether they are there still."""
@@ -247,10 +269,15 @@ class EncodeDispatch:
             self._look_soon(one)
 
     def forget(self, visit: Visit) -> None:
-        """Let nothing be made or kept for a request any more, but for what is in an encoder's queue already."""
+        """Let nothing be made or kept for a request any more."""
         visit.gone = True
-        for content in list(visit.held):
+        for content, one in list(visit.held.items()):
+            makes = self._making.get((one.number, content))
             self.let_go(visit, content)
+            if makes is not None and all(other.gone for other in makes) and not self._stage.awaits(content):
+                del self._making[one.number, content]
+                one.drop(content)
+                self.host.unload(one)
         for wanted in [wanted for wanted in self._waiting if wanted.visit is visit]:
             self._withdraw(wanted)
 
@@ -260,8 +287,7 @@ class EncodeDispatch:
         Returns
         -------
         tuple
-            Contents that nobody makes now; and, by the key of a visit, all that waited for room on this encoder and
-            others together.
+            Contents that it was making; and, by the key of a visit, all that waited for room on it and others together.
         """
         self._rooms.pop(instance.number, None)
         numbers = [key for key in self._making if key[0] == instance.number]
@@ -273,7 +299,6 @@ class EncodeDispatch:
             self._withdraw(wanted)
             contents = [content for made in wanted.by.values() for content in made]
             withdrawn.setdefault(wanted.visit.key, []).extend(contents)
-            lost.update(contents)
         return lost, withdrawn
 
     def _withdraw(self, wanted: _Wanted) -> None:

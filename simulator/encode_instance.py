@@ -131,6 +131,10 @@ class EncodeInstance:
         self._queue.append(errand)
         self._go_on()
 
+    def drop(self, content: int) -> None:
+        """Take an item out of the queue that nobody needs any more, unless it is being encoded."""
+        self._queue = deque(errand for errand in self._queue if errand.item.content != content)
+
     def hold(self) -> None:
         """Begin no run until :meth:`resume` was called as often."""
         self._holds += 1

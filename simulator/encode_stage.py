@@ -99,7 +99,7 @@ class EncodeStage:
     ) -> None:
         self.env, self.ledger, self._carrier = host.env, host.ledger, host.carrier
         self.host, self.terms, self._media, self._arriving = host, terms, media, arriving
-        self.dispatch = EncodeDispatch(host, terms, router, self._found, self._give_up)
+        self.dispatch = EncodeDispatch(host, terms, router, self)
         self.group, self._encodes = self.dispatch.group, encodes
         capacity = inf if terms.store_capacity_gb is None else terms.store_capacity_gb * 1e9
         self.store = FeatureStore(capacity) if terms.mode == "store" else None
@@ -124,6 +124,8 @@ class EncodeStage:
         items = self._items(request) if self._encodes else ()
         if items:
             self._visits[request.index] = visit = Visit(request, items, sum(item.tokens for item in items))
+            if self.store is not None:
+                self.store.asked += len(visit.items)
             self.dispatch.send(visit, [content for content in visit.items if not self._is_known(visit, content)])
             self._look(visit)
         return bool(items)
@@ -135,24 +137,40 @@ class EncodeStage:
         """Tell whether a content need not be encoded for a request: it is in the store, or about to be."""
         if self.store is None:
             return False
-        self.store.asked += 1
         if self.store.use(content):
             self._pin(self.store, visit, content)
             visit.encoded.add(content)
-        elif content not in self._awaited:
-            self._awaited[content] = [visit]
-            return False
-        else:
+        elif content in self._awaited:
             self._awaited[content].append(visit)
+        else:
+            return False
         visit.sources[content] = None
         self.store.hits += 1
         return True
 
-    def _give_up(self, visit: Visit, contents: Sequence[int]) -> None:
+    def begins(self, visit: Visit, content: int) -> bool:
+        """Tell whether a content is to be encoded now; others who want it in the store wait for that from now on."""
+        if self._is_known(visit, content):
+            soon(self.env, 1, partial(self._look, visit))
+            return False
+        if self.store is not None:
+            self._awaited[content] = [visit]
+        return True
+
+    def awaits(self, content: int) -> bool:
+        """Tell whether anybody waits for a content to be in the store; if not, the next one has it encoded."""
+        if any(not visit.gone for visit in self._awaited.get(content, ())):
+            return True
+        self._awaited.pop(content, None)
+        return False
+
+    def give_up(self, visit: Visit, contents: Sequence[int]) -> None:
         """Let those fail who need what nobody will encode."""
         waiting = [visit, *(other for content in contents for other in self._awaited.pop(content, ()))]
         for other in dict.fromkeys(waiting):
             if not other.gone:
+                if other.target is not None:
+                    self.host.unload(other.target)
                 self.host.fail(other.request)
 
     def encoding(self, errands: Sequence[Errand]) -> None:
@@ -176,7 +194,7 @@ class EncodeStage:
         for _, item in errands:
             self._pass_on(instance, item, self.dispatch.made(instance, item.content), made_ns)
 
-    def _found(self, instance: EncodeInstance, visit: Visit, content: int) -> None:
+    def found(self, instance: EncodeInstance, visit: Visit, content: int) -> None:
         """Let features go on that an encoder had already when it was asked for them."""
         self._pass_on(instance, visit.items[content], [visit], None)
 
@@ -207,9 +225,9 @@ class EncodeStage:
     def _look(self, visit: Visit, made_ns: int | None = None) -> None:
         """Let a request go on if enough of it is encoded, and its features if it is known where to."""
         ledger, index, now = self.ledger, visit.request.index, self.env.now
-        if visit.gone or not (visit.encoded or self._can_begin(visit, visit.encoded)):
+        if visit.gone or not (visit.complete or visit.encoded or self._can_begin(visit, visit.encoded)):
             return
-        if visit.complete and ledger.encoded_ns[index] < 0:
+        if visit.items and visit.complete and ledger.encoded_ns[index] < 0:
             ledger.encoded_ns[index] = now if made_ns is None else made_ns
             if ledger.encode_ns[index] < 0:
                 ledger.encode_ns[index] = ledger.encoded_ns[index]
@@ -239,8 +257,7 @@ class EncodeStage:
 
     def forget(self, index: int) -> None:
         """Take note that a request will never be served, or is to start over."""
-        visit = self._visits.pop(index, None)
-        if visit is not None:
+        if (visit := self._visits.pop(index, None)) is not None:
             visit.forget_target()
             self.dispatch.forget(visit)
             for content in list(visit.pinned):
@@ -281,8 +298,7 @@ class EncodeStage:
         """Send the features of one image over the network."""
         if self._carrier is None or self._media is None:
             raise LawError(f"the features of request {visit.request.index} go from chip to chip over no network")
-        waits = None if self.terms.prefetch else source
-        if waits is not None:
+        if (waits := None if self.terms.prefetch else source) is not None:
             waits.hold()
         arrived = partial(self._arrived, visit, target, item.content)
         shipment = self._carrier.open_features(source.number, target.number, self._media.token_bytes, arrived)
@@ -357,9 +373,12 @@ class EncodeStage:
 
     def instance_lost(self, lost: Server) -> None:
         """Let others do what an instance that died was to do for requests on their way."""
-        orphans, withdrawn = self.dispatch.lost(lost)
+        making, again = self.dispatch.lost(lost)
+        for content in sorted(making):
+            for visit in self._awaited.pop(content, ()):
+                again.setdefault(visit.key, []).append(content)
         for visit in list(self._visits.values()):
-            anew = dict.fromkeys(withdrawn.get(visit.key, ()))
+            anew = dict.fromkeys(again.get(visit.key, ()))
             if visit.target is lost:
                 self.given_up += len(visit.sent - visit.there)
                 if visit.queued:
@@ -378,15 +397,4 @@ class EncodeStage:
                     visit.held.pop(content, None)
             if anew:
                 visit.encoded -= anew.keys()
-                orphans -= anew.keys()
-                soon(self.env, 1, partial(self.dispatch.send, visit, list(anew), at_once=bool(visit.held)))
-        self._adopt(orphans)
-
-    def _adopt(self, orphans: set[int]) -> None:
-        """Let the first that waits have encoded what was to be encoded for somebody who is gone."""
-        for content in sorted(orphans & self._awaited.keys()):
-            self._awaited[content] = waiting = [visit for visit in self._awaited[content] if not visit.gone]
-            if waiting:
-                soon(self.env, 1, partial(self.dispatch.send, waiting[0], [content], at_once=bool(waiting[0].held)))
-            else:
-                del self._awaited[content]
+                soon(self.env, 1, partial(self.dispatch.send, visit, list(anew)))

@@ -217,7 +217,7 @@ def test_nothing_is_lost_when_instances_die(
     ]
     names = ("prefetch", "streaming", "shard_images")
     features = {"mode": mode, **dict(zip(names, flags, strict=True))} | room
-    if ready and features["streaming"]:
+    if ready and restarts and features["streaming"]:
         features["prompt_starts"] = "ready"
     workload = {"image_pool": 40, "arrivals": {"kind": "poisson", "rate_per_s": 15.0}}
     tables = [
@@ -252,3 +252,32 @@ def test_a_model_without_an_encoder_is_refused() -> None:
 def test_a_store_has_options_that_a_network_has_not() -> None:
     with pytest.raises(ValueError, match="store_gb_per_s has no meaning for mode = 'direct'"):
         FeatureTransfer(store_gb_per_s=1.0)
+
+
+def test_a_request_that_fails_while_it_waits_for_an_instance_fails_once() -> None:
+    """The encoder dies for ever, and soon after it the instance to which some of their images were on their way."""
+    incidents = [
+        {"kind": "instance_down", "at_s": 1.909, "pool": "encode", "instance": 0},
+        {"kind": "instance_down", "at_s": 2.831, "pool": "prefill", "instance": 0, "restart_after_s": 0.5},
+    ]
+    features = {"mode": "store", "streaming": True, "store_gb_per_s": 5.0}
+    workload = {"image_pool": 40, "arrivals": {"kind": "poisson", "rate_per_s": 15.0}}
+    for seed in (80, 85, 104):
+        table = run(features=features, workload=workload, operations={"incident": incidents}, seed=seed).requests
+        assert 0 < table["completed"].sum() < 60
+
+
+def test_a_prompt_that_has_begun_needs_an_encoder_that_comes_back() -> None:
+    down = {"incident": [{"kind": "instance_down", "at_s": 1.0, "pool": "encode"}]}
+    with pytest.raises(ValueError, match="prompts which have begun might never end"):
+        scenario(features={"streaming": True, "prompt_starts": "ready"}, operations=down)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_requests_that_are_being_prepared_go_elsewhere_if_that_instance_dies(shape: str) -> None:
+    name = next(pool["name"] for pool in SHAPES[shape] if "prefill" in pool["stages"])
+    times = (0.976, 1.736, 3.532)
+    downs = [{"kind": "instance_down", "at_s": at, "pool": name, "restart_after_s": 0.5} for at in times]
+    busy = {"arrivals": {"kind": "poisson", "rate_per_s": 15.0}}
+    table = run(SHAPES[shape], {"scheduling_ms": 50.0}, busy, operations={"incident": downs}, seed=98).requests
+    assert table["completed"].all()
