@@ -232,6 +232,7 @@ class HandOver:
                 passage.target.cancel(passage.wanted)
 
     def _drop(self, passage: Passage) -> None:
+        passage.early = False
         if passage.shipment is not None:
             self.given_up += 1
             passage.shipment.drop()
