@@ -2,6 +2,7 @@
 
 ``python -m benchmarks.record_flags PROGRAM`` in an environment with that program rewrites its part of
 ``tests/recorded/engine_flags.json``: vllm (0.33.0), sglang (0.5.23), vllm-router (0.1.17) or sglang-router (0.3.2).
+Dynamo's part is of :mod:`benchmarks.record_dynamo`.
 """
 
 from __future__ import annotations
@@ -40,15 +41,27 @@ def vllm_parser() -> argparse.ArgumentParser:
 
 def _vllm() -> dict[str, Any]:
     bench = [_written("vllm.benchmarks.serve"), _written("vllm.benchmarks.datasets.datasets")]
-    return {**flags_of(vllm_parser()), "bench": sorted({flag for flags in bench for flag in flags})}
+    serve = _declared("vllm.entrypoints.common.cli_args", "FrontendArgs")
+    return {**flags_of(vllm_parser()), "serve": serve, "bench": sorted({flag for flags in bench for flag in flags})}
+
+
+def _source(module: str) -> ast.Module:
+    """Return the source of a module, which is not imported."""
+    spec = find_spec(module.partition(".")[0])
+    root = Path(str(spec.origin)).parent if spec else Path()
+    return ast.parse((root.parent / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8"))
+
+
+def _declared(module: str, suffix: str) -> list[str]:
+    """Return the flags of the fields of classes: the server cannot be imported without a device either."""
+    kinds = [node for node in _source(module).body if isinstance(node, ast.ClassDef) and node.name.endswith(suffix)]
+    lines = [line.target for kind in kinds for line in kind.body if isinstance(line, ast.AnnAssign)]
+    return sorted(f"--{name.id.replace('_', '-')}" for name in lines if isinstance(name, ast.Name))
 
 
 def _written(module: str) -> list[str]:
     """Return the flags in the source of a module: the client cannot be imported without everything it may call."""
-    spec = find_spec(module.partition(".")[0])
-    root = Path(str(spec.origin)).parent if spec else Path()
-    source = (root.parent / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
-    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(_source(module)) if isinstance(node, ast.Call)]
     named = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument"]
     words = [word.value for call in named for word in call.args if isinstance(word, ast.Constant)]
     return [str(word) for word in words if str(word).startswith("--")]

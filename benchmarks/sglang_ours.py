@@ -56,7 +56,7 @@ class Steps:
         step, last, quiet = 0, False, 0
         while len(self.log) < MOST_STEPS:
             while self.coming and self.coming[0]["at"] <= step:
-                self.inbox.add(step, self.request(self.coming.pop(0)))
+                self.inbox.add(step, self.request(self.coming.pop(0)), self.state)
             self.inbox.look(step)
             plan = self.scheduler.plan(self.state)
             self.inbox.planned(plan)

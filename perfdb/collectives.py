@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hardware.catalogue import Chip
-    from perfdb.operators import AllReduce, Collective
+    from perfdb.operators import AllReduce, Collective, PointToPoint
 
-__all__ = ["Group", "between_nodes_ns", "group_of", "moved_bytes"]
+__all__ = ["MESSAGE_NS", "Group", "between_nodes_ns", "group_of", "hand_over_ns", "moved_bytes"]
 
 #: Passes over the message: an all-reduce is a reduce-scatter and an all-gather.
 _PASSES: Final[Mapping[str, int]] = MappingProxyType(
     {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1, "all_to_all": 1}
 )
-#: Latency of one message between nodes: ``p2p_latency`` of aiconfigurator-core 0.12 (``systems/*.yaml``).
-_MESSAGE_NS: Final = 10_000.0
+#: Latency of one message between chips or nodes: ``p2p_latency`` of aiconfigurator-core 0.12 (``systems/*.yaml``).
+MESSAGE_NS: Final = 10_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,4 +75,19 @@ def between_nodes_ns(chip: Chip, operator: AllReduce | Collective, rows: NDArray
         moved = moved / group.inside
         messages = _PASSES[operator.kind] * math.ceil(math.log2(group.nodes))
     rate = chip.nic_bytes_per_s or chip.pcie.bytes_per_s
-    return messages * _MESSAGE_NS + 1e9 * moved / rate
+    return messages * MESSAGE_NS + 1e9 * moved / rate
+
+
+def hand_over_ns(chip: Chip, operator: PointToPoint, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean time of the hand-overs between pipeline stages, ns.
+
+    Notes
+    -----
+    Stages fill nodes in turn, so that there is one hand-over less between nodes than there are nodes. Within a node the
+    whole message takes the links of a chip; between nodes each chip of a stage sends its share of it, and those that
+    receive gather the others' (``send_tensor_dict`` of vLLM's ``distributed/parallel_state.py``).
+    """
+    near = MESSAGE_NS + 1e9 * rows * operator.bytes_per_row / chip.link_bytes_per_s
+    apart = group_of(chip, operator.chips * (operator.count + 1)).nodes - 1
+    rate = operator.chips * (chip.nic_bytes_per_s or chip.pcie.bytes_per_s)
+    return near + apart / operator.count * (MESSAGE_NS + 1e9 * rows * operator.bytes_per_row / rate)

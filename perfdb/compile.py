@@ -219,12 +219,13 @@ def _by_origin(operators: Sequence[RowOperator], source: SourceChain, most: int)
     total = np.zeros((most + 1, _ORIGINS))
     for operator in operators:
         found = source.rows(operator, rows)
-        np.add.at(total, (rows, found.origin), operator.count * found.ns)
+        total[rows, found.origin] += operator.count * found.ns
     return total
 
 
 def _whole(ns: NDArray[np.float64]) -> list[int]:
-    return [int(value) for value in np.rint(ns)]
+    whole: list[int] = np.rint(ns).astype(np.int64).tolist()
+    return whole
 
 
 def _doubling_knots(most: int) -> NDArray[np.int64]:

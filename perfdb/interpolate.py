@@ -101,7 +101,8 @@ class Curve:
             np.interp(inside, self.at, np.sqrt(self.ns)) ** 2 if self.quadratic else np.interp(inside, self.at, self.ns)
         )
         ns = np.where(at > self.at[-1], self._beyond(bound_ns(at), bound_ns(self.at[-2:].astype(np.int64))), ns)
-        origin = np.where(np.isin(at, self.at), Origin.MEASURED, Origin.INTERPOLATED)
+        nearest = self.at[np.minimum(np.searchsorted(self.at, at), len(self.at) - 1)]
+        origin = np.where(nearest == at, Origin.MEASURED, Origin.INTERPOLATED)
         origin = np.where(at > self.at[-1], Origin.EXTRAPOLATED, origin).astype(np.uint8)
         return Estimate(np.where(self._unknown(at), np.nan, ns) if len(self.holes) else ns, origin)
 

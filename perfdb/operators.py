@@ -361,7 +361,7 @@ def _outside_layers(model: ModelSpec, layout: Layout) -> tuple[RowOperator, ...]
     if layout.tensor > 1:
         found.append(AllReduce("embedding_all_reduce", model.hidden, layout.tensor))
     if layout.pipeline > 1:
-        found.append(PointToPoint("hand_over", 2 * model.hidden, layout.pipeline - 1))
+        found.append(PointToPoint("hand_over", 2 * model.hidden, layout.pipeline - 1, layout.tensor))
     return tuple(found)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from perfdb.collectives import between_nodes_ns, group_of, moved_bytes
+from perfdb.collectives import MESSAGE_NS, between_nodes_ns, group_of, hand_over_ns, moved_bytes
 from perfdb.encoder_operators import EncoderAttention
 from perfdb.estimate import Estimate, Origin
 from perfdb.expert_operators import ExpertExchange, RoutedExperts
@@ -45,8 +45,6 @@ __all__ = ["RooflineSource"]
 #: ``mem_empirical_constant_latency`` in ``systems/*.yaml``, the same for all chips).
 STREAM_EFFICIENCY = 0.8
 ELEMENTWISE_FLOOR_NS = 3_000.0
-#: Latency of one hand-over between chips (``p2p_latency``, same files).
-POINT_TO_POINT_NS = 10_000.0
 #: Latency floor of an attention kernel: the smallest measured context attention is 11 to 12 us on H200
 #: (aiconfigurator-core 0.12, batch 1, one token).
 ATTENTION_FLOOR_NS = 11_000.0
@@ -92,7 +90,7 @@ class RooflineSource:
         elif isinstance(operator, AllReduce | Collective):
             ns = self._within_node(operator, count) + between_nodes_ns(self.chip, operator, count)
         else:
-            ns = POINT_TO_POINT_NS + 1e9 * count * operator.bytes_per_row / self.chip.link_bytes_per_s
+            ns = hand_over_ns(self.chip, operator, count)
         return Estimate.of(ns, Origin.ROOFLINE)
 
     def streamed_ns(self, operator: Elementwise, rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -127,7 +125,7 @@ class RooflineSource:
         nearest = min(published, key=lambda row: (abs(math.log(row.ranks / exchange.chips)), row.ranks))
         there = replace(exchange, **_PUBLISHED_EXCHANGE, chips=nearest.ranks)
         grown = rows * exchange.sent_away / (_PUBLISHED_TOKENS * there.sent_away)
-        return POINT_TO_POINT_NS + (1e9 * nearest.latency_s - POINT_TO_POINT_NS) * grown
+        return MESSAGE_NS + (1e9 * nearest.latency_s - MESSAGE_NS) * grown
 
     def _gemm(self, gemm: Gemm, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         bound = gemm_bound(self.chip, gemm, rows)
@@ -152,7 +150,7 @@ class RooflineSource:
         moved = moved_bytes(operator, chips, rows)
         if measured is None:
             steps = 2 * (chips - 1)
-            return steps * POINT_TO_POINT_NS + 1e9 * moved / self.chip.group_link_bytes_per_s(chips)
+            return steps * MESSAGE_NS + 1e9 * moved / self.chip.group_link_bytes_per_s(chips)
         return 1e9 * (measured.alpha_s + moved / measured.bus_bytes_per_s)
 
 

@@ -104,11 +104,12 @@ class Collective:
 
 @dataclass(frozen=True, slots=True)
 class PointToPoint:
-    """Activations handed to the next pipeline stage: ``bytes_per_row`` per row."""
+    """Activations handed to the next pipeline stage: ``bytes_per_row`` per row, by the ``chips`` of a stage."""
 
     name: str
     bytes_per_row: int
     count: int = 1
+    chips: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,17 @@ from perfdb.load_model import load_model
 from perfdb.memory import plan_memory
 from perfdb.operators import draft_operators, step_operators
 from perfdb.tables import sha256
+from perfdb.waiting import WaitingPrices
 from perfdb.whole_steps import whole_step_costs
 from simulator.built_pool import AnyPool, BuiltPool, calibration_of, cost_chain, in_database, layout_of
 from simulator.encoder_build import build_encode_pool, encoder_budget, fused_encoder
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
+from simulator.fetch_window import FetchWindow
 from simulator.fused_encoder import EncodingInstance
 from simulator.host_memory import copy_bytes_per_s, host_blocks
 from simulator.layout_checks import check_layout
+from simulator.pipelined import PipelinedInstance
 from simulator.pool_table import own_pools
 from simulator.prompt_balance import PromptBalance
 from simulator.router import ROUTERS
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from perfdb.memory import MemoryPlan
     from perfdb.model import ModelSpec
     from perfdb.operators import StepOperators
+    from perfdb.step_prices import StepPrices
     from perfdb.step_profile import ProfiledCosts
     from simulator.engine_options import EngineOptions, EnginePlan
     from simulator.engines import Engine
@@ -123,7 +127,10 @@ def build_pool(  # noqa: PLR0913 - what decides what instances are made of
     """
     cached = _with_cache(_model(table), pool, table.kv_cache)
     shares = sharing or pool.shares is not None
-    return _build_pool(pool, name, cached, topology, encodes=pool.prefills and encodes, sharing=shares)
+    built = _build_pool(pool, name, cached, topology, encodes=pool.prefills and encodes, sharing=shares)
+    if not shares or pool.step_profile is not None:
+        return built
+    return replace(built, exchange=communication(cost_chain(pool, name, built.chip), built.operators.per_token))
 
 
 def _model(table: Model) -> ModelSpec:
@@ -176,7 +183,7 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
     layout = layout_of(pool)
     check_layout(name, model, layout)
     if engine.ranks is not None and layout.data > 1:
-        engine.ranks.check(f"pool.{name}", pool.engine, model, layout, pool.engine_options)
+        engine.ranks.check(f"pool.{name}", pool.engine, layout)
     asked = _asked_tokens(model, pool.engine_options)
     given = pool.engine_options.of_stages(prefills=pool.prefills, decodes=pool.decodes)
     apart = engine.ranks is not None and not engine.ranks.steps_together(model)
@@ -186,7 +193,7 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
     budget = engine.memory_budget(plan)
     loaded = model.with_drafting_layer if pool.drafts else model
     memory = plan_memory(loaded, group, chip, encoder_budget(budget, model, layout, encodes=encodes))
-    blocks = (pool.limits.kv_blocks or min(memory.blocks, plan.most_blocks or memory.blocks)) - engine.reserved_blocks
+    blocks = _blocks(pool, name, plan, memory) - engine.reserved_blocks
     options = options.fitted(blocks * plan.block_tokens, asked)
     plan = _within_states(options.plan(prefills=pool.prefills), memory)
     max_tokens = _max_tokens(name, model, options, plan, blocks)
@@ -196,12 +203,15 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
     most = min(_most_tokens(plan, max_tokens), blocks * plan.block_tokens + plan.limits.max_sequences)
     limits = StepLimits(most, plan.limits.max_sequences, max_tokens)
     operators = step_operators(model, layout)
-    host = calibration_of(pool).host_time(engine.host_on(chip, layout.tensor, ahead=plan.plans_ahead))
+    piped = layout.pipeline > 1 and pool.prefills
+    # Micro-batches are planned when the last one of their requests is over.
+    ahead = plan.plans_ahead and not piped
+    host = calibration_of(pool).host_time(engine.host_on(chip, layout.tensor, ahead=ahead))
     costs, tables, set_aside = _priced(pool, name, model, chip, operators, limits, host)
     encoder = fused_encoder(pool, name, model, chip, layout, host) if encodes else None
+    make = engine.instances(options, blocks) or _instances(name, encoder, plan, sharing=sharing, piped=piped)
     parts = EngineParts(
         scheduler=engine.scheduler(plan),
-        prices=costs.prices,
         blocks=blocks,
         block_tokens=plan.block_tokens,
         max_tokens=max_tokens - plan.unused_tokens,
@@ -213,28 +223,75 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
         host_blocks=host_blocks(plan.host_gib, memory.block * layout.chips // layout.data),
         host_block_ns=memory.block / _copy_rate(pool, chip, topology) * 1e9,
         blank_first=engine.era is None or engine.era.blank_first,
-        plans_ahead=plan.plans_ahead,
+        plans_ahead=ahead,
         polls_every=plan.polls_every,
-        **_ranks(engine, plan, model, layout),
+        **_ranks(engine, plan, model, layout, piped=piped),
         tells_late=engine.tells_late,
         front_end=_front_end(pool, plan),
-        make=engine.instances(options, blocks) or _instances(encoder, sharing=sharing),
+        **_waits(name, plan, costs.prices, ahead=ahead, alone=make is None),
+        make=make,
     )
     host_w = host_w_per_chip(topology or chip.node)
     built = BuiltPool(
         name, model, chip, layout, options, memory, costs, parts, tables, set_aside, operators, pool.power_cap, host_w
     )
-    exchange = (
-        communication(cost_chain(pool, name, chip), operators.per_token) if sharing and not pool.step_profile else None
-    )
-    return replace(built, encoder=encoder, shares=pool.shares, exchange=exchange)
+    return replace(built, encoder=encoder, shares=pool.shares)
 
 
-def _instances(encoder: EncoderCosts | None, *, sharing: bool) -> type[Instance] | None:
-    """Return what makes instances that encode, or share chips; None where they do neither."""
+def _instances(
+    name: str, encoder: EncoderCosts | None, plan: EnginePlan, *, sharing: bool, piped: bool
+) -> type[Instance | PipelinedInstance] | None:
+    """Return what makes instances that encode, share chips or have stages; None where they do neither."""
+    if piped:
+        beside = {"shares": sharing, "an encoder in the same steps": encoder is not None}
+        beside["kv_offloading_size"] = plan.host_gib > 0
+        for what in (what for what, found in beside.items() if found):
+            raise ScenarioError(
+                f"pool.{name}: found pipeline_parallel and {what} in a pool that computes prompts, which are not "
+                "simulated together; leave one out, or use tensor_parallel"
+            )
+        return PipelinedInstance
     if sharing:
         return SharingInstance
     return None if encoder is None else EncodingInstance
+
+
+def _blocks(pool: Pool, name: str, plan: EnginePlan, memory: MemoryPlan) -> int:
+    """Return the KV blocks of each instance: those it is given, or as many as fit and are allowed."""
+    if pool.limits.kv_blocks and plan.given_blocks:
+        raise ScenarioError(
+            f"pool.{name} has limits.kv_blocks {pool.limits.kv_blocks} and engine_options.num_gpu_blocks_override "
+            f"{plan.given_blocks}, which say the same; leave one out"
+        )
+    given = pool.limits.kv_blocks or plan.given_blocks
+    if given:
+        return given
+    fitting = min(memory.blocks, plan.most_blocks or memory.blocks)
+    if plan.most_kv_bytes is None:
+        return fitting
+    found = min(fitting, plan.most_kv_bytes // memory.block)
+    if not found:
+        raise ScenarioError(
+            f"pool.{name}.engine_options.kv_cache_config.max_gpu_total_bytes is {plan.most_kv_bytes}, less than one KV "
+            f"block of {memory.block} bytes"
+        )
+    return found
+
+
+def _waits(name: str, plan: EnginePlan, prices: StepPrices, *, ahead: bool, alone: bool) -> dict[str, Any]:
+    """Return what the parts of a pool say of prices, and of the wait for requests beside steps or between them."""
+    if not plan.wait_ms:
+        return {"prices": prices}
+    if not alone:
+        raise ScenarioError(
+            f"pool.{name}.engine_options.batch_wait_timeout_ms is {plan.wait_ms:g}, which is not simulated where "
+            "steps encode images, follow each other through pipeline stages or share their chips; leave it out"
+        )
+    wait_ns = round(plan.wait_ms * 1e6)
+    return {
+        "prices": WaitingPrices(prices, wait_ns) if ahead else prices,
+        "fetch_window": partial(FetchWindow, wait_ns, plan.limits.max_sequences),
+    }
 
 
 def _within_states(plan: EnginePlan, memory: MemoryPlan) -> EnginePlan:
@@ -271,13 +328,15 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
     drafter = None
     if pool.drafts is not None:
         drafter = Drafter(pool.drafts, draft_operators(model, layout), chip)
-    costs = compile_costs(operators, source, limits, host, layout.pipeline, drafter)
+    costs = compile_costs(operators, source, limits, host, 1 if pool.prefills else layout.pipeline, drafter)
     tables = {in_database(path): sha256(path) for path in source.files}
     return costs, tables, {in_database(path): counts for path, counts in source.set_aside.items()}
 
 
-def _ranks(engine: Engine, plan: EnginePlan, model: ModelSpec, layout: Layout) -> dict[str, Any]:
-    """Return what the parts of a pool say of its attention ranks."""
+def _ranks(engine: Engine, plan: EnginePlan, model: ModelSpec, layout: Layout, *, piped: bool) -> dict[str, Any]:
+    """Return what the parts of a pool say of its attention ranks, or of its micro-batches."""
+    if piped:
+        return {"ranks": layout.pipeline}
     rules = engine.ranks
     if rules is None or layout.data == 1:
         return {}

@@ -95,6 +95,11 @@ class BuiltPool:
         """Chips of all instances, but for those that are counted in another pool."""
         return 0 if self.shares else self.parts.replicas * self.layout.chips
 
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches that pass the stages of a pipeline apart, each with a log; 1 where rounds are priced whole."""
+        return self.layout.pipeline if self.parts.prefills else 1
+
 
 @dataclass(frozen=True, slots=True)
 class BuiltEncoder:

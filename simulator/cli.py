@@ -88,7 +88,7 @@ main.add_command(validate)
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of every random stream.")
 @click.option("--out", metavar="DIR", help="Result directory.  [default: results/NAME]")
 @click.option("--csv", is_flag=True, help="Write requests.csv in place of requests.parquet.")
-@click.option("--events", is_flag=True, help="Write every step and transfer to timeline.json, for Perfetto.")
+@click.option("--events", is_flag=True, help="Write timeline.json, for Perfetto, however large it gets.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="Print no table and no progress.")
 def run(  # noqa: PLR0913 - one parameter per option
@@ -105,9 +105,9 @@ def run(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Run a SCENARIO (a TOML file, or the name of a shipped one).
 
-    Writes a result directory with report.html, summary.json, requests.parquet, timeline.parquet, manifest.json and
-    pictures, and prints the latency, throughput and pools. Exit code 3 if the share of requests that meet the SLO is
-    too small.
+    Writes a result directory with report.html, summary.json, requests.parquet, timeline.parquet, timeline.json,
+    manifest.json and pictures, and prints the latency, throughput and pools. Exit code 3 if the share of requests that
+    meet the SLO is too small.
     """
     from pathlib import Path  # noqa: PLC0415 - --help stays light
 
@@ -123,10 +123,18 @@ def run(  # noqa: PLR0913 - one parameter per option
         _print_json(result.summary)
     elif not quiet:
         print_tables(_render(result.summary, slo_bounds(result)), target)
+    _say_left_out(target, quiet=quiet)
     attained, wanted = result.summary["slo_attainment"], loaded.slo.attainment
     if attained < wanted:
         click.echo(f"servesim: {attained:.2%} of the requests met the SLO, below slo.attainment = {wanted:g}", err=True)
         sys.exit(EXIT_SLO_MISSED)
+
+
+def _say_left_out(folder: Path, *, quiet: bool) -> None:
+    from simulator.trace_events import SMALL_TRACE  # noqa: PLC0415 - --help stays light
+
+    if not quiet and not (folder / "timeline.json").is_file():
+        click.echo(f"servesim: no timeline.json, of more than {SMALL_TRACE:,} events; --events writes it", err=True)
 
 
 @main.command()

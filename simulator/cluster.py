@@ -11,9 +11,9 @@ from simulator.batch import Batch
 from simulator.clock import Clock, soon
 from simulator.encode_instance import EncodeInstance, EncodeParts
 from simulator.front_end import FrontEnd
+from simulator.gathering import instance_maker
 from simulator.group import Group
 from simulator.hand_over import HandOver
-from simulator.lockstep import instance_maker
 from simulator.network import KvTransfer
 from simulator.records import StepLog
 from simulator.request import Request

@@ -118,8 +118,8 @@ def sweep(  # noqa: PLR0913 - one parameter per option
     """Run a SCENARIO under one load after another, and find the highest that keeps the SLO.
 
     Takes several SCENARIOs, or one with [[candidate]] tables, and sets their capacities side by side. Prints
-    attainment, goodput and latency by load. Writes sweep.json, sweep.parquet and sweep.png. Interrupted, the same
-    command goes on where it stopped. Exit code 3 if no load meets the SLO.
+    attainment, goodput and latency by load. Writes report.html, sweep.json, sweep.parquet and sweep.png. Interrupted,
+    the same command goes on where it stopped. Exit code 3 if no load meets the SLO.
     """
     from simulator.candidates import load_swept  # noqa: PLC0415 - --help stays light
     from simulator.loads import check_loads, parse_grid  # noqa: PLC0415 - --help stays light

@@ -11,7 +11,7 @@ from simulator.measures import MEASURES, Measure
 from simulator.page import Markup, bars, charts, details, heading, page, paragraph, section, table, waterfall
 from simulator.page_curves import cdf_charts, slack_chart
 from simulator.page_trust import cautions, errors_table, origin_stretches
-from simulator.page_words import assumptions, deployment
+from simulator.page_words import assumptions, changes, deployment
 from simulator.run_page import stage_times
 
 if TYPE_CHECKING:
@@ -129,11 +129,7 @@ def _deployments(content: Mapping[str, Any], runs: Mapping[str, RunParts]) -> li
         )
         for name, (_, manifest, _) in runs.items()
     ]
-    changes = [
-        (one["name"], ", ".join(f"{key} = {value}" for key, value in one["set"].items()) or "as the scenario is")
-        for one in content["candidates"]
-    ]
-    return [table((), rows), details("What each candidate sets", table((), changes))]
+    return [table((), rows), details("What each candidate sets", table((), changes(content["candidates"])))]
 
 
 def _shared(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -62,10 +62,10 @@ class DecodeRun:
             self.steps = steps + more
             self._last_ns = self.start_ns + duration if more == 1 else -1
             if more:
-                duration = self._lasting_ns(self.steps)
+                duration = self.lasting_ns(self.steps)
             self._wake_up.move(duration - elapsed)
 
-    def _lasting_ns(self, steps: int) -> int:
+    def lasting_ns(self, steps: int) -> int:
         """Return how long so many of its steps last."""
         return self._curve.between(self.context, self.context + steps)
 
@@ -78,11 +78,11 @@ class DecodeRun:
     def known_ns(self) -> int:
         """Return when the step before the one under way began: plans made ahead know of what came by then; or -1."""
         before = self.begun() - 2
-        return self.start_ns + self._lasting_ns(before) if before >= 0 else -1
+        return self.start_ns + self.lasting_ns(before) if before >= 0 else -1
 
     def shorten(self, steps: int) -> int:
         """Take so many steps off its beginning, and return when they end."""
-        self.start_ns += self._lasting_ns(steps)
+        self.start_ns += self.lasting_ns(steps)
         self.steps -= steps
         self.context += steps
         return self.start_ns
@@ -91,4 +91,4 @@ class DecodeRun:
         """Return when the last of the ``steps`` steps begins."""
         if steps == 1 or self._last_ns >= 0:
             return max(self.start_ns, self._last_ns)
-        return self.start_ns + self._lasting_ns(steps - 1)
+        return self.start_ns + self.lasting_ns(steps - 1)

@@ -61,6 +61,8 @@ class EngineCore:
         Of the step log, for a step that computes prompts.
     outlet
         Where tokens leave.
+    waited_ns
+        Time from the end of the last step to the plan made now.
     started_ns, ended_ns
         When it began to serve, and when it stopped; -1 while it serves.
     """
@@ -95,12 +97,13 @@ class EngineCore:
         self._inbox = Inbox(self.state, parts.polls_every) if parts.polls_every > 1 else None
         self._standstill = Standstill(ledger)
         self.outlet = Outlet(ledger)
-        self.held, self.started_ns, self.ended_ns = 0, env.now, -1
+        self.held = self.waited_ns = 0
+        self.started_ns, self.ended_ns = env.now, -1
 
     def submit(self, request: Request) -> None:
         """Queue a request now; a run of decode steps is cut at its next step boundary."""
         if self._inbox is not None and not self._wake_up.asleep:
-            self._inbox.add(self.env.now, request)
+            self._inbox.add(self.env.now, request, self.state)
             if self._run.steps > 1:
                 begun = self._run.begun()
                 self._run.cut(more=self._inbox.steps_to_look(begun + (self.ahead is not None)) - begun)
@@ -194,7 +197,7 @@ class EngineCore:
         if self.ahead is not None:
             self.ahead.see_all()
         if self._inbox is not None:
-            self._inbox.receive_all()
+            self._inbox.receive_all(self.state)
         return run.start_ns
 
     def _split_run(self, over: int) -> None:
@@ -213,28 +216,24 @@ class EngineCore:
 
     def next_plan(self) -> Plan:
         """Plan the next step, and begin it."""
-        ahead, inbox = self.ahead, self._inbox
-        if inbox is not None:
-            inbox.look(self.env.now if ahead is None else ahead.last_step_ns)
-        plan = self.scheduler.plan(self.state) if ahead is None else ahead.plan()
-        if inbox is not None:
-            inbox.planned(plan)
+        plan = self.scheduler.plan(self.state) if self.ahead is None else self.ahead.plan()
         self.begin(plan)
         return plan
 
     def lags(self, plan: Plan) -> bool:
         """Let the plan after one without a step know all there is; tell whether that one did not."""
         lagged = self.ahead is not None and self.ahead.catch_up(self.env.now)
-        again = lagged or bool(plan.preempted) or not plan.steps
-        if not again and self._inbox is not None:
-            self._inbox.rest()
-        return again or bool(self._inbox)
+        return lagged or bool(plan.preempted) or not plan.steps
+
+    def known_ns(self) -> int:
+        """Return until when the plan made now knows what has come."""
+        return self.env.now if self.ahead is None else self.ahead.last_step_ns
 
     def begin(self, plan: Plan) -> None:
         """Note and pass on what a plan decided besides what the step computes."""
         self.plan, state = plan, self.state
         if plan.preempted:
-            self._standstill.begin(plan.preempted, self.env.now, self.ledger.preemptions)
+            self._standstill.begin(plan.preempted, self.env.now - self.waited_ns, self.ledger.preemptions)
         if plan.held:
             self._standstill.begin(plan.held, self.env.now)
         for request in plan.loads:

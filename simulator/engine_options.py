@@ -54,6 +54,8 @@ class EnginePlan:
         How requests are dealt to attention ranks, if not as the engine does by default.
     prompt_waits
         Steps for which attention ranks wait until all have prompts, and for more of them; None if they do not.
+    wait_ms
+        How long a step waits for more requests; see :mod:`simulator.fetch_window`.
     host_gib
         Host memory that keeps KV for an instance, or for each of its attention ranks, GiB.
     static
@@ -62,6 +64,10 @@ class EnginePlan:
         ``utilization`` is the share of what is free beside weights and activations.
     most_blocks
         KV blocks, however many more there is room for.
+    given_blocks
+        KV blocks, whatever there is room for.
+    most_kv_bytes
+        Bytes of each chip that KV blocks take, however many more there is room for.
     max_prompt
         Longest prompt served; None for any that leaves room for an answer.
     encoder_tokens
@@ -85,10 +91,13 @@ class EnginePlan:
     polls_every: int = 1
     balancer: str | None = None
     prompt_waits: tuple[int, int] | None = None
+    wait_ms: float = 0.0
     host_gib: float = 0.0
     static: bool = False
     of_free: bool = False
     most_blocks: int | None = None
+    given_blocks: int | None = None
+    most_kv_bytes: int | None = None
     max_prompt: int | None = None
     unused_tokens: int = 0
     encoder_tokens: int | None = None
@@ -109,14 +118,11 @@ class EngineOptions(Strict):
         Longest sequence, prompt and output; ``"auto"`` lowers it to what the KV cache can hold.
     length_option, memory_option
         What the engine calls the longest sequence, and the share of memory.
-    lone_options
-        What is not simulated where attention ranks step together, but for its default.
     """
 
     model_config = ConfigDict(strict=True)
     length_option: ClassVar[str] = "max_model_len"
     memory_option: ClassVar[str] = "gpu_memory_utilization"
-    lone_options: ClassVar[tuple[str, ...]] = ()
 
     gpu_memory_utilization: float | None = Field(default=0.9, gt=0, le=1)
     block_size: int = Field(default=16, gt=0, le=4096)
@@ -182,9 +188,12 @@ class VllmOptions(EngineOptions):
     scheduling_policy
         ``"priority"`` admits the lowest ``priority`` first and preempts the highest.
     prefill_schedule_interval
-        Steps from one that computes prompts to the next, while sequences decode.
+        Steps from one that computes prompts to the next, while sequences decode; of attention ranks that step together,
+        every so many steps they compute prompts, all in the same.
     watermark
         Share of the KV blocks that stays free when a request joins others.
+    num_gpu_blocks_override
+        KV blocks, the one that vLLM keeps as a placeholder among them, whatever there is room for.
     kv_offloading_size
         Host memory, GiB over all chips of an instance, that keeps the KV of blocks which are gone from the chips.
     async_scheduling
@@ -194,8 +203,6 @@ class VllmOptions(EngineOptions):
     disable_chunked_mm_input
         A chunk of a prompt ends before an image that it would cut.
     """
-
-    lone_options: ClassVar[tuple[str, ...]] = ("prefill_schedule_interval",)
 
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
     max_num_batched_tokens: int | None = Field(default=None, gt=0)
@@ -208,6 +215,7 @@ class VllmOptions(EngineOptions):
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
     prefill_schedule_interval: int = Field(default=1, ge=1)
     watermark: float = Field(default=0.0, ge=0, lt=1)
+    num_gpu_blocks_override: int | None = Field(default=None, gt=1)
     kv_offloading_size: float = Field(default=0.0, ge=0, le=2**20)
     async_scheduling: bool | None = None
     stream_interval: int = Field(default=1, ge=1)
@@ -244,6 +252,7 @@ class VllmOptions(EngineOptions):
             rules=rules,
             plans_ahead=bool(self.async_scheduling),
             host_gib=self.kv_offloading_size,
+            given_blocks=self.num_gpu_blocks_override,
             stream_interval=self.stream_interval,
             encoder_tokens=self.max_num_batched_tokens,
             whole_images=self.disable_chunked_mm_input,

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from perfdb.step_prices import StepPrices
+    from simulator.fetch_window import FetchWindow
     from simulator.front_end import FrontEndTime
     from simulator.prompt_balance import PromptBalance
     from simulator.schedulers.plan import Scheduler
@@ -56,13 +57,15 @@ class EngineParts:
         Ranks with nothing to do plan ahead like the others.
     prompt_balance
         Makes what lets the prompts of ranks that step together wait until all have some; None where none waits.
+    fetch_window
+        Makes what says how long an instance waits for more requests before a step; None where none waits.
     tells_late
         Where it does not decode, clients get the first token from the instance that does, once the KV is there.
     front_end
         What stands between clients and an instance; None where nothing takes time.
     make
         What makes an instance, called as :class:`simulator.instance.Instance` is; None for what
-        :func:`simulator.lockstep.instance_maker` says.
+        :func:`simulator.gathering.instance_maker` says.
     """
 
     encodes = False
@@ -90,6 +93,7 @@ class EngineParts:
         lockstep: bool = True,
         idle_ranks_lag: bool = True,
         prompt_balance: Callable[[], PromptBalance] | None = None,
+        fetch_window: Callable[[], FetchWindow] | None = None,
         tells_late: bool = False,
         front_end: FrontEndTime | None = None,
         make: Callable[..., Any] | None = None,
@@ -98,7 +102,7 @@ class EngineParts:
         self.polls_every, self.tells_late, self.front_end = polls_every, tells_late, front_end
         self.ranks, self.balancer = ranks, balancer
         self.lockstep, self.idle_ranks_lag, self.prompt_balance = lockstep, idle_ranks_lag, prompt_balance
-        self.blank_first = blank_first
+        self.blank_first, self.fetch_window = blank_first, fetch_window
         self.host_blocks, self.host_block_ns = host_blocks, host_block_ns
         self.blocks, self.block_tokens, self.make = blocks, block_tokens, make
         self.max_tokens, self.max_prompt, self.replicas = max_tokens, max_prompt, replicas
@@ -135,6 +139,7 @@ class EngineParts:
             lockstep=self.lockstep,
             idle_ranks_lag=self.idle_ranks_lag,
             prompt_balance=self.prompt_balance,
+            fetch_window=self.fetch_window,
             make=make,
         )
 

@@ -115,6 +115,8 @@ class Engine:
         What stands between clients and its scheduler.
     tells_late
         The first token of a request that is handed over reaches its client from the instance that decodes.
+    pipelines
+        Pipelines of its that compute prompts are simulated.
     narrow_sparse_cache
         Architectures of chips on which sparse attention has an 8-bit cache where nothing else is said.
     kv_modes
@@ -141,6 +143,7 @@ class Engine:
     host_ahead: HostTime | None = None
     tells_late: bool = False
     kv_modes: tuple[KvMode, ...] = ()
+    pipelines: bool = False
     narrow_sparse_cache: tuple[str, ...] = ()
 
     @property
@@ -271,6 +274,7 @@ def _vllm(minor: int) -> Engine:
         ),
         # DeepSeek-V3.2 gets ``fp8_ds_mla`` (vllm/model_executor/models/config.py).
         narrow_sparse_cache=("hopper", "blackwell"),
+        pipelines=True,
     )
 
 
@@ -307,7 +311,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             # A rank of a dense model has its whole MLP (``overridden_tp_size`` of ``models/modeling_qwen3.py``).
             ranks=RankRules("fewest_tokens", one_chip=True),
         ),
-        "vllm-live": replace(_vllm(LATEST), live=True, both_stages=True, ranks=None),
+        "vllm-live": replace(_vllm(LATEST), live=True, both_stages=True, ranks=None, pipelines=False),
         "vllm@0.2": Engine(
             "vllm",
             "vllm_v0",

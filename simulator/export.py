@@ -15,7 +15,7 @@ from simulator.plots import plot_cdf
 from simulator.plots_timeline import Caption, plot_timeline
 from simulator.result_folder import foreign_file, json_text
 from simulator.run_page import run_page
-from simulator.trace_events import trace_json
+from simulator.trace_events import SMALL_TRACE, trace_json, trace_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,6 +30,8 @@ def write_result(
 ) -> None:
     """Write ``summary.json``, ``requests.parquet``, ``timeline.parquet``, ``manifest.json``, pictures and a report.
 
+    And ``timeline.json``, where it has at most :data:`SMALL_TRACE` events.
+
     The files appear together: they are written beside the target and moved there in one step, so that whatever
     fails leaves the target as it was. An earlier result is replaced; a folder with anything else in it is refused.
 
@@ -42,7 +44,7 @@ def write_result(
     csv
         Write ``requests.csv`` in place of the Parquet file.
     events
-        Write ``timeline.json`` too, every step and transfer.
+        Write ``timeline.json`` however many events it has.
     origin
         What the manifest says on top, such as the candidate a run stands for.
 
@@ -58,7 +60,7 @@ def write_result(
             fresh = Path(staging) / "new"
             fresh.mkdir()
             _fill(result, fresh, manifest(result) | dict(origin or {}), csv=csv)
-            if events:
+            if events or trace_size(result.run) <= SMALL_TRACE:
                 (fresh / "timeline.json").write_text(trace_json(result.run), encoding="utf-8")
             check_target(directory)
             put_in_place(fresh, target, Path(staging) / "old")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from simulator.engine_parts import EngineParts
     from simulator.records import Ledger, StepLog
     from simulator.request import Request
+    from simulator.schedulers.plan import Plan
     from simulator.watcher import Watcher
 
 __all__ = ["Instance"]
@@ -64,6 +65,21 @@ class Instance(EngineCore):
     def rank_of(self, request: Request) -> int:  # noqa: ARG002 - of a server that has several
         """Return 0: it has one rank."""
         return 0
+
+    def next_plan(self) -> Plan:
+        """Receive who has come, if this pass looks for requests; plan the next step, and begin it."""
+        inbox = self._inbox
+        if inbox is None:
+            return super().next_plan()
+        inbox.look(self.known_ns())
+        plan = super().next_plan()
+        inbox.planned(plan)
+        return plan
+
+    def lags(self, plan: Plan) -> bool:
+        """Let the plan after one without a step know all there is; tell whether that one did not."""
+        again = super().lags(plan)
+        return again if self._inbox is None else self._inbox.goes_on(again=again)
 
     def serve(self) -> Generator[None, Any, None]:
         """Run the engine for ever."""

@@ -59,6 +59,11 @@ class ServedPool:
         return next((stage for stage in ("prefill", "decode") if stage in self.stages), "encode")
 
     @property
+    def hands_kv(self) -> bool:
+        """Whether KV goes from it to others, or from others to it."""
+        return self.role in {"prefill", "decode"}
+
+    @property
     def replicas(self) -> int:
         """Instances."""
         return int(self.table["replicas"])
@@ -96,7 +101,21 @@ class Deployment:
     @property
     def apart(self) -> bool:
         """Whether prompts are computed and answers decoded in different instances."""
-        return any(pool.role is not None for pool in self.pools)
+        return any(pool.hands_kv for pool in self.pools)
+
+    @property
+    def encoders(self) -> tuple[ServedPool, ...]:
+        """Pools that encode for the others, and do nothing else."""
+        return tuple(pool for pool in self.pools if pool.role == "encode")
+
+    @property
+    def speakers(self) -> tuple[ServedPool, ...]:
+        """Pools with the language model."""
+        return tuple(pool for pool in self.pools if pool.role != "encode")
+
+    def is_fed(self, pool: ServedPool) -> bool:
+        """Whether features of images come to a pool from those that encode."""
+        return bool(self.encoders) and "prefill" in pool.stages
 
     @property
     def servers(self) -> int:

@@ -91,6 +91,7 @@ VLLM_FLAGS: Final[Mapping[str, Flag | Elsewhere]] = MappingProxyType(
         "scheduling_policy": Flag("--scheduling-policy"),
         "prefill_schedule_interval": Flag("--prefill-schedule-interval"),
         "watermark": Flag("--watermark"),
+        "num_gpu_blocks_override": Flag("--num-gpu-blocks-override"),
         "kv_offloading_size": Flag("--kv-offloading-size", unsaid=0.0),
         "async_scheduling": Flag("--async-scheduling", off="--no-async-scheduling"),
         "stream_interval": Flag("--stream-interval"),

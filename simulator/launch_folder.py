@@ -6,13 +6,14 @@ import json
 import tempfile
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from simulator.export import check_target, put_in_place, unwritable
 from simulator.launch_aiperf import aiperf_export
 from simulator.launch_bench import bench_commands, expected, request_table, requests_jsonl
 from simulator.launch_kubernetes import dynamo_files, llm_d_files
-from simulator.launch_scripts import command_lines, router_policy, server_scripts
+from simulator.launch_notes import launch_notes
+from simulator.launch_scripts import command_lines, server_scripts
 from simulator.launch_servers import check_launchable, sglang_arguments, vllm_arguments
 from simulator.page_words import deployment as pool_words
 from simulator.result_folder import json_text
@@ -22,16 +23,34 @@ if TYPE_CHECKING:
 
     from simulator.launch_deployment import Deployment
 
-__all__ = ["TARGETS", "launch_files", "write_launch"]
+__all__ = ["TARGETS", "Target", "launch_files", "write_launch"]
 
-#: By target: the engine it starts, None for any, and what makes its files.
-TARGETS: Final[Mapping[str, tuple[str | None, Callable[[Deployment], dict[str, str]]]]] = MappingProxyType(
+
+class Target(NamedTuple):
+    """Something that deployments are started with.
+
+    Attributes
+    ----------
+    engine
+        The engine it starts; None for any.
+    make
+        What makes its files.
+    encodes
+        It has servers that only encode.
+    """
+
+    engine: str | None
+    make: Callable[[Deployment], dict[str, str]]
+    encodes: bool = False
+
+
+TARGETS: Final[Mapping[str, Target]] = MappingProxyType(
     {
-        "vllm": ("vllm", server_scripts),
-        "sglang": ("sglang", server_scripts),
-        "trtllm": ("trtllm", server_scripts),
-        "dynamo": (None, dynamo_files),
-        "llm-d": ("vllm", llm_d_files),
+        "vllm": Target("vllm", server_scripts, encodes=True),
+        "sglang": Target("sglang", server_scripts, encodes=True),
+        "trtllm": Target("trtllm", server_scripts),
+        "dynamo": Target(None, dynamo_files),
+        "llm-d": Target("vllm", llm_d_files),
     }
 )
 _LISTED: Final = "launch.json"
@@ -52,10 +71,10 @@ def launch_files(deployment: Deployment, target: str | None = None) -> dict[str,
     UserError
         If the target cannot express the deployment.
     """
-    check_launchable(deployment, None)
+    check_launchable(deployment, None, encodes=True)
     chosen = target or deployment.pools[0].engine
-    engine, make = TARGETS[chosen]
-    check_launchable(deployment, engine)
+    engine, make, encodes = TARGETS[chosen]
+    check_launchable(deployment, engine, encodes=encodes)
     files = make(deployment)
     requests = request_table(deployment.folder)
     files["requests.jsonl"] = requests_jsonl(requests)
@@ -134,7 +153,7 @@ def _readme(deployment: Deployment, target: str, files: list[str]) -> str:
         "|---|---|",
         *(f"| `{key}` | {value:,.6g} |" for key, value in expected(deployment).items()),
         "",
-        *(f"* {note}" for note in _notes(deployment, target)),
+        *(f"* {note}" for note in launch_notes(deployment, target)),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -162,29 +181,3 @@ def _start(deployment: Deployment, files: list[str]) -> list[str]:
     ]
     more = ["# and so on, for every instance"] if any(pool.replicas > 4 for pool in deployment.pools) else []
     return ["```bash", *starts, *more, *(["bash route.sh"] if "route.sh" in files else []), "```"]
-
-
-def _notes(deployment: Deployment, target: str) -> list[str]:
-    """Return what launch files leave to whoever starts them, or cannot say, one sentence each."""
-    found = []
-    weights = deployment.scenario["model"]["weights"]
-    if weights not in {None, "bf16", "fp8"}:
-        found.append(f"Weights were simulated as {weights}: name a checkpoint in that format.")
-    routed = deployment.pools if deployment.servers > 1 and target in {"vllm", "sglang", "trtllm"} else ()
-    for pool in routed:
-        policy, alike = router_policy(pool, pool.engine)
-        if not alike:
-            found.append(f"The router has no {pool.table['router']}; {policy} comes nearest.")
-    if deployment.summary["prefix_cache_hit_rate"] > 0:
-        share = deployment.summary["prefix_cache_hit_rate"]
-        found.append(
-            f"{share:.1%} of the prompt tokens were found in the cache; `requests.jsonl` shares no prefixes, so a run "
-            "of it will be slower: send the traffic itself."
-        )
-    if deployment.scenario["workload"]["warmup_s"]:
-        found.append(
-            f"The first {deployment.scenario['workload']['warmup_s']:g} s are warm-up, which the figures leave out."
-        )
-    if any(pool.table["power_cap"] != 1 for pool in deployment.pools):
-        found.append("Chips were simulated with a power cap: set it (`nvidia-smi -pl`).")
-    return list(dict.fromkeys(found))

@@ -43,7 +43,7 @@ _POLICIES: Final[Mapping[str, Mapping[str, tuple[str, bool]]]] = MappingProxyTyp
             "kv_aware": ("cache_aware", False),
             "session": ("manual", True),
         },
-        # trtllm-serve disaggregated has two routers of its own.
+        # Of trtllm-serve disaggregated.
         "trtllm": {
             "round_robin": ("round_robin", True),
             "random": ("round_robin", False),
@@ -51,7 +51,7 @@ _POLICIES: Final[Mapping[str, Mapping[str, tuple[str, bool]]]] = MappingProxyTyp
             "power_of_two": ("load_balancing", False),
             "prefix_affinity": ("kv_cache_aware", True),
             "kv_aware": ("kv_cache_aware", True),
-            "session": ("kv_cache_aware", False),
+            "session": ("conversation", True),
         },
     }
 )
@@ -101,22 +101,31 @@ def _server(deployment: Deployment, pool: ServedPool) -> str:
 
 def _vllm(deployment: Deployment, pool: ServedPool, port: str) -> list[str]:
     side = _FIRST_SIDE_CHANNEL + _PORTS_OF_A_POOL * pool.number
-    channel = [f"export VLLM_NIXL_SIDE_CHANNEL_PORT=$(({side} + instance))"] if pool.role is not None else []
+    channel = [
+        'export VLLM_NIXL_SIDE_CHANNEL_HOST="${HOST:-127.0.0.1}"',
+        f"export VLLM_NIXL_SIDE_CHANNEL_PORT=$(({side} + instance))",
+    ]
     arguments = _array(vllm_arguments(deployment, pool))
-    return [*channel, *arguments, f'exec vllm serve {quote(deployment.model)} --port {port} "${{args[@]}}"']
+    # The proxy before encoders finds by it what belongs to a request.
+    known = " --enable-request-id-headers" if deployment.encoders else ""
+    start = f'exec vllm serve {quote(deployment.model)} --port {port}{known} "${{args[@]}}"'
+    return [*(channel if pool.hands_kv else ()), *arguments, start]
 
 
 def _sglang(deployment: Deployment, pool: ServedPool, port: str) -> list[str]:
     bootstrap = (
         f' --disaggregation-bootstrap-port "$(({_FIRST_BOOTSTRAP} + instance))"' if pool.role == "prefill" else ""
     )
-    start = f"exec python3 -m sglang.launch_server --model-path {quote(deployment.model)} --port {port}{bootstrap}"
-    return [*_array(sglang_arguments(deployment, pool)), f'{start} "${{args[@]}}"']
+    start = f"exec python3 -m sglang.launch_server --model-path {quote(deployment.model)} --host 0.0.0.0 --port {port}"
+    fed = [f'"{url}"' for encoder in deployment.encoders for url in _urls(encoder)] if deployment.is_fed(pool) else []
+    encoders = f" --encoder-urls {' '.join(fed)}" if fed else ""
+    return [*_array(sglang_arguments(deployment, pool)), f'{start}{bootstrap}{encoders} "${{args[@]}}"']
 
 
 def _trtllm(deployment: Deployment, pool: ServedPool, port: str) -> list[str]:
     file = f'"$(dirname "$0")"/{quote(pool.name + ".yaml")}'
-    return [f"exec trtllm-serve {quote(deployment.model)} --port {port} --extra_llm_api_options {file}"]
+    start = f"exec trtllm-serve {quote(deployment.model)} --host 0.0.0.0 --port {port}"
+    return [f"{start} --extra_llm_api_options {file}"]
 
 
 _STARTS: Final = MappingProxyType({"vllm": _vllm, "sglang": _sglang, "trtllm": _trtllm})
@@ -134,12 +143,20 @@ def _urls(pool: ServedPool) -> list[str]:
     return [f"http://${{HOST:-127.0.0.1}}:{first_port(pool) + number}" for number in range(pool.replicas)]
 
 
+_ROUTE_HEAD: Final = (
+    "#!/usr/bin/env bash\n# The router that clients send to; HOST is where they all are; edit the rest.\n"
+    "set -euo pipefail\n"
+)
+
+
 def _router(deployment: Deployment) -> str:
-    engine = deployment.pools[0].engine
+    engine, speakers = deployment.pools[0].engine, deployment.speakers
+    if engine == "vllm" and deployment.encoders:
+        return _encoder_proxy(deployment)
     command = "vllm-router" if engine == "vllm" else "python3 -m sglang_router.launch_router"
     if not deployment.apart:
-        policy, _ = router_policy(deployment.pools[0], engine)
-        urls = " ".join(f'"{url}"' for pool in deployment.pools for url in _urls(pool))
+        policy, _ = router_policy(speakers[0], engine)
+        urls = " ".join(f'"{url}"' for pool in speakers for url in _urls(pool))
         words = [f"--policy {policy}", f"--worker-urls {urls}"]
     else:
         words = ["--vllm-pd-disaggregation" if engine == "vllm" else "--pd-disaggregation"]
@@ -151,15 +168,30 @@ def _router(deployment: Deployment) -> str:
                     bootstrap = f" {_FIRST_BOOTSTRAP + number}" if (engine, stage) == ("sglang", "prefill") else ""
                     words.append(f'--{stage} "{url}"{bootstrap}')
     lines = " \\\n  ".join([f"exec {command} --host 0.0.0.0 --port {PORT}", *words])
-    head = "#!/usr/bin/env bash\n# The router that clients send to; HOST is where they all are; edit the rest.\n"
-    return f"{head}set -euo pipefail\n{lines}\n"
+    return f"{_ROUTE_HEAD}{lines}\n"
+
+
+def _encoder_proxy(deployment: Deployment) -> str:
+    """Return what starts the proxy of vLLM's examples, since its router knows no servers that only encode."""
+
+    def urls(stage: str | None) -> str:
+        return ",".join(url for pool in deployment.pools if pool.role == stage for url in _urls(pool))
+
+    folder = "${VLLM_SOURCE:?the folder of the source of vLLM}/examples/disaggregated/disaggregated_encoder"
+    lines = [
+        f'exec python3 "{folder}/disagg_epd_proxy.py" --host 0.0.0.0 --port {PORT}',
+        f'--encode-servers-urls "{urls("encode")}"',
+        f'--prefill-servers-urls "{urls("prefill") if deployment.apart else "disable"}"',
+        f'--decode-servers-urls "{urls("decode" if deployment.apart else None)}"',
+    ]
+    return _ROUTE_HEAD + " \\\n  ".join(lines) + "\n"
 
 
 def _trtllm_router(deployment: Deployment) -> dict[str, str]:
     """Return what ``trtllm-serve disaggregated`` reads; servers of both stages are behind a router of its own."""
     if not deployment.apart:
         return {"route.sh": _balancer(deployment)}
-    config: dict[str, Any] = {"hostname": "0.0.0.0", "port": PORT, "backend": "pytorch"}  # noqa: S104 - servers listen
+    config: dict[str, Any] = {"hostname": "0.0.0.0", "port": PORT, "backend": "pytorch"}  # noqa: S104 - clients come
     for kind, stage in (("context_servers", "prefill"), ("generation_servers", "decode")):
         pools = [pool for pool in deployment.pools if pool.role == stage]
         urls = [f"localhost:{first_port(pool) + number}" for pool in pools for number in range(pool.replicas)]

@@ -10,14 +10,16 @@ from simulator.engines import ENGINES
 from simulator.launch_flags import SGLANG_FLAGS, VLLM_FLAGS, Argument, chosen, option_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from simulator.launch_deployment import Deployment, ServedPool
 
-__all__ = ["KV_CONFIG", "check_launchable", "sglang_arguments", "trtllm_config", "vllm_arguments"]
+__all__ = ["EC_STORAGE", "KV_CONFIG", "check_launchable", "sglang_arguments", "trtllm_config", "vllm_arguments"]
 
 #: Instances hand KV over with it; the router says who prefills and who decodes.
 KV_CONFIG: Final = json.dumps({"kv_connector": "NixlConnector", "kv_role": "kv_both"})
+#: The folder by which vLLM's encoders hand features over.
+EC_STORAGE: Final = "/tmp/ec_cache"  # noqa: S108 - named for people to change
 #: Options of vLLM that not every release has: :meth:`simulator.vllm_eras.Era.has` knows them.
 _LATER: Final = frozenset(
     {
@@ -32,7 +34,7 @@ _LATER: Final = frozenset(
 _MADE_AT_LOAD: Final = ("fp8",)
 
 
-def check_launchable(deployment: Deployment, engine: str | None) -> None:
+def check_launchable(deployment: Deployment, engine: str | None, *, encodes: bool) -> None:
     """Check that an engine can serve a deployment as it was simulated.
 
     Parameters
@@ -41,6 +43,8 @@ def check_launchable(deployment: Deployment, engine: str | None) -> None:
         The deployment.
     engine
         The engine; None for whichever its pools name.
+    encodes
+        The target has servers that only encode.
 
     Raises
     ------
@@ -51,7 +55,7 @@ def check_launchable(deployment: Deployment, engine: str | None) -> None:
     if len(own) > 1:
         raise UserError(f"{deployment.folder}: pools of {' and '.join(sorted(own))}, which hand no KV to each other")
     for pool in deployment.pools:
-        _check_pool(deployment, pool, engine)
+        _check_pool(deployment, pool, engine, encodes=encodes)
     if deployment.apart and any(pool.role is None for pool in deployment.pools):
         raise UserError(
             f"{deployment.folder}: pools of both stages beside pools of one, which no router of an engine does; "
@@ -59,7 +63,7 @@ def check_launchable(deployment: Deployment, engine: str | None) -> None:
         )
 
 
-def _check_pool(deployment: Deployment, pool: ServedPool, engine: str | None) -> None:
+def _check_pool(deployment: Deployment, pool: ServedPool, engine: str | None, *, encodes: bool) -> None:
     def refuse(what: str) -> UserError:
         return UserError(f"{deployment.folder}: pool {pool.name!r} {what}")
 
@@ -69,8 +73,7 @@ def _check_pool(deployment: Deployment, pool: ServedPool, engine: str | None) ->
         )
     if engine is not None and pool.engine != engine:
         raise refuse(f"was simulated with {pool.engine}, not {engine}; simulate it with engine = {engine!r} first")
-    if pool.role == "encode":
-        raise refuse("only encodes, which launch files do not cover; encode where prompts are computed")
+    _check_encoding(deployment, pool, refuse, encodes=encodes)
     if pool.table.get("shares"):
         raise refuse(f"shares the chips of {pool.table['shares']!r}, which no engine is told; give it its own")
     if pool.chips > pool.node_chips:
@@ -84,8 +87,32 @@ def _check_pool(deployment: Deployment, pool: ServedPool, engine: str | None) ->
             f"has expert_parallel {pool.table['expert_parallel']}, but vLLM spreads experts over all "
             f"{ranks} chips or none; simulate 1 or {ranks}"
         )
-    if pool.engine == "trtllm" and pool.table["redundant_experts"]:
+    if pool.engine == "trtllm":
+        _check_trtllm(pool, refuse)
+
+
+def _check_encoding(
+    deployment: Deployment, pool: ServedPool, refuse: Callable[[str], UserError], *, encodes: bool
+) -> None:
+    if pool.role == "encode" and not encodes:
+        raise refuse(
+            "only encodes, which files of this target do not cover (those of vllm and sglang do); "
+            "encode where prompts are computed"
+        )
+    if "encode" in pool.stages and pool.role == "decode":
+        raise refuse("encodes and decodes but computes no prompts, which no engine does; encode elsewhere")
+    if pool.role != "encode" and "encode" in pool.stages and deployment.encoders:
+        raise refuse("encodes beside a pool that only encodes, and no engine splits images so; simulate one kind")
+
+
+def _check_trtllm(pool: ServedPool, refuse: Callable[[str], UserError]) -> None:
+    if pool.table["redundant_experts"]:
         raise refuse("has redundant_experts, which TensorRT-LLM reads from a file of its own; leave them out")
+    if pool.filled["scheduler_config"]["context_chunking_policy"] == "FORCE_CHUNK":
+        raise refuse(
+            "has context_chunking_policy FORCE_CHUNK, which trtllm-serve takes from no file; "
+            "simulate FIRST_COME_FIRST_SERVED or EQUAL_PROGRESS"
+        )
 
 
 def vllm_arguments(deployment: Deployment, pool: ServedPool) -> list[Argument]:
@@ -117,8 +144,9 @@ def vllm_arguments(deployment: Deployment, pool: ServedPool) -> list[Argument]:
         found.append(chosen("--num-gpu-blocks-override", table["limits"]["kv_blocks"]))
     if pool.filled.get("kv_offloading_size"):
         found.append(chosen("--kv-offloading-backend", "native"))
-    if pool.role is not None:
+    if pool.hands_kv:
         found.append(chosen("--kv-transfer-config", KV_CONFIG))
+    found += _vllm_features(deployment, pool)
     era = ENGINES[table["engine"]].era
     filled = {
         option: value
@@ -126,6 +154,20 @@ def vllm_arguments(deployment: Deployment, pool: ServedPool) -> list[Argument]:
         if option not in _LATER or era is None or era.has(option) or option in pool.own
     }
     return found + list(option_arguments(VLLM_FLAGS, filled, pool.own, role=pool.role, ranks=1))
+
+
+def _vllm_features(deployment: Deployment, pool: ServedPool) -> Iterator[Argument]:
+    """Yield how features of images go from servers that encode to those that compute prompts."""
+    if pool.role != "encode" and not deployment.is_fed(pool):
+        return
+    config = {
+        "ec_connector": "ECExampleConnector",
+        "ec_role": "ec_producer" if pool.role == "encode" else "ec_consumer",
+        "ec_connector_extra_config": {"shared_storage_path": EC_STORAGE},
+    }
+    if pool.role == "encode":
+        yield chosen("--mm-encoder-only")
+    yield chosen("--ec-transfer-config", json.dumps(config))
 
 
 def sglang_arguments(deployment: Deployment, pool: ServedPool) -> list[Argument]:
@@ -158,10 +200,14 @@ def sglang_arguments(deployment: Deployment, pool: ServedPool) -> list[Argument]
         found.append(chosen("--max-total-tokens", blocks * pool.filled["page_size"]))
     if pool.filled["enable_priority_scheduling"]:
         found.append(chosen("--schedule-low-priority-values-first"))
-    if pool.role is not None:
-        connector = deployment.scenario["network"]["kv_transfer"]["connector"]
-        backend = "mooncake" if connector.startswith("mooncake") else "nixl"
+    mooncake = str(deployment.scenario["network"]["kv_transfer"]["connector"]).startswith("mooncake")
+    if pool.hands_kv:
+        backend = "mooncake" if mooncake else "nixl"
         found += [chosen("--disaggregation-mode", pool.role), chosen("--disaggregation-transfer-backend", backend)]
+    if pool.role == "encode" or deployment.is_fed(pool):
+        found.append(chosen("--encoder-only" if pool.role == "encode" else "--language-only"))
+        backend = "mooncake" if mooncake else "auto"
+        found.append(Argument(("--encoder-transfer-backend", backend), is_chosen=mooncake))
     return found + list(option_arguments(SGLANG_FLAGS, pool.filled, pool.own, role=pool.role, ranks=ranks))
 
 
@@ -199,7 +245,7 @@ def trtllm_config(deployment: Deployment, pool: ServedPool) -> tuple[dict[str, A
         own.add("kv_cache_config.max_tokens")
     if table.get("speculation"):
         drafts = table["speculation"]["draft_tokens"]
-        config["speculative_config"] = {"decoding_type": "MTP", "num_nextn_predict_layers": drafts}
+        config["speculative_config"] = {"decoding_type": "MTP", "max_draft_len": drafts}
         own.add("speculative_config")
     if pool.role is not None:
         config["cache_transceiver_config"] = {"backend": "NIXL", "max_tokens_in_buffer": config["max_seq_len"]}

@@ -9,14 +9,17 @@ from hardware.errors import ScenarioError, UserError
 from simulator.requests import build_requests
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from simulator.scenario import Scenario
 
-__all__ = ["LoadKind", "check_loads", "load_kind", "loader", "parse_grid", "workload_kind"]
+__all__ = ["LOAD_UNITS", "LoadKind", "check_loads", "load_kind", "loader", "parse_grid", "workload_kind"]
 
 LoadKind: TypeAlias = Literal["rate", "concurrency"]
 """Requests per second of an open loop, or users of a closed one."""
+
+LOAD_UNITS: Final[Mapping[LoadKind, str]] = {"rate": "requests/s", "concurrency": "users"}
+"""What a load is counted in."""
 
 _MOST_LOADS: Final = 1000
 

@@ -65,7 +65,8 @@ def point_row(summary: Mapping[str, Any]) -> dict[str, float | int | None]:
     """Return a run as one row: every plain number of its summary, and what follows from them.
 
     ``utilisation`` is the share of time all chips are busy, ``utilisation_NAME`` that of one pool;
-    ``cost_per_slo_met_request`` is the cost per second over the goodput, None without prices or goodput.
+    ``cost_per_slo_met_request`` is the cost per second over the goodput, None without prices or goodput;
+    ``skipped_trace_rows`` is how many rows of a trace could not be used.
     """
     row: dict[str, float | int | None] = {
         key: value for key, value in summary.items() if isinstance(value, int | float)
@@ -73,6 +74,7 @@ def point_row(summary: Mapping[str, Any]) -> dict[str, float | int | None]:
     row |= {key: summary[key] for key in ("cost_per_hour", "cost_per_million_output_tokens")}
     row["cost_per_slo_met_request"] = _cost_per_good_request(summary)
     row["utilisation"] = _utilisation(summary)
+    row["skipped_trace_rows"] = sum(summary["skipped_rows"].values())
     row |= {key: summary[key] for key in BUSIEST_LINK}
     return row | {f"utilisation_{name}": pool["utilisation"] for name, pool in summary["pools"].items()}
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-__all__ = ["cdf_charts", "slack_chart", "time_charts", "within"]
+__all__ = ["cdf_charts", "slack_chart", "span", "time_charts", "within"]
 
 LATENCIES: Final = (("TTFT", "ttft_ms", "ttft"), ("TPOT", "tpot_ms", "tpot"), ("E2E", "e2e_ms", "e2el"))
 #: Shares at which a distribution is drawn: closer where the tail is.
@@ -41,7 +41,7 @@ def cdf_charts(tables: Mapping[str, pd.DataFrame], slo_ms: Mapping[str, float | 
             Curve(name, np.quantile(values, _SHARES), _SHARES) for name, values in sorted_ms.items() if len(values)
         ]
         bound = slo_ms.get(key)
-        axis = _span(f"{label}, ms", [curve.x for curve in curves], bound)
+        axis = span(f"{label}, ms", [curve.x for curve in curves], bound)
         at_x = [] if bound is None else [(bound, f"SLO {bound:,g} ms")]
         found.append(Chart(f"{label}: share of requests", axis, Axis("share", 0, 1, percent=True), curves, at_x=at_x))
     return found
@@ -99,8 +99,18 @@ def _needed(table: pd.DataFrame, slo_ms: Mapping[str, float | None]) -> NDArray[
     return np.sort(np.max(ratios, axis=0))
 
 
-def _span(label: str, values: Sequence[NDArray[np.float64]], bound: float | None) -> Axis:
-    """Return an axis on which the values lie, and their bound if it is not far away."""
+def span(label: str, values: Sequence[NDArray[np.float64]], bound: float | None) -> Axis:
+    """Return an axis for some values, and for their bound if it is not far away; logarithmic, if they lie far apart.
+
+    Parameters
+    ----------
+    label
+        What it measures, with its unit.
+    values
+        What is drawn; NaN and 0 are not.
+    bound
+        None for no bound.
+    """
     every = np.concatenate([[], *values])
     positive = every[every > 0]
     if not len(positive):

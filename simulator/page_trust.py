@@ -12,7 +12,16 @@ from simulator.page import Bar, Markup, bars, paragraph, table
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["ORIGINS", "ReplayedRuns", "cautions", "errors_table", "origin_bars", "origin_stretches", "replayed_runs"]
+__all__ = [
+    "ORIGINS",
+    "ReplayedRuns",
+    "cautions",
+    "errors_table",
+    "origin_bars",
+    "origin_stretches",
+    "outside",
+    "replayed_runs",
+]
 
 #: Where step times come from, from the surest on, with a colour and what it means.
 ORIGINS: Final = (
@@ -114,12 +123,15 @@ def _about(count: int) -> str:
     return f"{count // 100 * 100:,} and more"
 
 
+def outside(shares: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on how much of a run's step time was measured on nothing like it, if it is much."""
+    share = shares["extrapolated_share"] + shares["borrowed_share"] + shares["roofline_share"]
+    return [f"{share:.0%} of the step time was measured on nothing of this size and kind."] if share > 0.15 else []
+
+
 def cautions(summary: Mapping[str, Any]) -> list[str]:
     """Return what somebody who reads the figures needs to know, one sentence each."""
-    found = []
-    outside = summary["extrapolated_share"] + summary["borrowed_share"] + summary["roofline_share"]
-    if outside > 0.15:
-        found.append(f"{outside:.0%} of the step time was measured on nothing of this size and kind.")
+    found = outside(summary)
     if summary["skipped_rows"]:
         rows = ", ".join(f"{count:,} {reason}" for reason, count in summary["skipped_rows"].items())
         found.append(f"Rows of the trace were skipped: {rows}.")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["answer", "assumptions", "busiest", "deployment", "objective"]
+__all__ = ["answer", "assumptions", "busiest", "changes", "deployment", "objective", "planned", "time_words"]
 
 _BOUNDS: Final = (("TTFT", "ttft_ms"), ("TPOT", "tpot_ms"), ("E2E", "e2e_ms"))
 _PARALLEL: Final = (
@@ -57,13 +57,47 @@ def assumptions(
     if summary["transfers"]["count"]:
         rows.append(("KV transfer", _transfer(scenario["network"], summary["transfers"])))
     rows.append(("SLO", f"{objective(scenario['slo']) or 'none'}, for {_percent(scenario['slo']['attainment'])}"))
-    rows.append(("prices", _prices(scenario["cost"], summary)))
+    rows.append(("prices", _prices(scenario["cost"], summary["cost_per_hour"])))
     if any(summary["operations"].values()):
         happened = ", ".join(
             f"{name.replace('_', ' ')} {count:,}" for name, count in summary["operations"].items() if count
         )
         rows.append(("meanwhile", happened))
     return rows
+
+
+def planned(scenario: Mapping[str, Any], requests: str, cost_per_hour: float | None) -> list[tuple[str, str]]:
+    """Return a scenario in words before it is run: what each part of it is called, and what it says.
+
+    Parameters
+    ----------
+    scenario
+        As in ``manifest.json``.
+    requests
+        How many there are, and how long.
+    cost_per_hour
+        None without prices.
+    """
+    pools = scenario["pool"]
+    rows = [("model", _model(scenario["model"])), ("traffic", f"{_kind(scenario['workload'])}; {requests}")]
+    rows += [(f"pool {pool['name'] or number}", deployment(pool)) for number, pool in enumerate(pools)]
+    if any(not {"prefill", "decode"} <= set(pool["stages"]) for pool in pools):
+        rows.append(("KV transfer", _way(scenario["network"])))
+    rows.append(("SLO", f"{objective(scenario['slo']) or 'none'}, for {_percent(scenario['slo']['attainment'])}"))
+    return [*rows, ("prices", _prices(scenario["cost"], cost_per_hour))]
+
+
+def changes(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return what each candidate sets, in words."""
+    return [
+        (str(one["name"]), ", ".join(f"{key} = {value}" for key, value in one["set"].items()) or "as the scenario is")
+        for one in candidates
+    ]
+
+
+def time_words(value_ms: float) -> str:
+    """Return a time to three digits, in the unit that suits it."""
+    return f"{value_ms / 1000:,.3g} s" if value_ms >= 1000 else f"{value_ms:.3g} ms"
 
 
 def deployment(pool: Mapping[str, Any]) -> str:
@@ -92,17 +126,25 @@ def _model(model: Mapping[str, Any]) -> str:
 
 def _traffic(workload: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     requests = f"{summary['num_prompts']:,} requests over {summary['duration']:,.0f} s"
+    kind = _kind(workload)
     if workload["closed_loop"] is not None:
-        users = workload["closed_loop"]["concurrency"]
-        return f"{users:,} users, each of whom sends a request when the last is answered; {requests}"
+        return f"{workload['closed_loop']['concurrency']:,} {kind}; {requests}"
     if workload["trace"] is not None:
         scaled = "" if workload["rate_scale"] == 1 else f", {workload['rate_scale']:g} times as fast"
-        return f"trace {PurePath(workload['trace']).name}{scaled}; {requests}"
-    synthetic = workload["synthetic"]
-    arrivals = synthetic["arrivals"]
+        return f"{kind}{scaled}; {requests}"
+    arrivals = workload["synthetic"]["arrivals"]
     rate = f" of {arrivals['rate_per_s'] * workload['rate_scale']:g}/s" if "rate_per_s" in arrivals else ""
+    return f"{kind}{rate}; {requests}"
+
+
+def _kind(workload: Mapping[str, Any]) -> str:
+    if workload["closed_loop"] is not None:
+        return "users, each of whom sends a request when the last is answered"
+    if workload["trace"] is not None:
+        return f"trace {PurePath(workload['trace']).name}"
+    synthetic = workload["synthetic"]
     sessions = "conversations" if synthetic["sessions"] else "requests"
-    return f"{sessions} that arrive at random ({arrivals['kind']}){rate}; {requests}"
+    return f"{sessions} that arrive at random ({synthetic['arrivals']['kind']})"
 
 
 def _lengths(requests: pd.DataFrame) -> str:
@@ -115,20 +157,22 @@ def _lengths(requests: pd.DataFrame) -> str:
 
 
 def _transfer(network: Mapping[str, Any], transfers: Mapping[str, Any]) -> str:
+    mean = transfers["bytes"] / max(1, transfers["count"]) / 1e6
+    return f"{_way(network)}; {transfers['count']:,} transfers of {mean:,.0f} MB on average"
+
+
+def _way(network: Mapping[str, Any]) -> str:
     kv = network["kv_transfer"]
     where = network["topology"] or "the node its chips usually come in"
-    return (
-        f"{kv['mode']}, connector {kv['connector']}, over {where}; {transfers['count']:,} transfers of "
-        f"{transfers['bytes'] / max(1, transfers['count']) / 1e6:,.0f} MB on average"
-    )
+    return f"{kv['mode']}, connector {kv['connector']}, over {where}"
 
 
-def _prices(cost: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    if summary["cost_per_hour"] is None:
+def _prices(cost: Mapping[str, Any], cost_per_hour: float | None) -> str:
+    if cost_per_hour is None:
         return "none given"
     chips = ", ".join(f"{chip} {price:g} per hour" for chip, price in cost["chip_hour"].items())
     power = f", energy {cost['energy_kwh']:g} per kWh" if cost["energy_kwh"] else ""
-    return f"{chips}{power}; {summary['cost_per_hour']:,.2f} per hour in all"
+    return f"{chips}{power}; {cost_per_hour:,.2f} per hour in all"
 
 
 def _percent(share: float) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
+from simulator.loads import LOAD_UNITS
 from simulator.plots import BOUND, COLOURS, STYLES, log_scale, save_picture, short
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _candidate(axes: Axes, candidate: Mapping[str, Any], number: int, share: int
 
 
 def _named(candidate: Mapping[str, Any]) -> str:
-    capacity, unit = candidate["capacity"], "requests/s" if candidate["kind"] == "rate" else "users"
+    capacity, unit = candidate["capacity"], LOAD_UNITS[candidate["kind"]]
     least = "at least " if candidate["missed_at"] is None else ""
     found = (
         "no load" if capacity is None else f"{least}{capacity:g} {unit}, {capacity / candidate['chips']:.3g} per chip"
@@ -116,7 +117,7 @@ def _attainment(axes: Axes, content: Mapping[str, Any], loads: NDArray[np.float6
     _line(axes, loads, _means(content, "slo_attainment"))
     axes.axhline(content["attainment"], **BOUND, label=f"target {content['attainment']:.4g}")
     if content["capacity"] is not None:
-        unit = "requests/s" if content["kind"] == "rate" else "users"
+        unit = LOAD_UNITS[content["kind"]]
         least = "at least " if content["missed_at"] is None else ""
         axes.plot(
             [content["capacity"]],

@@ -220,6 +220,20 @@ class Pool(Strict):
         return self
 
     @model_validator(mode="after")
+    def _waits(self) -> Self:
+        options = self.engine_options
+        if isinstance(options, TrtllmOptions) and options.batch_wait_timeout_ms:
+            key = f"engine_options.batch_wait_timeout_ms is {options.batch_wait_timeout_ms:g}"
+            if not self.serves_both:
+                raise ValueError(
+                    f"{key} in a pool of stages = {list(self.stages)}, which is simulated where both are served; "
+                    "expected stages = ['prefill', 'decode'], or no wait"
+                )
+            if self.drafts is not None:
+                raise ValueError(f"{key} with speculation, which are not simulated together; leave one out")
+        return self
+
+    @model_validator(mode="after")
     def _copies(self) -> Self:
         if self.redundant_experts and self.expert_parallel == 1:
             raise ValueError(
@@ -230,10 +244,19 @@ class Pool(Strict):
 
     @model_validator(mode="after")
     def _pipeline(self) -> Self:
-        if self.pipeline_parallel > 1 and self.prefills:
+        if self.pipeline_parallel == 1 or not self.prefills:
+            return self
+        if not ENGINES[self.engine].pipelines:
+            able = ", ".join(name for name, engine in ENGINES.items() if engine.pipelines and "@" not in name)
             raise ValueError(
-                f"pipeline_parallel is {self.pipeline_parallel} in a pool that computes prompts, whose steps follow "
-                "each other through the stages, which is not simulated; use tensor_parallel, or stages = ['decode']"
+                f"pipeline_parallel is {self.pipeline_parallel} in a pool of engine {self.engine!r} that computes "
+                f"prompts, which is simulated of {able} alone; use tensor_parallel, or stages = ['decode']"
+            )
+        if self.data_parallel > 1 or self.shares is not None:
+            raise ValueError(
+                f"pipeline_parallel is {self.pipeline_parallel} in a pool that computes prompts, beside "
+                f"{'data_parallel' if self.data_parallel > 1 else 'shares'}, which are not simulated together; leave "
+                "one out"
             )
         return self
 

@@ -86,7 +86,7 @@ def pool_power(pool: AnyPool, stays: Iterable[Stay], last_ns: int) -> PoolPower:
         End of the run.
     """
     edges = _edges(last_ns)
-    ranks = 1 if isinstance(pool, BuiltEncoder) else pool.layout.data
+    ranks = 1 if isinstance(pool, BuiltEncoder) else pool.layout.data * pool.micro_batches
     rank_w = pool.layout.chips // ranks * pool.chip.tdp_w
     energy = np.zeros(len(edges))
     for stay in stays:
@@ -141,7 +141,7 @@ def _edges(last_ns: int) -> NDArray[np.int64]:
 
 def _share(pool: BuiltPool, table: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float64]:
     """Return the mean power of one chip during each row, a share of its TDP."""
-    work = step_work(pool.operators, pool.chip, table, pool.layout.pipeline)
+    work = step_work(pool.operators, pool.chip, table, pool.layout.pipeline // pool.micro_batches)
     duration_ns = np.maximum(table["duration_ns"], 1.0)
     return np.minimum(pool.chip.power.asked(work.memory_ns, work.compute_ns, duration_ns), pool.power_cap)
 

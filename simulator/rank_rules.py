@@ -10,7 +10,6 @@ from hardware.errors import ScenarioError
 if TYPE_CHECKING:
     from perfdb.layout import Layout
     from perfdb.model import ModelSpec
-    from simulator.engine_options import EngineOptions
 
 __all__ = ["RankRules"]
 
@@ -41,7 +40,7 @@ class RankRules:
         """Tell whether ranks wait for each other."""
         return bool(model.experts) or not self.dense_apart
 
-    def check(self, where: str, engine: str, model: ModelSpec, layout: Layout, options: EngineOptions) -> None:
+    def check(self, where: str, engine: str, layout: Layout) -> None:
         """Check that a pool may have ranks.
 
         Raises
@@ -55,7 +54,3 @@ class RankRules:
                 f"{key} with tensor_parallel {layout.tensor}, but an attention rank of {engine} is one chip; expected "
                 f"data_parallel = {layout.data * layout.tensor} and tensor_parallel = 1"
             )
-        fields = type(options).model_fields
-        lone = [name for name in options.lone_options if getattr(options, name) != fields[name].default]
-        if lone and self.steps_together(model):
-            raise ScenarioError(f"{key}, with which engine_options.{lone[0]} is not simulated; leave one of them out")

@@ -104,7 +104,7 @@ def _foreign_run(directory: Path, name: str) -> str | None:
 
 def foreign_in_sweep(directory: Path) -> str | None:
     """Return the name of something in a folder that is no part of a sweep; None if all of it is."""
-    return _foreign(directory, "sweep", ("sweep.json", "sweep.parquet", "sweep.png"))
+    return _foreign(directory, "sweep", ("report.html", "sweep.json", "sweep.parquet", "sweep.png"))
 
 
 def foreign_in_validation(directory: Path) -> str | None:

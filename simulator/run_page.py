@@ -10,7 +10,7 @@ import pandas as pd
 from simulator.page import Bar, Markup, charts, details, heading, page, paragraph, section, table, tiles, waterfall
 from simulator.page_curves import cdf_charts, slack_chart, time_charts, within
 from simulator.page_trust import cautions, errors_table, origin_bars
-from simulator.page_words import answer, assumptions, busiest
+from simulator.page_words import answer, assumptions, busiest, time_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -101,8 +101,8 @@ def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [
         (f"{summary['slo_attainment'] * 100:.4g}%", "of requests within the SLO", f"{summary['completed']:,} finished"),
         (f"{summary['request_goodput']:.3g}/s", "goodput", f"{summary['goodput_per_chip']:.3g}/s per chip"),
-        (_time(summary["p99_ttft_ms"]), "TTFT, p99", f"median {_time(summary['p50_ttft_ms'])}"),
-        (_time(summary["p99_tpot_ms"]), "TPOT, p99", f"median {_time(summary['p50_tpot_ms'])}"),
+        (time_words(summary["p99_ttft_ms"]), "TTFT, p99", f"median {time_words(summary['p50_ttft_ms'])}"),
+        (time_words(summary["p99_tpot_ms"]), "TPOT, p99", f"median {time_words(summary['p50_tpot_ms'])}"),
         (
             f"{summary['output_throughput'] / summary['chips']:,.0f}",
             "output tokens/s per chip",
@@ -114,10 +114,6 @@ def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             "",
         ),
     ]
-
-
-def _time(value_ms: float) -> str:
-    return f"{value_ms / 1000:,.3g} s" if value_ms >= 1000 else f"{value_ms:.3g} ms"
 
 
 def _options(manifest: Mapping[str, Any]) -> Markup:
@@ -140,17 +136,23 @@ def _written(value: object) -> str:
 
 
 def _latency_table(summary: Mapping[str, Any], requests: pd.DataFrame, slo_ms: Mapping[str, float | None]) -> Markup:
+    """Return the percentiles, a column for each latency: as narrow as a phone."""
     measured = requests[requests["measured"]]
-    rows = []
-    for label, key, column in _LATENCIES:
-        bound = slo_ms.get(key)
-        cells = [f"{summary[f'{kind}_{key}_ms']:,.4g}" for kind in ("mean", "p50", "p90", "p95", "p99")]
-        kept = ""
-        if bound is not None and column is not None:
-            held = (measured[column].fillna(0.0) <= bound) & measured["completed"]
-            kept = f"{held.mean():.2%}"
-        rows.append((f"{label}, ms", *cells, "" if bound is None else f"{bound:,g}", kept))
-    return table(("", "mean", "p50", "p90", "p95", "p99", "SLO", "within"), rows)
+    rows = [
+        (kind, *(f"{summary[f'{kind}_{key}_ms']:,.4g}" for _, key, _ in _LATENCIES))
+        for kind in ("mean", "p50", "p90", "p95", "p99")
+    ]
+    bounds = {key: slo_ms.get(key) for _, key, _ in _LATENCIES}
+    if any(bounds.values()):
+        rows.append(("SLO", *("" if bound is None else f"{bound:,g}" for bound in bounds.values())))
+        rows.append(("within", *(_held(measured, column, bounds[key]) for _, key, column in _LATENCIES)))
+    return table(("ms", *(label for label, _, _ in _LATENCIES)), rows)
+
+
+def _held(measured: pd.DataFrame, column: str | None, bound: float | None) -> str:
+    if bound is None or column is None:
+        return ""
+    return f"{((measured[column].fillna(0.0) <= bound) & measured['completed']).mean():.2%}"
 
 
 def _room(factor: float | None) -> Markup:

@@ -102,13 +102,18 @@ def _others(content: Mapping[str, Any]) -> Markup:
             f"{one['chips']:,}",
             "none" if one["worth"] is None else f"{one['worth']:.4g}",
             f"{one['bound']:.4g}",
-            Markup(f'<span class="why">{paragraph(one["why"] or "the best of its kind")}</span>'),
+            _words(one["why"] or "the best of its kind"),
         )
         for one in shown
     ]
     left = len(content["deployments"]) - len(shown)
     more = paragraph(f"And {left:,} more, in search.json." if left > 0 else "", "note")
     return Markup(table(("", "chips", "worth", "at best", "why not"), rows) + more)
+
+
+def _words(text: object) -> Markup:
+    """Return a cell of words, which are broken into lines."""
+    return Markup(f'<span class="why">{paragraph(str(text))}</span>')
 
 
 def _counts(content: Mapping[str, Any]) -> Markup:
@@ -122,5 +127,5 @@ def _counts(content: Mapping[str, Any]) -> Markup:
 
 
 def _pruned(content: Mapping[str, Any]) -> Markup:
-    rows = [(str(one["reason"]), f"{one['count']:,}", str(one["example"])) for one in content["pruned"]]
+    rows = [(str(one["reason"]), f"{one['count']:,}", _words(one["example"])) for one in content["pruned"]]
     return table(("ruled out, because", "", "for example"), rows) if rows else Markup("")

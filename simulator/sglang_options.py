@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -106,8 +106,6 @@ class SglangOptions(EngineOptions):
     ignore_eos
         Requests are sent with this sampling parameter, as benchmarks do: they are known to produce all they may.
     """
-
-    lone_options: ClassVar[tuple[str, ...]] = ("scheduler_recv_interval",)
 
     gpu_memory_utilization: float = Field(default=0.0, exclude=True)
     block_size: int = Field(default=1, exclude=True)

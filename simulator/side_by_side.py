@@ -16,6 +16,7 @@ from simulator.plots_compare import plot_candidates
 from simulator.plots_sweep import plot_capacities, plot_sweep
 from simulator.plots_timeline import plot_links
 from simulator.result_folder import json_text
+from simulator.sweep_page import sweep_page
 from simulator.timeline import LINK
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def write_comparison(found: Comparison, cases: Sequence[Case], staging: Staging)
 
 
 def write_sweep(content: Mapping[str, Any], found: Sequence[Sweep], staging: Staging) -> None:
-    """Write ``sweep.json``, ``sweep.parquet`` and ``sweep.png``.
+    """Write ``report.html``, ``sweep.json``, ``sweep.parquet`` and ``sweep.png``.
 
     Parameters
     ----------
@@ -105,13 +106,12 @@ def _busiest_link(result: Path) -> tuple[NDArray[np.float64], NDArray[np.float64
 
 def _fill_sweep(folder: Path, content: Mapping[str, Any], found: Sequence[Sweep]) -> None:
     (folder / "sweep.json").write_text(json_text(content), encoding="utf-8")
-    if "candidates" not in content:
-        pd.DataFrame(found[0].rows()).to_parquet(folder / "sweep.parquet", index=False)
-        plot_sweep(content, folder / "sweep.png")
-        return
-    rows = [{"candidate": sweep.scenario.name} | row for sweep in found for row in sweep.rows()]
+    several = "candidates" in content
+    label = [{"candidate": sweep.scenario.name} if several else {} for sweep in found]
+    rows = [named | row for named, sweep in zip(label, found, strict=True) for row in sweep.rows()]
     pd.DataFrame(rows).to_parquet(folder / "sweep.parquet", index=False)
-    plot_capacities(content, folder / "sweep.png")
+    (folder / "report.html").write_text(sweep_page(content, rows), encoding="utf-8")
+    (plot_capacities if several else plot_sweep)(content, folder / "sweep.png")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Group
 from rich.text import Text
 
+from simulator.loads import LOAD_UNITS
 from simulator.report import plain_table
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ __all__ = ["capacity_sentence", "render_sweep"]
 
 #: So many columns fit a terminal of 80 characters.
 _SIDE_BY_SIDE: Final = 4
-_UNITS: Final = {"rate": "requests/s", "concurrency": "users"}
 _COLUMNS: Final = ("SLO %", "good /s", "done /s", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "busy")
 
 
@@ -55,7 +55,7 @@ def _render_all(content: Mapping[str, Any]) -> Group:
 
 
 def _capacities(content: Mapping[str, Any]) -> Table:
-    title = f"Capacity, {_UNITS[content['kind']]}, at an SLO attainment of {content['attainment']:.4g}"
+    title = f"Capacity, {LOAD_UNITS[content['kind']]}, at an SLO attainment of {content['attainment']:.4g}"
     table = plain_table(title, "", "chips", "capacity", "per chip", "missed at", "per chip\nto the first")
     first = _per_chip(content["candidates"][0])
     for candidate in content["candidates"]:
@@ -90,7 +90,7 @@ def _attainments(content: Mapping[str, Any], candidates: Sequence[Mapping[str, A
 
 def _loads(content: Mapping[str, Any]) -> Table:
     kind, every = content["kind"], content["loads"]
-    title = f"By {_UNITS[kind]}: requests good and done per second, latencies in ms"
+    title = f"By {LOAD_UNITS[kind]}: requests good and done per second, latencies in ms"
     linked = any(load["mean"]["busiest_link_utilisation"] is not None for load in every)
     table = plain_table(title, kind if kind == "rate" else "users", *_COLUMNS, *(["link"] if linked else []))
     for load in every:
@@ -132,7 +132,7 @@ def capacity_sentence(content: Mapping[str, Any]) -> str:
     """Return in words what the highest load is that keeps the SLO."""
     if "candidates" in content:
         return _most_per_chip(content)
-    target, unit = f"{content['attainment']:.4g}", _UNITS[content["kind"]]
+    target, unit = f"{content['attainment']:.4g}", LOAD_UNITS[content["kind"]]
     capacity, missed_at = content["capacity"], content["missed_at"]
     if capacity is None:
         return f"No load has an SLO attainment of {target}; try lower ones than {missed_at:g} {unit}."
@@ -143,7 +143,7 @@ def capacity_sentence(content: Mapping[str, Any]) -> str:
 
 def _most_per_chip(content: Mapping[str, Any]) -> str:
     """Return in words which candidate carries most per chip, the first of equals."""
-    target, unit, candidates = f"{content['attainment']:.4g}", _UNITS[content["kind"]], content["candidates"]
+    target, unit, candidates = f"{content['attainment']:.4g}", LOAD_UNITS[content["kind"]], content["candidates"]
     found = [(per_chip, one["name"]) for one in candidates if (per_chip := _per_chip(one)) is not None]
     if not found:
         lowest = min(one["missed_at"] for one in candidates)

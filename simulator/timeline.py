@@ -133,7 +133,7 @@ def _kv_held(run: Finished, members: NDArray[np.int64], edges: NDArray[np.int64]
     whole = prompts + ledger.column("output_tokens") // 2
     held = _open(admitted, ready, here & handed, edges, prompts) + _open(admitted, finish, here & ~handed, edges, whole)
     held += _open(first, finish, decodes_here & handed, edges, whole)
-    caches = len(cores_of(run.cluster.instances[i] for i in members))
+    caches = len({id(core.state.pool) for core in cores_of(run.cluster.instances[i] for i in members)})
     return np.minimum(held / max(1, caches * tokens), 1.0)
 
 

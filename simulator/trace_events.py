@@ -1,38 +1,47 @@
 """A run for Perfetto: steps of every instance, transfers between them and what happened, in Chrome's trace format.
 
-Times are in microseconds. An instance is a process, an attention rank of it a thread (Google, "Trace Event Format").
+Times are in microseconds. An instance is a process, a rank or a micro-batch of it a thread (Google, "Trace Event
+Format").
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from simulator.server import cores_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from simulator.finished import Finished
-    from simulator.records import TransferLog
+    from simulator.records import EncodeLog, StepLog, TransferLog
     from simulator.server import Server
 
-__all__ = ["trace_events", "trace_json"]
+__all__ = ["SMALL_TRACE", "trace_events", "trace_json", "trace_size"]
+
+SMALL_TRACE: Final = 60_000
+"""Events a run may have whose trace is written unasked: at most 8 MB and a tenth of the CPU time of the command."""
 
 Event = dict[str, Any]
 
 
 def trace_json(run: Finished) -> str:
     """Return a run as the text of a trace file, an event in each line."""
-    lines = ",\n".join(json.dumps(event, separators=(",", ":")) for event in trace_events(run))
+    lines = ",\n".join(map(json.JSONEncoder(separators=(",", ":")).encode, trace_events(run)))
     return f'{{"displayTimeUnit":"ms","traceEvents":[\n{lines}\n]}}\n'
 
 
 def trace_events(run: Finished) -> Iterator[Event]:
     """Yield the events of a run.
 
-    A step that computes prompts is an event, and so is a run of decode steps among unchanged sequences. A transfer is
+    A step that computes prompts is an event, and so is a run of decode steps among unchanged sequences, each with those
+    of its numbers that are not 0; another is how many sequences run, where it changes. A transfer is
     an event of the instance it comes from, with an arrow to where it arrives. A request whose images are encoded apart
     has a row with what it waits for up to its first token, on the instance where it does so.
     """
@@ -49,25 +58,48 @@ def trace_events(run: Finished) -> Iterator[Event]:
         yield {"ph": "i", "s": "g", "name": text, "pid": 0, "tid": 0, "ts": time_ns / 1e3}
 
 
+def trace_size(run: Finished) -> int:
+    """Return how many events :func:`trace_events` yields of a run, without making them."""
+    tables = [log.table() for instance in run.cluster.instances for log in _step_logs(instance)]
+    steps = sum(len(table["start_ns"]) + np.count_nonzero(_counts_change(table)) for table in tables)
+    carrier = run.cluster.carrier
+    moved = 0 if carrier is None else sum(len(log.table()["start_ns"]) for log in (carrier.log, carrier.feature_log))
+    waits = len(_PARTS) * len(_with_images(run))
+    return len(run.cluster.instances) + int(steps) + 4 * moved + 2 * waits + len(run.incidents)
+
+
+def _step_logs(instance: Server) -> Sequence[StepLog] | Sequence[EncodeLog]:
+    return [core.log for core in cores_of([instance])] or instance.step_logs
+
+
+def _counts_change(table: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool_]:
+    """Return at which rows of a step log other numbers of sequences run than before; at none, of an encoder."""
+    changes = np.zeros(len(table["steps"]), dtype=np.bool_)
+    for key in ("decodes", "prompts"):
+        if key in table:
+            changes |= np.diff(table[key], prepend=-1) != 0
+    return changes
+
+
 def _steps(number: int, instance: Server) -> Iterator[Event]:
-    logs = [core.log for core in cores_of([instance])] or instance.step_logs
-    for rank, log in enumerate(logs):
-        table = {key: column.tolist() for key, column in log.table().items()}
-        for values in zip(*table.values(), strict=True):
-            row = dict(zip(table, values, strict=True))
-            begun, lasted = row.pop("start_ns") / 1e3, row.pop("duration_ns") / 1e3
-            place = {"pid": number, "ts": begun}
-            yield {"ph": "X", "name": _kind(row), "tid": rank, "dur": lasted, **place, "args": row}
-            if "decodes" in row:
-                counted = {"decoding": row["decodes"], "prompts": row["prompts"]}
+    for rank, log in enumerate(_step_logs(instance)):
+        table = log.table()
+        changes = _counts_change(table).tolist()
+        columns = {key: column.tolist() for key, column in table.items()}
+        starts, durations, encodes = columns.pop("start_ns"), columns.pop("duration_ns"), "decodes" not in columns
+        for change, start, duration, *values in zip(changes, starts, durations, *columns.values(), strict=True):
+            row = {key: value for key, value in zip(columns, values, strict=True) if value}
+            place = {"pid": number, "ts": start / 1e3}
+            name = "encode" if encodes else _kind(row)
+            yield {"ph": "X", "name": name, "tid": rank, "dur": duration / 1e3, **place, "args": row}
+            if change:
+                counted = {"decoding": row.get("decodes", 0), "prompts": row.get("prompts", 0)}
                 yield {"ph": "C", "name": f"sequences {rank}", **place, "args": counted}
 
 
 def _kind(row: Mapping[str, int]) -> str:
-    """Return what a step computes."""
-    if "decodes" not in row:
-        return "encode"
-    return "prompts" if not row["decodes"] else "mixed" if row["tokens"] else "decode"
+    """Return what a step with these numbers other than 0 computes."""
+    return "prompts" if "decodes" not in row else "mixed" if "tokens" in row else "decode"
 
 
 #: Rows of their own below the steps.
@@ -101,11 +133,16 @@ _PARTS = (
 
 
 def _stages(run: Finished) -> Iterator[Event]:
-    column = run.cluster.ledger.column
-    which = ((column("features_ns") >= 0) & (column("first_token_ns") >= 0)).nonzero()[0].tolist()
+    column, which = run.cluster.ledger.column, _with_images(run)
     for name, begun, ended, instance in _PARTS:
         starts, ends, places = (column(key).tolist() for key in (begun, ended, instance))
         for index in which:
             whole = {"cat": "request", "name": name, "id": index, "pid": places[index], "tid": _REQUESTS}
             yield {"ph": "b", **whole, "ts": starts[index] / 1e3}
             yield {"ph": "e", **whole, "ts": ends[index] / 1e3}
+
+
+def _with_images(run: Finished) -> list[int]:
+    """Return the requests whose images were encoded apart, and which had their first token."""
+    column = run.cluster.ledger.column
+    return ((column("features_ns") >= 0) & (column("first_token_ns") >= 0)).nonzero()[0].tolist()

@@ -30,6 +30,8 @@ class KvCacheConfig(Strict):
         Keep what blocks hold until they are taken again, for requests that begin alike.
     max_tokens
         Tokens the blocks hold at most.
+    max_gpu_total_bytes
+        Bytes of each chip that they take at most; 0 for no such bound.
     """
 
     model_config = ConfigDict(strict=True)
@@ -38,6 +40,7 @@ class KvCacheConfig(Strict):
     tokens_per_block: int = Field(default=32, gt=0, le=4096)
     enable_block_reuse: bool = True
     max_tokens: int | None = Field(default=None, gt=0)
+    max_gpu_total_bytes: int = Field(default=0, ge=0)
 
 
 class SchedulerConfig(Strict):
@@ -105,6 +108,9 @@ class TrtllmOptions(EngineOptions):
         Plan each step when the one before is over, and not while it runs.
     stream_interval
         Tokens that go to a client together.
+    batch_wait_timeout_ms
+        How long each step waits for more requests, unless ``max_batch_size`` have come; see
+        :mod:`simulator.fetch_window`.
     batch_wait_timeout_iters, batch_wait_max_tokens_ratio
         While sequences decode, prompts wait for at most so many steps, or until a step has this share of its tokens.
         With attention ranks TensorRT-LLM looks at neither (``_schedule`` of ``pyexecutor/py_executor.py``).
@@ -126,6 +132,7 @@ class TrtllmOptions(EngineOptions):
     attention_dp_config: AttentionDpConfig = AttentionDpConfig()
     disable_overlap_scheduler: bool = False
     stream_interval: int = Field(default=1, ge=1)
+    batch_wait_timeout_ms: float = Field(default=0.0, ge=0, le=1e6)
     batch_wait_timeout_iters: int = Field(default=0, ge=0)
     batch_wait_max_tokens_ratio: float = Field(default=0.0, ge=0, le=1)
 
@@ -181,7 +188,9 @@ class TrtllmOptions(EngineOptions):
             plans_ahead=not self.disable_overlap_scheduler,
             stream_interval=self.stream_interval,
             prompt_waits=(ranks.timeout_iters, ranks.batching_wait_iters) if ranks.enable_balance else None,
+            wait_ms=self.batch_wait_timeout_ms,
             of_free=True,
+            most_kv_bytes=cache.max_gpu_total_bytes or None,
             most_blocks=None if cache.max_tokens is None else -(-cache.max_tokens // cache.tokens_per_block),
             max_prompt=None if self.enable_chunked_prefill else self.max_num_tokens,
         )

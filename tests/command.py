@@ -58,6 +58,7 @@ RESULT = [
     "report.html",
     "requests.parquet",
     "summary.json",
+    "timeline.json",
     "timeline.parquet",
     "timeline.png",
 ]

@@ -20,12 +20,13 @@ SCENARIOS = {
     "search": {},
     "search-conversation": {},
     "multimodal": {},
+    "pipeline": {},
     "azure-conversation": {"workload.trace": str(SHARED / "azure2023_conv.csv")},
     "mooncake-conversation": {"workload.trace": str(SHARED / "mooncake_conversation_trace.jsonl")},
 }
 
 #: Which candidate of a scenario that has several.
-PICKED = {"multimodal": "E-P-D"}
+PICKED = {"multimodal": "E-P-D", "pipeline": "TP8, two stages"}
 
 
 def missing_trace(name: str) -> str | None:

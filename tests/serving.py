@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, StepPrices
+from perfdb.waiting import WaitingPrices
 from simulator.arrivals import Following
 from simulator.clock import Clock, Urgent
 from simulator.cluster import Cluster
 from simulator.engine_parts import EngineParts
+from simulator.fetch_window import FetchWindow
 from simulator.front_end import FrontEndTime
 from simulator.incidents import OperationsTable
 from simulator.laws import check_laws
@@ -196,6 +199,7 @@ class Deployment:
     lockstep: bool = True
     make: Callable | None = None
     prompt_balance: Callable | None = None
+    waits_ns: int = 0
     idle_ranks_lag: bool = True
     declared_tokens: int = 0
     blank_first: bool = True
@@ -218,6 +222,9 @@ class Deployment:
         scheduler = SCHEDULERS[self.policy](limits, **own, **self.rules)
         common = {"scheduler": scheduler, "prices": self.prices, "block_tokens": self.block_tokens}
         common |= {"caching": self.caching, "plans_ahead": self.plans_ahead, "polls_every": self.polls_every}
+        if self.waits_ns:
+            common["fetch_window"] = partial(FetchWindow, self.waits_ns, self.max_sequences)
+            common["prices"] = WaitingPrices(self.prices, self.waits_ns) if self.plans_ahead else self.prices
         common |= {"ranks": self.ranks, "balancer": self.balancer}
         common |= {"lockstep": self.lockstep, "idle_ranks_lag": self.idle_ranks_lag, "make": self.make}
         common |= {"prompt_balance": self.prompt_balance, "front_end": self.front_end}

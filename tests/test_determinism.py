@@ -25,7 +25,7 @@ output_tokens = { kind = "uniform", low = 2, high = 50 }
 
 
 #: Files of a result that are compared as they are.
-PICTURED = ("cdf.png", "timeline.png", "timeline.parquet", "report.html")
+PICTURED = ("cdf.png", "timeline.png", "timeline.parquet", "timeline.json", "report.html")
 
 
 def digest(content: bytes) -> str:

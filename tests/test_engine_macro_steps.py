@@ -105,11 +105,12 @@ def deployments(draw) -> dict:
         "chunked": policy != "trtllm" or draw(st.booleans()),
         "plans_ahead": ahead,
         "polls_every": polls_every,
-        "ranks": draw(st.sampled_from([1, 2, 3])) if polls_every == 1 else 1,
+        "ranks": draw(st.sampled_from([1, 2, 3])),
         "balancer": draw(st.sampled_from(sorted(BALANCERS))),
         "lockstep": draw(st.booleans()),
         "idle_ranks_lag": draw(st.booleans()),
         "prompt_balance": draw(st.sampled_from(BALANCES)) if policy == "trtllm" else None,
+        "waits_ns": draw(st.sampled_from([0, 0, 400_000, 1_100_000, 9_000_000])) if policy == "trtllm" else 0,
         "identities": Ranked(),
     }
 
@@ -122,6 +123,7 @@ def split_deployments(draw) -> dict:
     if found["policy"] == "vllm":
         found |= {"helpers": draw(st.integers(0, 2)), "helps_above": draw(st.sampled_from([0, 2]))}
     return found | {
+        "waits_ns": 0,
         "decode_replicas": draw(st.integers(1, 3)),
         "decode_blocks": -(-480 // found["block_tokens"]) + draw(st.sampled_from([0, 1, 5, 10_000])),
         "transfer_ns_per_token": draw(st.sampled_from([0, 1, 1000, 400_000])),

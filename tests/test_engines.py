@@ -171,7 +171,7 @@ def test_tensorrt_llm_hands_kv_over_from_instances_that_plan_ahead():
         ({"scheduler_config": {"context_chunking_policy": "FORCE_CHUNK"}}, "only with enable_chunked_prefill"),
         ({"enable_chunked_prefill": True, "max_num_tokens": 31}, "below tokens_per_block 32"),
         ({"kv_cache_config": {"free_gpu_memory_fraction": 1.0}}, "less than 1"),
-        ({"batch_wait_timeout_ms": 5}, "batch_wait_timeout_ms"),
+        ({"batch_wait_timeout_ms": -1}, "batch_wait_timeout_ms"),
     ],
 )
 def test_options_of_tensorrt_llm_that_cannot_be(options, message):
@@ -213,3 +213,21 @@ def test_no_more_sequences_run_than_have_room_for_their_states():
     most = len(pool.costs.prices.host_ns) - 1
     assert most == pool.memory.sequences < 4096
     assert pool.memory.states == most * pool.model.state_bytes_on_chip(8)
+
+
+def test_vllm_takes_the_blocks_it_is_told():
+    (pool,) = built({"engine": "vllm", "engine_options": {"num_gpu_blocks_override": 5000}})
+    # One of them is a placeholder that holds nothing.
+    assert pool.parts.blocks == 4999
+    with pytest.raises(ScenarioError, match="say the same; leave one out"):
+        built({"engine": "vllm", "engine_options": {"num_gpu_blocks_override": 5000}, "limits": {"kv_blocks": 5000}})
+
+
+def test_tensorrt_llm_takes_no_more_memory_for_kv_than_it_is_told():
+    (whole,) = built({"engine": "trtllm"})
+    block = whole.memory.block
+    for most, blocks in ((100 * block + 1, 100), (1 << 60, whole.parts.blocks)):
+        (pool,) = built({"engine": "trtllm", "engine_options": {"kv_cache_config": {"max_gpu_total_bytes": most}}})
+        assert pool.parts.blocks == blocks
+    with pytest.raises(ScenarioError, match="less than one KV block"):
+        built({"engine": "trtllm", "engine_options": {"kv_cache_config": {"max_gpu_total_bytes": block - 1}}})

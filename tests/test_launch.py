@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 from command import servesim
+from launched import run_script
 
 from simulator import load_scenario, simulate
 from simulator.engine_options import VllmOptions
@@ -163,21 +163,6 @@ def test_the_file_of_trtllm_has_every_option(deployed):
 # --- files ----------------------------------------------------------------------------------------------
 
 
-def run_script(folder, name, *arguments):
-    """Run a script with programs in the way that write down what they are told."""
-    for program in ("vllm", "vllm-router", "python3", "trtllm-serve"):
-        fake = folder / "bin" / program
-        fake.parent.mkdir(exist_ok=True)
-        fake.write_text('#!/bin/sh\nprintf "%s\\n" "$(basename "$0")" "$@" "on $CUDA_VISIBLE_DEVICES"\n')
-        fake.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
-    environment.pop("CUDA_VISIBLE_DEVICES", None)
-    done = subprocess.run(
-        ["bash", folder / name, *arguments], env=environment, capture_output=True, text=True, check=True
-    )
-    return done.stdout.splitlines()
-
-
 def test_scripts_start_the_servers_that_were_simulated(deployed, tmp_path):
     found = deployed("prefill-decode")
     for name, text in launch_files(found).items():
@@ -220,28 +205,11 @@ def test_trtllm_servers_of_both_stages_are_listed_for_its_own_router(deployed, t
     assert yaml.safe_load(files["prefill.yaml"])["cache_transceiver_config"]["backend"] == "NIXL"
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    assert run_script(tmp_path, "serve-prefill.sh", "0")[:3] == ["trtllm-serve", "Qwen/Qwen3-32B", "--port"]
-
-
-def test_dynamo_gets_a_graph_of_every_pool(deployed):
-    graph = yaml.safe_load(launch_files(deployed("prefill-decode"), "dynamo")["dynamo.yaml"])
-    assert graph["kind"] == "DynamoGraphDeployment"
-    services = graph["spec"]["services"]
-    assert {name: one["replicas"] for name, one in services.items()} == {
-        "Frontend": 1,
-        "PrefillWorker": 2,
-        "DecodeWorker": 1,
-    }
-    decode = services["DecodeWorker"]
-    assert decode["subComponentType"] == "decode"
-    assert decode["resources"]["limits"]["gpu"] == "2"
-    assert "--tensor-parallel-size" in decode["extraPodSpec"]["mainContainer"]["args"]
-
-
-def test_llm_d_gets_values_of_both_roles(deployed):
-    values = yaml.safe_load(launch_files(deployed("prefill-decode"), "llm-d")["llm-d-values.yaml"])
-    assert (values["prefill"]["replicas"], values["decode"]["replicas"]) == (2, 1)
-    assert values["decode"]["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 2}
+    said = run_script(tmp_path, "serve-prefill.sh", "0")
+    assert said[:6] == ["trtllm-serve", "Qwen/Qwen3-32B", "--host", "0.0.0.0", "--port", "8100"]  # noqa: S104 - a flag
+    assert said[6] == "--extra_llm_api_options"
+    assert said[7].endswith("prefill.yaml")
+    assert run_script(tmp_path, "route.sh")[:3] == ["trtllm-serve", "disaggregated", "-c"]
 
 
 # --- what would verify it -------------------------------------------------------------------------------

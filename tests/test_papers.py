@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from pathlib import Path
+
 import pytest
+from command import draw_nothing, servesim
 from pricing import needs_tables
 
 from benchmarks.papers import cloudmatrix
+from benchmarks.papers.__main__ import PAPERS as MODULES
 from benchmarks.papers.attainment import Curve, Deployment, measure, rate_at
 from benchmarks.papers.distserve import FIGURES, LENGTHS, SYSTEMS, deployment, measured_knee
 from benchmarks.papers.epd_serve import TABLE_5, measured
 from benchmarks.papers.epd_singh import FRAMES, IMAGES, ttft_s
 from simulator.build import build_pools
 from simulator.candidates import load_candidate, load_cases
+from simulator.cli import main
 from simulator.requests import build_requests
 from simulator.run import run_scenario
 from simulator.scenario import scenario_names
 
 PAPERS = [name for name in scenario_names() if name.startswith("papers/")]
+PAGES = sorted((Path(__file__).parents[1] / "docs" / "papers").glob("*.md"))
+COMMANDS = sorted(
+    {
+        tuple(shlex.split(line.removeprefix(".venv/bin/"), comments=True))
+        for page in PAGES
+        for block in re.findall(r"^ *```bash\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        for line in map(str.strip, block.replace("\\\n", "").splitlines())
+    }
+)
+#: What takes long or another package is read and not run.
+NOT_RUN = {"search", "launch", "conform"}
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -146,3 +164,32 @@ def test_cloudmatrix_stages_have_the_paper_s_order_and_are_as_far_off_as_said():
     assert same_lengths == sorted(same_lengths, reverse=True)
     for row, found in zip(rows, rates, strict=True):
         assert -0.02 < found / row.tokens_per_s - 1 < 0.3
+
+
+# --- pages -----------------------------------------------------------------------------------------
+
+
+def test_every_paper_has_a_page_with_its_commands():
+    modules = {words[3] for words in COMMANDS if words[:3] == ("python", "-m", "benchmarks.papers")}
+    assert modules == set(MODULES)
+    shown = {word for words in COMMANDS for word in words if word.startswith("papers/")}
+    families = {re.match(r"papers/[a-z]+(-(singh|serve))?", name)[0] for name in PAPERS}
+    assert families <= {re.match(r"papers/[a-z]+(-(singh|serve))?", name)[0] for name in shown}
+    assert shown <= set(PAPERS)
+
+
+@needs_tables
+@pytest.mark.parametrize("words", [words for words in COMMANDS if words[0] == "servesim"], ids=" ".join)
+def test_every_command_of_the_pages_runs(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw_nothing(monkeypatch, "plot_candidates", "plot_links", "plot_sweep", "plot_capacities")
+    _, name, *arguments = words
+    if name in NOT_RUN or any("vllm-live" in word for word in arguments):
+        with main.make_context("servesim", [name]) as context:
+            assert main.get_command(context, name).make_context(name, arguments, parent=context)
+        return
+    few = ["--set", "workload.limit=20"] if name != "perf" else []
+    once = {"compare": ["--seeds", "1", "--jobs", "1"], "sweep": ["--jobs", "1"]}.get(name, [])
+    done = servesim(name, *arguments, *few, *once)
+    assert done.exit_code in {0, 3}, done.stderr
+    assert "error" not in done.stderr

@@ -131,7 +131,7 @@ def test_pipeline_parallelism_adds_hand_overs_and_nothing_else(tensor, stages):
     model = load_model("Llama-3.1-8B")
     alone, piped = (step_operators(model, Layout(tensor, pipeline)) for pipeline in (1, stages))
     added = [op for op in piped.per_token if op not in alone.per_token]
-    assert added == [PointToPoint("hand_over", 2 * model.hidden, stages - 1)]
+    assert added == [PointToPoint("hand_over", 2 * model.hidden, stages - 1, tensor)]
     assert [op for op in piped.per_token if op not in added] == list(alone.per_token)
     assert replace(piped, per_token=alone.per_token) == alone
     assert Layout(tensor, stages).chips == tensor * stages

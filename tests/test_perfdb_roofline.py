@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from pricing import costs_of, needs_tables, prefill_ns
 
 from hardware.catalogue import chip_names, load_chip
+from perfdb.collectives import MESSAGE_NS
 from perfdb.expert_operators import ExpertExchange
 from perfdb.formats import WEIGHT_BYTES
 from perfdb.layout import Layout
 from perfdb.load_model import load_model
 from perfdb.operators import AllReduce, Attention, Elementwise, Gemm, PointToPoint, step_operators
-from perfdb.roofline import ATTENTION_FLOOR_NS, ELEMENTWISE_FLOOR_NS, POINT_TO_POINT_NS, RooflineSource, _power_law
+from perfdb.roofline import ATTENTION_FLOOR_NS, ELEMENTWISE_FLOOR_NS, RooflineSource, _power_law
 from perfdb.speed_of_light import attention_bound, gemm_bound
 
 MEASURED = ("h200_sxm", "h100_sxm", "a100_80_sxm", "b200_sxm")
@@ -124,7 +125,7 @@ def test_a_chip_multiplies_in_the_narrowest_format_it_has(chip, weights, format_
 def test_small_kernels_cost_their_floors():
     source, one = RooflineSource(load_chip("h200_sxm")), np.array([1])
     assert source.rows(Elementwise("norm", 8), one).ns[0] == pytest.approx(ELEMENTWISE_FLOOR_NS, abs=1)
-    assert source.rows(PointToPoint("hand_over", 8), one).ns[0] == pytest.approx(POINT_TO_POINT_NS, abs=1)
+    assert source.rows(PointToPoint("hand_over", 8), one).ns[0] == pytest.approx(MESSAGE_NS, abs=1)
     assert source.rows(Gemm("x", 8, 8, "bf16"), one).ns[0] == pytest.approx(2500, abs=1)
     tiny = Attention("generation_attention", 1, 1, 64, "bf16", 0, 1)
     assert source.attention(tiny, one, one).ns[0] == pytest.approx(ATTENTION_FLOOR_NS, abs=5)
@@ -173,7 +174,7 @@ def test_a_published_exchange_is_met_where_it_was_published(chip, name):
         exchange = ExpertExchange(name, 7168, 256, 8, row.ranks, "int8")
         found = roofline.rows(exchange, np.array([1, 64, 128, 256])).ns
         assert found[2] == pytest.approx(1e9 * row.latency_s)
-        assert found[0] > POINT_TO_POINT_NS
+        assert found[0] > MESSAGE_NS
         assert found[3] - found[2] == pytest.approx(2 * (found[2] - found[1]))
     wider = ExpertExchange(name, 7168, 256, 8, 4 * published[-1].ranks, "int8")
     assert roofline.rows(wider, np.array([128])).ns[0] == pytest.approx(1e9 * published[-1].latency_s, rel=0.05)

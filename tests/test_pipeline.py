@@ -120,8 +120,10 @@ def test_stages_share_weights_and_cache():
 @pytest.mark.parametrize(
     ("pool", "said"),
     [
-        ({"pipeline_parallel": 2}, "computes prompts"),
+        ({"pipeline_parallel": 2, "engine": "sglang"}, "computes prompts"),
         ({"stages": ["decode"], "pipeline_parallel": 3}, "does not divide the 64 layers"),
+        ({"pipeline_parallel": 2, "data_parallel": 2}, "beside data_parallel"),
+        ({"pipeline_parallel": 2, "engine_options": {"kv_offloading_size": 8.0}}, "and kv_offloading_size"),
     ],
 )
 def test_what_cannot_be_right_is_refused(pool, said):

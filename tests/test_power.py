@@ -52,7 +52,7 @@ def pool_of(model="meta-llama/Llama-2-70b-hf", chip="a100_80_sxm", tensor=8, cap
     layout = Layout(tensor, 1)
     operators = step_operators(load_model(model), layout)
     found = {"chip": load_chip(chip), "layout": layout, "operators": operators, "power_cap": cap, "host_w": host_w}
-    return SimpleNamespace(**found, chips=replicas * layout.chips, shares=None)
+    return SimpleNamespace(**found, chips=replicas * layout.chips, shares=None, micro_batches=1)
 
 
 def prompt(tokens, ns, start=0):

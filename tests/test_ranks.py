@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from serving import Deployment, OpenLoop, linear_prices, times
 
 from simulator.balancers import BALANCERS, RankLoad
+from simulator.gathering import GatheringRanks
 from simulator.lockstep import LockstepRanks
 from simulator.prompt_balance import PromptBalance
 from simulator.router import ROUTERS
@@ -107,11 +108,14 @@ def test_ranks_that_share_nothing_are_replicas_behind_a_router(balancer, router,
 
 @pytest.mark.parametrize("policy", POLICIES)
 @settings(max_examples=60, deadline=None)
-@given(rows=requests, ahead=st.booleans(), blocks=st.sampled_from([20, 200]))
-def test_one_rank_is_an_engine(policy, rows, ahead, blocks):
+@given(rows=requests, ahead=st.booleans(), blocks=st.sampled_from([20, 200]), waits_ns=st.sampled_from([0, 2_500_000]))
+def test_one_rank_is_an_engine(policy, rows, ahead, blocks, waits_ns):
     common = {"blocks": blocks, "max_sequences": 4, "max_tokens": 64, "policy": policy, "plans_ahead": ahead}
     common["rules"] = {"overlap": ahead} if policy == "sglang" else {}
-    found = [Deployment(**common, make=make).serve(*on_grid(rows)) for make in (None, LockstepRanks)]
+    ranks, common["waits_ns"] = LockstepRanks, 0
+    if policy == "trtllm" and waits_ns:
+        ranks, common["waits_ns"] = GatheringRanks, waits_ns
+    found = [Deployment(**common, make=make).serve(*on_grid(rows)) for make in (None, ranks)]
     assert times(found[0]) == times(found[1])
 
 

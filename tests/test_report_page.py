@@ -113,6 +113,19 @@ def test_a_report_says_the_figures_of_its_run():
         assert figure in text, figure
 
 
+def test_latencies_fit_a_phone_in_as_many_columns_as_there_are():
+    summary, made, requests, timeline = apart()
+    html = run_page(summary, made, requests, timeline)
+    table_ = re.search(r"<h2>Latency</h2>\n<div class=\"wide\"><table>(.*?)</table>", html)[1]
+    rows = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in re.findall(r"<tr>(.*?)</tr>", table_)]
+    assert {len(row) for row in rows} == {5}
+    shown = {row[0]: row[1:] for row in rows}
+    assert list(shown) == ["ms", "mean", "p50", "p90", "p95", "p99", "SLO", "within"]
+    assert shown["p99"][:2] == [f"{summary[f'p99_{key}_ms']:,.4g}" for key in ("ttft", "tpot")]
+    assert shown["SLO"] == ["1,000", "40", "", ""]
+    assert shown["within"][0] == f"{(requests['ttft_ms'] <= 1000).mean():.2%}"
+
+
 def test_equal_runs_give_equal_reports():
     """But for the time they took, which stands nowhere in them."""
     summary, made, requests, timeline = quick()

@@ -29,7 +29,7 @@ LOOP = (
     "output_tokens={kind='uniform', low=5, high=40}}}"
 )
 DRAW = {name: getattr(simulator.side_by_side, name) for name in ("plot_sweep", "plot_capacities")}
-FILES = ["sweep.json", "sweep.parquet", "sweep.png"]
+FILES = ["report.html", "sweep.json", "sweep.parquet", "sweep.png"]
 
 
 @pytest.fixture(autouse=True)
@@ -196,6 +196,7 @@ def pretend(attainment: object) -> tuple[list[float], object]:
                 "output_throughput": 1.0,
                 "cost_per_million_output_tokens": None,
                 "cost_per_hour": None,
+                "skipped_rows": {},
             }
             shown = dict.fromkeys(
                 ("p50_ttft_ms", "p99_ttft_ms", "p50_tpot_ms", "p99_tpot_ms", "request_throughput", "goodput_per_chip"),
@@ -320,7 +321,7 @@ def test_an_earlier_sweep_is_replaced_and_nothing_else() -> None:
     assert len(pd.read_parquet("out/sweep.parquet")) == 6
     Path("out/sweep.json").write_text("{}")
     result = servesim("sweep", "s.toml", "--rate", "10:20:10", "--out", "out")
-    assert "holds 'sweep.json'" in error_sentence(result.exit_code, result.stdout, result.stderr)
+    assert "holds 'report.html'" in error_sentence(result.exit_code, result.stdout, result.stderr)
 
 
 # --- several candidates ------------------------------------------------------------------------------

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+from command import SCENARIO, draw_nothing, servesim
 
 from simulator import load_scenario, simulate
 from simulator.candidates import load_candidate
 from simulator.export import write_result
-from simulator.trace_events import trace_events, trace_json
+from simulator.trace_events import SMALL_TRACE, trace_events, trace_json, trace_size
 
 SMALL = {"workload.synthetic.requests": 120}
 
@@ -78,13 +80,60 @@ def test_incidents_are_marked():
     assert marks
 
 
-def test_the_file_is_json_and_written_when_asked_for(tmp_path, monkeypatch):
-    for name in ("plot_cdf", "plot_timeline"):
-        monkeypatch.setattr(f"simulator.export.{name}", lambda *arguments: arguments[-1].write_bytes(b""))
-    found = run("quickstart")
-    write_result(found, tmp_path / "out", events=True)
-    text = (tmp_path / "out" / "timeline.json").read_text()
+def test_an_event_says_what_is_not_zero_and_a_counter_when_it_changes():
+    for event in of("prefill-decode", "X"):
+        assert all(event["args"].values())
+        kind = {"prompts": {"tokens"}, "decode": {"decodes"}, "mixed": {"tokens", "decodes"}}[event["name"]]
+        assert kind == {"tokens", "decodes"} & set(event["args"])
+    counts = {}
+    for event in of("prefill-decode", "C"):
+        counts.setdefault((event["pid"], event["name"]), []).append(event["args"])
+    assert len(counts) == 3
+    assert all(before != after for found in counts.values() for before, after in pairwise(found))
+
+
+def deployments():
+    for name in ("quickstart", "prefill-decode", "incidents"):
+        yield run(name)
+    for candidate in ("E-P-D", "EP-D"):
+        yield simulate(load_candidate("multimodal", candidate, SMALL))
+    yield simulate(load_scenario("quickstart", SMALL | {"pool.0.data_parallel": 2}))
+    yield simulate(load_candidate("pipeline", "TP8, two stages", {"workload.synthetic.requests": 20}))
+    # All but one instance compute nothing.
+    yield simulate(load_scenario("quickstart", {"workload.synthetic.requests": 1}))
+
+
+def test_the_size_of_a_trace_is_known_before_it_is_made():
+    for found in deployments():
+        assert trace_size(found.run) == len(list(trace_events(found.run)))
+
+
+def test_the_shipped_deployments_are_small_enough():
+    for name in ("quickstart", "prefill-decode"):
+        found = simulate(load_scenario(name))
+        assert SMALL_TRACE / 3 < trace_size(found.run) <= SMALL_TRACE
+        assert len(trace_json(found.run)) < 8e6
+
+
+def test_the_file_is_json_and_written_if_small_or_asked_for(tmp_path, monkeypatch):
+    draw_nothing(monkeypatch)
+    found, out = run("quickstart"), tmp_path / "out"
+    size = trace_size(found.run)
+    for most, events, written in ((size, False, True), (size - 1, False, False), (size - 1, True, True)):
+        monkeypatch.setattr("simulator.export.SMALL_TRACE", most)
+        write_result(found, out, events=events)
+        assert (out / "timeline.json").exists() is written
+    text = (out / "timeline.json").read_text()
     assert text == trace_json(found.run)
-    assert len(json.loads(text)["traceEvents"]) == len(list(trace_events(found.run)))
-    write_result(found, tmp_path / "out")
-    assert not (tmp_path / "out" / "timeline.json").exists()
+    assert len(json.loads(text)["traceEvents"]) == size
+
+
+def test_the_command_says_that_it_leaves_the_file_out(tmp_path, monkeypatch):
+    draw_nothing(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("simulator.export.SMALL_TRACE", 10)
+    Path("s.toml").write_text(SCENARIO)
+    told = "servesim: no timeline.json, of more than 60,000 events; --events writes it\n"
+    for options, found in ((), told), (("--json",), told), (("--quiet",), ""), (("--events",), ""):
+        assert servesim("run", "s.toml", "--out", "out", *options).stderr == found
+        assert Path("out/timeline.json").exists() is ("--events" in options)

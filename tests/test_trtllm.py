@@ -7,11 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompts import tree_of_prompts
-from serving import Deployment, OpenLoop, linear_prices
+from serving import Deployment, OpenLoop, gaps_of, linear_prices
 from trtllm_oracle import TrtllmOracle
 from trtllm_steps import Steps
-
-from simulator.token_gaps import token_gaps
 
 PRICES = linear_prices()
 SHARED = {"prefix": (1,), "ends": (8,)}
@@ -25,14 +23,14 @@ RULES = {
 }
 
 
-def compare(arrivals, prompts, outputs, *, identities=None, ahead=False, declared=0, rules=None, **limits):
+def compare(arrivals, prompts, outputs, *, identities=None, ahead=False, declared=0, rules=None, wait_ns=0, **limits):
     """Return the simulated cluster, whose every decision is the oracle's."""
     rules, size = rules or {}, len(prompts)
     known = [0] * size if identities is None else [spans[-1][1] if spans else 0 for spans in identities.spans]
     texts = [[(-1 - row, place) for place in range(prompt)] for row, prompt in enumerate(prompts)]
     if identities is not None:
         texts = [identities.text(row, prompt) for row, prompt in enumerate(prompts)]
-    oracle = TrtllmOracle(PRICES, **limits, **rules, overlap=ahead, reuse=identities is not None)
+    oracle = TrtllmOracle(PRICES, **limits, **rules, overlap=ahead, reuse=identities is not None, wait_ns=wait_ns)
     most = [max(declared, output) for output in outputs]
     rows = oracle.run(arrivals, texts, known, outputs, most)
     cluster = Deployment(
@@ -44,6 +42,7 @@ def compare(arrivals, prompts, outputs, *, identities=None, ahead=False, declare
         caching=identities is not None,
         identities=identities,
         declared_tokens=declared,
+        waits_ns=wait_ns,
     ).serve(OpenLoop(arrivals), prompts, outputs)
     expected = {
         "admitted_ns": [row.admitted_ns for row in rows],
@@ -53,7 +52,7 @@ def compare(arrivals, prompts, outputs, *, identities=None, ahead=False, declare
         "cached_tokens": [row.hit for row in rows],
     }
     assert {name: cluster.ledger.column(name).tolist() for name in expected} == expected
-    gaps = token_gaps(cluster.logs, [PRICES], cluster.ledger)
+    gaps = gaps_of(cluster)
     every = np.concatenate([np.diff(row.token_ns) for row in rows]).astype(int)
     assert np.repeat(gaps.gap_ns, gaps.count).tolist() == np.sort(every).tolist()
     return cluster
@@ -73,9 +72,22 @@ def compare(arrivals, prompts, outputs, *, identities=None, ahead=False, declare
     ahead=st.booleans(),
     declared=st.sampled_from([0, 60, 100]),
     rules=st.fixed_dictionaries({}, optional=RULES),
+    wait_ns=st.sampled_from([0, 0, 300_001, 1_200_000, 30_000_000]),
 )
 def test_any_workload(
-    seed, size, gap_ns, block_tokens, spare, max_sequences, max_tokens, chunked, caching, ahead, declared, rules
+    seed,
+    size,
+    gap_ns,
+    block_tokens,
+    spare,
+    max_sequences,
+    max_tokens,
+    chunked,
+    caching,
+    ahead,
+    declared,
+    rules,
+    wait_ns,
 ):
     rng = np.random.default_rng(seed)
     identities, prompts, outputs = tree_of_prompts(rng, size)
@@ -94,6 +106,7 @@ def test_any_workload(
         max_sequences=max_sequences,
         max_tokens=max_tokens,
         chunked=chunked,
+        wait_ns=wait_ns,
     )
 
 

@@ -65,6 +65,7 @@ class TrtllmOracle:
     prefix_aware: bool = True
     wait_steps: int = 0
     wait_share: float = 0.0
+    wait_ns: int = 0
     overlap: bool = False
     reuse: bool = False
 
@@ -88,10 +89,24 @@ class TrtllmOracle:
     # --- the loops of PyExecutor -----------------------------------------------------------------------
 
     def _fetch(self, now):
+        """Fetch who has come by now, or by the end of the wait, and return when that is."""
+        items = 0
+        if not (self.active or self.queue):
+            now = max(now, self.arrivals[self.coming[0].index])
+        deadline = now + self.wait_ns
         while self.coming and self.arrivals[self.coming[0].index] <= now:
             self.queue.append(self.coming.popleft())
+            items += 1
+        while items < self.max_sequences and now < deadline:
+            if not self.coming or self.arrivals[self.coming[0].index] > deadline:
+                now = deadline
+                break
+            now = self.arrivals[self.coming[0].index]
+            self.queue.append(self.coming.popleft())
+            items += 1
         while self.queue and len(self.active) < self.max_sequences:
             self.active.append(self.queue.popleft())
+        return now
 
     def _over(self):
         return not (self.coming or self.queue or self.active)
@@ -99,14 +114,12 @@ class TrtllmOracle:
     def _plain(self):
         now = 0
         while not self._over():
-            self._fetch(now)
+            now = self._fetch(now)
             contexts, gens, paused = self._schedule()
             for row in paused:
                 self._terminate(row)
                 self._pause(row)
             if not contexts and not gens:
-                if not paused:
-                    now = self.arrivals[self.coming[0].index]
                 continue
             self._prepare(contexts, gens, now)
             now += self._price(contexts, gens)
@@ -119,18 +132,18 @@ class TrtllmOracle:
     def _overlapping(self):
         now, previous = 0, None
         while not self._over():
-            self._fetch(now)
+            fetched = self._fetch(now)
             contexts, gens, paused = self._schedule()
             for row in paused:
                 self._terminate(row)
             launched = bool(contexts or gens)
-            start = previous[2] if previous else now
+            start = max(previous[2], fetched) if previous else fetched
             if launched:
                 self._prepare(contexts, gens, start)
                 end = start + self._price(contexts, gens)
                 sampled = self._sampled(contexts, gens)
             if previous:
-                now = previous[2]
+                now = start
                 self._update(previous[1], now)
             for row in paused:
                 if row.completing:
@@ -142,8 +155,8 @@ class TrtllmOracle:
             if previous:
                 self._respond(now)
                 self._store_contexts([row for row in previous[0] if row.blocks])
-            elif not launched and not paused:
-                now = self.arrivals[self.coming[0].index]
+            else:
+                now = fetched
             previous = (contexts, sampled, end) if launched else None
 
     def _advance(self, contexts, gens):

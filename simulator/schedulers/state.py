@@ -11,7 +11,7 @@ from simulator.kvcache import BlockPool
 from simulator.prefix_cache import PrefixCache
 from simulator.radix_cache import RadixCache  # noqa: TC001 - looked up where this is compiled
 from simulator.request import Request  # noqa: TC001 - the same
-from simulator.schedulers.queue import ArrivalQueue, CountedQueue
+from simulator.schedulers.queue import ArrivalQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +103,8 @@ class EngineState:
         What is encoded in its steps; None where nothing is.
     next_block
         Where KV is fetched, blocks are taken for the next token, too.
+    elsewhere
+        Requests that run in other micro-batches of the engine, and count in the most it runs.
     """
 
     __slots__ = (
@@ -112,6 +114,7 @@ class EngineState:
         "context_sum",
         "decodes",
         "departs",
+        "elsewhere",
         "ending",
         "fetched",
         "fetching",
@@ -178,7 +181,7 @@ class EngineState:
         self.pool = BlockPool(blocks, block_tokens) if self.cache is None else self.cache
         self.host = HostStore(host_blocks, block_tokens) if host_blocks else None
         self.queried = self.hits = self.host_hits = self.reused = 0
-        self.unseen_tokens = self.wasted = 0
+        self.unseen_tokens = self.wasted = self.elsewhere = 0
         self.promises = self.plans_ahead = False
         self.settles: Callable[[EngineState], bool] = _let_all_go
         self.unsettled = False
@@ -340,15 +343,6 @@ class EngineState:
         if (cache := self.showing) is not None and cache.waits_for_answer(request):
             front, step = set(takewhile(request.index.__ne__, self.running)), self.step
             cache.catch_up(request, lambda r: self.known_tokens(r, r.anchor + step, scheduled=r.index in front))
-
-    def load(self) -> tuple[int, int, int]:
-        """Return tokens that wait to be computed, blocks in use, and tokens of a block."""
-        waiting, pool = self.waiting, self.pool
-        if type(waiting) is ArrivalQueue:
-            waiting = self.waiting = CountedQueue(waiting)
-        coming = [*self.fetching.values(), *self.fetched, *self.prefilling.values()]
-        started = sum(request.tokens - request.computed for request in coming)
-        return waiting.tokens + self.unseen_tokens + started, pool.blocks - pool.free, pool.block_tokens
 
     def claim(self, request: Request) -> int:
         """Let a request that is admitted hold the blocks that are here already, and return their number."""

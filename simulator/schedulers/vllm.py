@@ -18,6 +18,7 @@ from simulator.schedulers.queue import ArrivalQueue, PriorityQueue
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from simulator.beat import Beat
     from simulator.request import Request
     from simulator.schedulers.state import EngineState
 
@@ -36,10 +37,13 @@ class Cadence:
         The engine's step counter after the last step that computed part of a prompt.
     bound
         That step could not admit all who waited: then nothing is put off.
+    beat
+        Counts the steps of ranks that step together: then prompts are computed in every so many of these.
     """
 
     last_step: int = -(1 << 60)
     bound: bool = False
+    beat: Beat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,8 @@ class VllmScheduler:
     by_priority
         The most urgent request is admitted first, and the least urgent preempted (``scheduling_policy``).
     interval
-        Steps from one that computes prompts to the next, while sequences decode (``prefill_schedule_interval``).
+        Steps from one that computes prompts to the next, while sequences decode (``prefill_schedule_interval``). Ranks
+        that step together compute them in the same steps, counted from when all were idle (``DPEngineCoreProc``).
     watermark
         Share of the blocks that stays free when a request joins others (``watermark``).
     uncapped_alone
@@ -92,6 +97,11 @@ class VllmScheduler:
         """Prepare a new instance; see :class:`simulator.schedulers.plan.Scheduler`."""
         state.waiting = PriorityQueue() if self.by_priority else ArrivalQueue()
         state.memory = Cadence()
+
+    @staticmethod
+    def join_ranks(state: EngineState, beat: Beat) -> None:
+        """Let an instance be one of several ranks that step together, and count their steps."""
+        state.memory.beat = beat
 
     def plan(self, state: EngineState) -> Plan:
         """Return the next plan; see :class:`simulator.schedulers.plan.Scheduler`."""
@@ -145,6 +155,8 @@ class VllmScheduler:
         cadence: Cadence = state.memory
         if cadence.bound or len(state.running) == len(state.prefilling):
             return 0
+        if cadence.beat is not None:
+            return -cadence.beat.step % self.interval
         return max(0, self.interval - 1 - (state.step - cadence.last_step))
 
     def _note(self, state: EngineState, plan: Plan, rest: int) -> None:
@@ -169,7 +181,7 @@ class VllmScheduler:
         """
         pool = state.pool
         joined: list[Request] = []
-        while state.ready and len(state.running) < self.max_sequences and len(joined) < budget:
+        while state.ready and len(state.running) + state.elsewhere < self.max_sequences and len(joined) < budget:
             request = state.ready.popleft()
             if gives and request.computed % pool.block_tokens == 0:
                 pool.give(1)
@@ -181,7 +193,7 @@ class VllmScheduler:
     def _nothing_to_admit(self, state: EngineState, rest: int) -> bool:
         """Tell whether no waiting request can join before one leaves: then only decode steps remain."""
         queue = state.fetched or state.waiting
-        if not queue or len(state.running) >= self.max_sequences:
+        if not queue or len(state.running) + state.elsewhere >= self.max_sequences:
             return True
         budget = self.max_tokens - state.decodes
         if budget <= 0:
@@ -241,7 +253,7 @@ class VllmScheduler:
         most = self.most_of_one(state) if self.chunk_tokens else self.max_tokens
         while queue := state.fetched or state.waiting:
             request = queue[0]
-            if budget <= 0 or len(state.running) >= self.max_sequences:
+            if budget <= 0 or len(state.running) + state.elsewhere >= self.max_sequences:
                 break
             if state.cache is not None:
                 state.catch_up(request, 1)
