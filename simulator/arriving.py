@@ -10,11 +10,11 @@ from hardware.errors import LawError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from simulator.engine_core import EngineCore
     from simulator.request import Request
     from simulator.request_media import RequestMedia
     from simulator.schedulers.plan import Plan
     from simulator.schedulers.state import EngineState
+    from simulator.server import Server
 
 __all__ = ["ArrivingFeatures"]
 
@@ -47,8 +47,13 @@ class ArrivingFeatures:
         if missing := set(contents):
             self._missing[index] = missing
 
-    def tell(self, core: EngineCore, request: Request, content: int) -> None:
+    def tell(self, server: Server, request: Request, content: int) -> None:
         """Let an engine know, when it next looks, that the features of a content are there that a prompt waits for."""
+        try:
+            core = server.cores[server.rank_of(request)]
+        except KeyError:
+            # The image was in the cache, and the request has left its rank without it.
+            return
         core.note(partial(self._arrived, content), request, changes=True)
 
     def _arrived(self, content: int, request: Request) -> bool:

@@ -376,8 +376,6 @@ class Cluster:
         return min(found, key=lambda front_end: front_end.left_ns(now), default=None)
 
     def _refuse(self, index: int) -> None:
-        if self.encoding is not None:
-            self.encoding.forget(index)
         self.ledger.failed[index] = 1
         self._count_done(index)
 
@@ -385,6 +383,8 @@ class Cluster:
         """Count a request that finished or failed, and let the one come that waits for its client to know."""
         ledger = self.ledger
         self._done += 1
+        if self.encoding is not None:
+            self.encoding.forget(index)
         following = self.arrivals.after(index, self._done)
         while following is not None and following.goes_on and ledger.failed[index]:
             # Without that answer there is nothing to go on from.

@@ -313,7 +313,7 @@ class EncodeStage:
             visit.there.add(content)
             self._let_go(visit, content)
             if visit.queued and self._arriving is not None:
-                self._arriving.tell(target.cores[target.rank_of(visit.request)], visit.request, content)
+                self._arriving.tell(target, visit.request, content)
             self._arrive(visit)
 
     def _arrive(self, visit: Visit) -> None:

@@ -53,13 +53,14 @@ def test_an_image_in_the_cache_is_not_waited_for() -> None:
 def test_an_image_that_was_computed_before_it_came_breaks_a_law() -> None:
     made, request = arriving(0, 100), Request(0, 300)
     core = SimpleNamespace(note=lambda action, request, **_: action(request))
+    server = SimpleNamespace(cores=[core], rank_of=lambda _: 0)
     made.expect(0, {1})
     request.computed = 150
     with pytest.raises(LawError, match="computed an image at token 100"):
-        made.tell(core, request, 1)
+        made.tell(server, request, 1)
     made.expect(0, {1})
     request.found = 150
-    made.tell(core, request, 1)
+    made.tell(server, request, 1)
     assert not made.holds_up(SimpleNamespace(prefilling={}, waiting=[request]))
 
 
@@ -145,6 +146,19 @@ def test_macro_steps_change_nothing(
 def test_impossible_beginnings_are_refused(pools: tuple[Any, ...], features: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         scenario(pools, features)
+
+
+def test_a_request_whose_images_are_in_the_cache_may_end_before_their_features_come() -> None:
+    talk = {
+        "arrivals": {"kind": "poisson", "rate_per_s": 5.0},
+        "shared_prefix_tokens": 500,
+        "image_pool": 40,
+        "images": {"kind": "uniform", "low": 1, "high": 2},
+        "sessions": {"turns": 4, "think_time_s": {"kind": "fixed", "value": 3}, "wait_for_answer": True},
+    }
+    pools = (E, {**SHAPES["E-PD"][1], "data_parallel": 2})
+    for shape in (SHAPES["E-PD"], pools):
+        assert run(shape, READY | {"mode": "store"}, talk, seed=49).requests["completed"].all()
 
 
 # --- room for features ---------------------------------------------------------------------------------
