@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from perfdb.estimate import Estimate
-from perfdb.expert_operators import ExpertExchange
-from perfdb.row_operators import AllReduce, Collective, PointToPoint
+from perfdb.operators import EXCHANGES
 from perfdb.sources import SourceChain
 
 if TYPE_CHECKING:
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 
     from perfdb.operators import Kernel
     from perfdb.row_operators import RowOperator
-
-_TOGETHER = (AllReduce, Collective, ExpertExchange, PointToPoint)
 
 __all__ = ["CalibratedChain", "KernelFactors", "calibrated_chain"]
 
@@ -59,7 +56,7 @@ class CalibratedChain(SourceChain):
 
     def rows(self, operator: RowOperator, rows: NDArray[np.int64]) -> Estimate:
         """Return the calibrated cost of an operator over rows."""
-        factor = self.factors.collectives if isinstance(operator, _TOGETHER) else self.factors.per_token
+        factor = self.factors.collectives if isinstance(operator, EXCHANGES) else self.factors.per_token
         return _scaled(self.chain.rows(operator, rows), factor)
 
     def attention(self, operator: Kernel, batch: NDArray[np.int64], tokens: NDArray[np.int64]) -> Estimate:

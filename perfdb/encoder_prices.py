@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from perfdb.row_operators import RowOperator
     from perfdb.sources import SourceChain
 
-__all__ = ["EncoderCosts", "EncoderWork", "compile_encoder"]
+__all__ = ["EncoderCosts", "EncoderWork", "RowTimes", "compile_encoder"]
 
 _ORIGINS: Final = len(Origin)
 #: Rows and lengths are priced at so many points per doubling, up to these powers of two.
@@ -73,7 +73,7 @@ class EncoderWork(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class RowTimes:
     """Time of operators over a number of rows, a straight line between knots and beyond the last.
 
     Attributes
@@ -91,7 +91,7 @@ class _Rows:
     by_origin: NDArray[np.float64]
 
     @classmethod
-    def priced(cls, operators: Sequence[RowOperator], source: SourceChain) -> _Rows:
+    def priced(cls, operators: Sequence[RowOperator], source: SourceChain) -> RowTimes:
         """Return the prices of operators that run over the same rows, one after the other."""
         knots = np.unique(np.rint(2.0 ** (np.arange(_PER_DOUBLING * _ROW_DOUBLINGS + 1) / _PER_DOUBLING)))
         rows = knots.astype(np.int64)
@@ -200,8 +200,8 @@ class EncoderCosts:
         Elements of the features of one token.
     """
 
-    per_patch: _Rows
-    per_token: _Rows
+    per_patch: RowTimes
+    per_token: RowTimes
     full: _Attention | None
     windowed: _Attention | None
     host: HostTime
@@ -295,8 +295,8 @@ def compile_encoder(operators: EncoderOperators, source: SourceChain, host: Host
         If the source cannot price an operator.
     """
     return EncoderCosts(
-        per_patch=_Rows.priced(operators.per_patch, source),
-        per_token=_Rows.priced(operators.per_token, source),
+        per_patch=RowTimes.priced(operators.per_patch, source),
+        per_token=RowTimes.priced(operators.per_token, source),
         full=_Attention.priced(operators.full, source) if operators.full else None,
         windowed=_Attention.priced(operators.windowed, source) if operators.windowed else None,
         host=host,

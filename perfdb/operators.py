@@ -9,7 +9,7 @@ only for the sequences that sample a token.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from perfdb.delta_net import DeltaNet, DeltaRule
 from perfdb.encoder_operators import EncoderAttention
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from perfdb.parts import GroupedQuery, Layers, Mlp
 
 __all__ = [
+    "EXCHANGES",
     "AllReduce",
     "Attention",
     "Collective",
@@ -54,6 +55,9 @@ __all__ = [
     "step_operators",
 ]
 
+
+#: What several chips do together.
+EXCHANGES: Final = (AllReduce, Collective, ExpertExchange, PointToPoint)
 
 #: Up to so many tokens, engines run the shared experts on a second stream beside the routed ones: the least of what
 #: they say (vLLM's ``VLLM_SHARED_EXPERTS_STREAM_TOKEN_THRESHOLD``; SGLang 1024; TensorRT-LLM in every graph).

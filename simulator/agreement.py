@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from simulator.incidents import OperationsTable
-    from simulator.network import KvTransfer
+    from simulator.network import KvTransfer, NetworkTable
     from simulator.pool_table import Pool
 
 __all__ = ["check_agreement"]
 
 
 def check_agreement(
-    pools: Sequence[Pool], names: Sequence[str], operations: OperationsTable, transfer: KvTransfer
+    pools: Sequence[Pool], names: Sequence[str], operations: OperationsTable, network: NetworkTable
 ) -> None:
     """Check that pools, their stages and what is to happen to them fit together.
 
@@ -29,6 +29,7 @@ def check_agreement(
     ValueError
         Saying what does not, and what was expected.
     """
+    transfer = network.kv_transfer
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"two pools are named {twice!r}; names must differ")
@@ -42,10 +43,35 @@ def check_agreement(
         raise ValueError(
             "engine 'vllm-live' takes no KV from other pools; expected engine 'vllm' where KV is handed over"
         )
+    _starts(pools, names, operations, network)
     _own_ways(pools, transfer)
     _helpers(pools)
     _incidents(pools, names, operations)
     _links(pools, operations, transfer)
+
+
+def _starts(pools: Sequence[Pool], names: Sequence[str], operations: OperationsTable, network: NetworkTable) -> None:
+    """Check that prompts begin before all their images are there only where a scheduler computes them in parts."""
+    if network.feature_transfer.prompt_starts != "ready":
+        return
+    if not encode_pools(pools):
+        raise ValueError(
+            "network.feature_transfer.prompt_starts is 'ready', but no pool encodes for others; expected one with "
+            "stages = ['encode']"
+        )
+    whole = next((pool.engine for pool in entry_pools(pools) if ENGINES[pool.engine].policy != "vllm"), None)
+    if whole is not None:
+        raise ValueError(
+            f"network.feature_transfer.prompt_starts is 'ready', but engine {whole!r} begins a prompt when all its "
+            "images are there; expected engine 'vllm', whose scheduler computes prompts up to a missing image"
+        )
+    encoders = {name for name, pool in zip(names, pools, strict=True) if pool.encodes_alone}
+    for one in operations.incident:
+        if isinstance(one, InstanceDown) and one.pool in encoders and one.restart_after_s is None:
+            raise ValueError(
+                f"network.feature_transfer.prompt_starts is 'ready', but an instance of {one.pool!r} dies for ever, so "
+                "that prompts which have begun might never end; expected restart_after_s, or prompt_starts = 'complete'"
+            )
 
 
 def _stages(pools: Sequence[Pool]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hardware.catalogue import chip_names, host_w_per_chip, load_chip, load_node
 from hardware.errors import CapacityError, CostError, ScenarioError, suggest
+from perfdb.communication import communication
 from perfdb.compile import Drafter, StepLimits, compile_costs
 from perfdb.load_model import load_model
 from perfdb.memory import plan_memory
@@ -134,7 +135,10 @@ def build_pool(  # noqa: PLR0913 - what decides what instances are made of
     """
     cached = _with_cache(_model(table), pool, table.kv_cache)
     shares = sharing or pool.shares is not None
-    return _build_pool(pool, name, cached, topology, encodes=pool.prefills and encodes, sharing=shares)
+    built = _build_pool(pool, name, cached, topology, encodes=pool.prefills and encodes, sharing=shares)
+    if not shares or pool.step_profile is not None:
+        return built
+    return replace(built, exchange=communication(cost_chain(pool, name, built.chip), built.operators.per_token))
 
 
 def _model(table: Model) -> ModelSpec:

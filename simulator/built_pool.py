@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hardware.catalogue import Chip
+    from perfdb.communication import Communication
     from perfdb.compile import CompiledCosts
     from perfdb.encoder_operators import EncoderOperators
     from perfdb.encoder_prices import EncoderCosts
@@ -66,6 +67,8 @@ class BuiltPool:
         Prices of the runs of the encoder, where its instances have one.
     shares
         The pool whose chips its instances run on, each beside one of those; None where it has its own.
+    exchange
+        How much of a step is communication, where it shares chips; None where nothing is, or it has its own.
     host_w
         Most that the node draws beside its chips, per chip; 0 where nobody says.
     """
@@ -85,6 +88,7 @@ class BuiltPool:
     host_w: float
     encoder: EncoderCosts | None = None
     shares: str | None = None
+    exchange: Communication | None = None
 
     @property
     def chips(self) -> int:
@@ -123,6 +127,7 @@ class BuiltEncoder:
     power_cap: float
     host_w: float
     shares: str | None = None
+    exchange: Communication | None = None
 
     @property
     def encoder(self) -> EncoderCosts:

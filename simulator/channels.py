@@ -21,7 +21,7 @@ symmetry ends with a lane for every path.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -113,6 +113,7 @@ def merge_lanes(
     members: dict[int, list[int]] = defaultdict(list)
     for number, colour in enumerate(partition.lane_colour):
         members[colour].append(number)
+    passed = {link: Counter(map(partition.lane_colour.__getitem__, on_it)) for link, on_it in partition.on_link.items()}
     kept: list[list[Lane]] = [[] for _ in routes]
     for alike in members.values():
         lane, width = lanes[alike[0]], len(alike)
@@ -120,8 +121,7 @@ def merge_lanes(
         path = [
             channel
             for channel, link in dict(zip(channels.of_link[list(lane.links)].tolist(), lane.links, strict=True)).items()
-            for on_it in partition.on_link[link]
-            if partition.lane_colour[on_it] == colour
+            for _ in range(passed[link][colour])
         ]
         kept[of_route[alike[0]]].append(
             Lane(tuple(path), lane.latency_ns, lane.share * width, width, lane.least_message_bytes)

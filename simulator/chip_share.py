@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SLOWDOWNS", "ChipShare", "SharedWakeUp", "Work"]
 
-Work: TypeAlias = Literal["compute", "memory"]
-"""What bounds a run: arithmetic (encoders, prompts), or reading weights and KV (decoding)."""
+Work: TypeAlias = Literal["compute", "memory", "communication"]
+"""What bounds work: arithmetic (encoders, prompts), reading weights and KV (decoding), or the links between chips."""
 
 #: How many times as long a run takes beside another one, by the work of both.
 #: Encoders and prompts of EPD-Serve that share an NPU do 9.2 to 9.3 requests/s, one after the other 8.2 to 8.35
@@ -29,12 +29,22 @@ Work: TypeAlias = Literal["compute", "memory"]
 #: (9,500 tokens/s, from its Table 4), an image 50; while both run, each takes 2 - 13 / 50 = 1.74 times as long. It says
 #: that operators of one kind, such as matrix products, interfere, and others little: the products of decoding stream
 #: weights through the same units, so that the same holds beside them; two that stream take turns at the memory.
+#: Kernels that communicate have units of their own: 20 of an H800's 132 (DeepSeek-V3, arXiv 2412.19437, section 3.2),
+#: which leaves arithmetic 112, so that it takes 1.18 times as long beside them. What they send is read from memory:
+#: 450 of an H100's 3,350 GB/s, which leaves those who stream 2,900, 1.16 times as long. They are not slowed by either,
+#: and take turns at the links with each other. That EPD-Serve finds little interference between matrix products and
+#: all-reduces on an NPU, whose vector units send, agrees; figures of Ascend are not published.
 SLOWDOWNS: Final[Mapping[tuple[Work, Work], float]] = MappingProxyType(
     {
         ("compute", "compute"): 1.74,
         ("compute", "memory"): 1.74,
         ("memory", "compute"): 1.74,
         ("memory", "memory"): 2.0,
+        ("compute", "communication"): 132 / 112,
+        ("memory", "communication"): 3350 / 2900,
+        ("communication", "compute"): 1.0,
+        ("communication", "memory"): 1.0,
+        ("communication", "communication"): 2.0,
     }
 )
 
@@ -48,6 +58,11 @@ class ChipShare:
         The clock.
     slowdowns
         Factors as of :data:`SLOWDOWNS`; of several neighbours they multiply.
+
+    Notes
+    -----
+    Of two runs that communicate for a part of their time, any pair of their kinds of work meets as often as the parts
+    say: the factor is the mean over all pairs. When exactly each communicates is not followed.
     """
 
     def __init__(self, env: Clock, slowdowns: Mapping[tuple[Work, Work], float] = SLOWDOWNS) -> None:
@@ -72,7 +87,11 @@ class ChipShare:
         factor = 1.0
         for other in self._runs:
             if other is not run:
-                factor *= self.slowdowns[run.work, other.work]
+                factor *= sum(
+                    part * beside * self.slowdowns[work, kind]
+                    for work, part in run.parts
+                    for kind, beside in other.parts
+                )
         return factor
 
     def _advance(self) -> None:
@@ -96,14 +115,22 @@ class SharedWakeUp(WakeUp):
         Those chips; None while nobody else is there.
     work
         What bounds the run that begins next.
+    parts
+        Kinds of work in it, and the share of its time alone that each takes.
     """
 
-    __slots__ = ("share", "work")
+    __slots__ = ("parts", "share", "work")
 
     def __init__(self, env: Clock, work: Work) -> None:
         super().__init__(env)
         self.share: ChipShare | None = None
         self.work: Work = work
+        self.parts: tuple[tuple[Work, float], ...] = ((work, 1.0),)
+
+    def will(self, work: Work, communicates: float = 0.0) -> None:
+        """Say what the run that begins next does: such work, but for the share of its time in which it communicates."""
+        self.work, rest = work, 1.0 - communicates
+        self.parts = ((work, rest), ("communication", communicates)) if communicates else ((work, 1.0),)
 
     def drive(self, loop: Generator[None, Any, None]) -> None:
         """Let a loop begin now, and go on whenever it is woken, its run over."""

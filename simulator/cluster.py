@@ -108,8 +108,7 @@ class Cluster:
         self.loads: list[int] = []
         self.entry = Group(router, self.loads, helps_above)
         self.decoding = Group(decode_router or router, self.loads, helps_above)
-        self.carrier = carrier(self.env) if carrier is not None else None
-        self.terms = terms or KvTransfer()
+        self.carrier, self.terms = carrier(self.env) if carrier is not None else None, terms or KvTransfer()
         self._early = self.terms.early
         self.hand_over = HandOver(
             self.env, ledger, terms=self.terms, decoding=self.decoding, carrier=self.carrier, owner=self
@@ -124,14 +123,13 @@ class Cluster:
         self.fails_with_instance, self.macro_steps = fails_with_instance, macro_steps
         self.identities, self.declared_tokens = identities, declared_tokens
         self.on_progress, self._equip = on_progress, equip
-        self.events = self.awaited = 0
+        self.events = self.awaited = self._done = self._sent = self.ended_ns = 0
         self.recomputed = self.lost_prompt_tokens = self.lost_output_tokens = 0
         self._hands_over = any(parts.prefills and not parts.decodes for parts in pools)
         self._decode_limit = min((p.max_tokens for p in pools if p.decodes and self._hands_over), default=1 << 62)
         self._longest: list[tuple[int, int]] = []
         self._draining: dict[int, Callable[[], None]] = {}
         self._drained = Batch(self.env)
-        self._done = self._sent = self.ended_ns = 0
         self._total = len(ledger)
         self._stride = max(1, self._total // 100)
         for number, parts in enumerate(pools):
@@ -275,7 +273,9 @@ class Cluster:
     # --- requests --------------------------------------------------------------------------------------
 
     def enter(self, request: Request) -> None:
-        """Let a request queue at an instance that computes prompts."""
+        """Let a request queue at an instance that computes prompts, unless it failed while it waited for one."""
+        if self.ledger.failed[request.index]:
+            return
         chosen = self.entry.choose(request)
         if chosen is None:
             self.park(self.entry, lambda: self.enter(request), lambda: self.fail(request))
@@ -288,8 +288,6 @@ class Cluster:
         if prompt > longest_prompt or prompt + ledger.output_tokens[index] > longest:
             self.unload(chosen)
             self.hand_over.finished(index)
-            if self.encoding is not None:
-                self.encoding.forget(index)
             self._refuse(index)
             return
         if self.encoding is None:
@@ -320,13 +318,13 @@ class Cluster:
         soon(self.env, 1, lambda: self._begin(request))
 
     def fail(self, request: Request) -> None:
-        """Let a request fail that is on no instance any more."""
+        """Let a request fail that is on no instance any more, unless it has failed."""
+        if self.ledger.failed[request.index]:
+            return
         index, prompt = request.index, self.ledger.prompt_tokens[request.index]
         self.lost_prompt_tokens += prompt - (request.tokens - request.computed)
         self.lost_output_tokens += request.tokens - prompt
         self.hand_over.stay(request)
-        if self.encoding is not None:
-            self.encoding.forget(index)
         self.ended_ns = self.env.now
         self._refuse(index)
 
@@ -385,6 +383,8 @@ class Cluster:
         """Count a request that finished or failed, and let the one come that waits for its client to know."""
         ledger = self.ledger
         self._done += 1
+        if self.encoding is not None:
+            self.encoding.forget(index)
         following = self.arrivals.after(index, self._done)
         while following is not None and following.goes_on and ledger.failed[index]:
             # Without that answer there is nothing to go on from.

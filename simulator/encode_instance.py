@@ -12,6 +12,7 @@ from simulator.records import EncodeLog
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
+    from perfdb.communication import Communication
     from perfdb.encoder_prices import EncoderCosts
     from simulator.chip_share import ChipShare
     from simulator.clock import Clock
@@ -25,11 +26,10 @@ _NO_LIMIT: Final = 1 << 62
 
 
 class Errand(NamedTuple):
-    """An item to be encoded for a request, and the epoch in which that asked for it."""
+    """An item to be encoded, and the request that was the first to ask for it."""
 
     request: Request
     item: Encodable
-    epoch: int
 
 
 class EncodeWatcher(Protocol):
@@ -57,6 +57,8 @@ class EncodeParts:
         Tokens and items of one run; an item of more tokens runs alone.
     blocks
         Tokens whose features there is room for on an instance.
+    kept_tokens
+        Tokens whose features are kept for equal inputs once nobody waits for them.
     """
 
     encodes, prefills, decodes = True, False, False
@@ -64,10 +66,17 @@ class EncodeParts:
     front_end = None
     ranks = 1
 
-    def __init__(
-        self, *, costs: EncoderCosts, replicas: int, most_tokens: int, most_items: int, blocks: int = _NO_LIMIT
+    def __init__(  # noqa: PLR0913 - the parts of a pool, all named
+        self,
+        *,
+        costs: EncoderCosts,
+        replicas: int,
+        most_tokens: int,
+        most_items: int,
+        blocks: int = _NO_LIMIT,
+        kept_tokens: int = 0,
     ) -> None:
-        self.costs, self.replicas, self.blocks = costs, replicas, blocks
+        self.costs, self.replicas, self.blocks, self.kept_tokens = costs, replicas, blocks, kept_tokens
         self.most_tokens, self.most_items = most_tokens, most_items
 
     def of_replicas(self, replicas: int) -> EncodeParts:
@@ -109,12 +118,13 @@ class EncodeInstance:
         self._queue: deque[Errand] = deque()
         self._running: list[Errand] = []
         self._holds = 0
+        self._exchange: Communication | None = None
         self._wake_up = SharedWakeUp(env, "compute")
         self._wake_up.drive(self.serve())
 
-    def share_chips(self, share: ChipShare) -> None:
-        """Run on chips that others use too."""
-        self._wake_up.share = share
+    def share_chips(self, share: ChipShare, exchange: Communication | None) -> None:
+        """Run on chips that others use too; ``exchange`` says how much of a run communicates, if any does."""
+        self._wake_up.share, self._exchange = share, exchange
 
     @property
     def step_logs(self) -> Sequence[EncodeLog]:
@@ -130,6 +140,10 @@ class EncodeInstance:
         """Queue an item now."""
         self._queue.append(errand)
         self._go_on()
+
+    def drop(self, content: int) -> None:
+        """Take an item out of the queue that nobody needs any more, unless it is being encoded."""
+        self._queue = deque(errand for errand in self._queue if errand.item.content != content)
 
     def hold(self) -> None:
         """Begin no run until :meth:`resume` was called as often."""
@@ -155,7 +169,10 @@ class EncodeInstance:
                 self.watcher.encoding(self._running)
                 costs, started_ns = self.parts.costs, self.env.now
                 work = costs.slowest([errand.item.seen for errand in self._running])
-                self._wake_up.after(costs.work_ns(work))
+                duration_ns = costs.work_ns(work)
+                if self._exchange is not None:
+                    self._wake_up.will("compute", self._exchange.share(duration_ns, work.patches, work.tokens))
+                self._wake_up.after(duration_ns)
                 yield
                 self.log.add((started_ns, self.env.now - started_ns, 1, *work))
                 done, self._running = self._running, []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hardware.catalogue import host_w_per_chip, load_chip
 from hardware.errors import ScenarioError
+from perfdb.communication import communication
 from perfdb.encoder_operators import encoder_operators
 from perfdb.encoder_prices import compile_encoder
 from perfdb.media_tokens import seen_of_tokens
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
     from perfdb.layout import Layout
     from perfdb.memory import MemoryBudget
     from perfdb.model import ModelSpec
+    from simulator.engine_options import EnginePlan
     from simulator.pool_table import Pool
 
-__all__ = ["build_encode_pool", "encoder_budget", "fused_encoder"]
+__all__ = ["build_encode_pool", "encoder_budget", "fused_encoder", "kept_tokens"]
 
 #: vLLM's plugin for Ascend pads the heads of vision towers to so many elements.
 _ASCEND_HEADS = 128
@@ -67,6 +69,7 @@ def build_encode_pool(pool: Pool, name: str, model: ModelSpec, topology: str | N
         most_tokens=plan.limits.max_tokens,
         most_items=plan.limits.max_sequences,
         blocks=memory.blocks,
+        kept_tokens=kept_tokens(plan, model.encoder, alone=True),
     )
     return BuiltEncoder(
         name,
@@ -83,6 +86,7 @@ def build_encode_pool(pool: Pool, name: str, model: ModelSpec, topology: str | N
         pool.power_cap,
         host_w_per_chip(topology or chip.node),
         shares=pool.shares,
+        exchange=communication(chain, operators.per_patch, operators.per_token) if pool.shares else None,
     )
 
 
@@ -103,6 +107,26 @@ def encoder_budget(budget: MemoryBudget, model: ModelSpec, layout: Layout, *, en
         return replace(budget, encoder=False)
     patches = seen_of_tokens(encoder, budget.step_tokens).patches
     return replace(budget, encoder_tensor=_tensor(encoder, layout.tensor), encoder_patches=patches)
+
+
+def kept_tokens(plan: EnginePlan, encoder: EncoderSpec, *, alone: bool) -> int:
+    """Return how many tokens' features an engine keeps for equal images once nobody needs them.
+
+    vLLM's encoder cache is as large as the budget of a step (``encoder_cache_size`` is ``max_num_batched_tokens``),
+    SGLang's has a size in bytes; of TensorRT-LLM none is known.
+
+    Parameters
+    ----------
+    plan
+        What its options come to.
+    encoder
+        The model's.
+    alone
+        It computes no prompts.
+    """
+    if plan.encoder_tokens is not None:
+        return plan.encoder_tokens
+    return plan.kept_features[alone] // encoder.feature_bytes(1)
 
 
 def fused_encoder(  # noqa: PLR0913, PLR0917 - what decides a price

@@ -46,11 +46,8 @@ class EncoderLoad:
 
     Attributes
     ----------
-    apart
-        By encoders that are instances of their own: each content once a request; where features are stored, what is
-        certain to be asked for once.
-    within
-        By encoders within engines: what is certain to be asked for once, since features may be kept there.
+    encoded
+        What is certain to be asked for once: encoders keep features for equal images, wherever they stand.
     largest, smallest
         Patches of an item.
     least_tokens, most_tokens
@@ -63,8 +60,7 @@ class EncoderLoad:
         The images of one request are dealt to all encoders.
     """
 
-    apart: Encoded
-    within: Encoded
+    encoded: Encoded
     largest: int
     smallest: int
     least_tokens: int
@@ -102,8 +98,7 @@ def encoder_load(scenario: Scenario, media: RequestMedia | None, rows: Sequence[
     once = [tuple(_fresh(items, repeated)) for items in requests]
     terms = scenario.network.feature_transfer
     return EncoderLoad(
-        apart=_encoded(once if terms.mode == "store" else requests, rows),
-        within=_encoded(once, rows),
+        encoded=_encoded(once, rows),
         largest=max(one.patches for one in seen),
         smallest=min(one.patches for one in seen),
         least_tokens=min(one.tokens for one in seen),

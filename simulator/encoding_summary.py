@@ -59,6 +59,8 @@ def _logs(run: Finished) -> list[EncodeLog]:
 def _reuse(run: Finished) -> tuple[int, int]:
     """Return how many contents were looked for where features are kept, and how many were there."""
     stage, fused = run.cluster.encoding, _fused(run)
-    store = None if stage is None else stage.store
-    asked, hits = (0, 0) if store is None else (store.asked, store.hits)
+    asked, hits = (0, 0) if stage is None else (stage.dispatch.asked, stage.dispatch.hits)
+    if stage is not None and stage.store is not None:
+        # An encoder is asked for what the store has not.
+        asked, hits = stage.store.asked, hits + stage.store.hits
     return asked + sum(one.asked for one in fused), hits + sum(one.hits for one in fused)

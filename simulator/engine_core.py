@@ -108,32 +108,31 @@ class EngineCore:
                 begun = self._run.begun()
                 self._run.cut(more=self._inbox.steps_to_look(begun + (self.ahead is not None)) - begun)
             return
-        # A plan made ahead lets KV be fetched when it is made, a step before what it computes. Behind the head of the
-        # queue, which could not be admitted and still cannot, a request changes nothing.
+        # A plan made ahead lets KV be fetched when it is made. Behind a head that cannot be admitted, nothing changes.
         changes = self.state.waiting.would_lead(request)
-        self._note(self.state.enqueue, request, changes=changes, soon=request.remote)
+        self.note(self.state.enqueue, request, changes=changes, soon=request.remote)
 
     def deliver(self, request: Request) -> None:
         """Take note that the KV a request asked for is here now."""
-        self._note(self.state.deliver, request, changes=True)
+        self.note(self.state.deliver, request, changes=True)
 
     def _fetched(self, request: Request) -> None:
         """Take note that what the host had of a request is here now, unless the instance is gone."""
         if self.ended_ns < 0:
-            self._note(self.state.deliver_from_host, request, changes=True)
+            self.note(self.state.deliver_from_host, request, changes=True)
 
     def release(self, request: Request, *, sent: bool = False) -> None:
         """Give back the blocks of a request whose KV was ``sent`` to another instance, or goes nowhere."""
         state = self.state
         self.held -= 1
         if sent and state.departs is not None:
-            self._note(state.depart, request, changes=True)
+            self.note(state.depart, request, changes=True)
             return
         changed = state.depart(request)
         if state.waiting or state.running or state.ready or state.fetched:
             self._notice(changed=changed)
 
-    def _note(self, action: Callable[[Request], bool], request: Request, *, changes: bool, soon: bool = False) -> None:
+    def note(self, action: Callable[[Request], bool], request: Request, *, changes: bool, soon: bool = False) -> None:
         """Do something that may change the plan; where the next plan is made already, before the one after it."""
         if self.ahead is None or soon or self._wake_up.asleep:
             if self.ahead is not None and self.ahead.unseen and self._run.steps > 1:
@@ -264,7 +263,8 @@ class EngineCore:
     def check_asleep(self) -> None:
         """Check that nothing is left to do before something happens."""
         state = self.state
-        if state.waiting and not (state.loading or state.fetching or self.held):
+        comes = state.loading or state.fetching or self.held or (state.media and state.media.holds_up(state))
+        if state.waiting and not comes:
             raise LawError(f"instance {self.number} has {len(state.waiting)} waiting requests and no plan")
 
     def steps_unchanged(self, plan: Plan) -> int:

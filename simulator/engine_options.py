@@ -72,6 +72,9 @@ class EnginePlan:
         Longest prompt served; None for any that leaves room for an answer.
     encoder_tokens
         Tokens of images that are encoded in one step, and kept; None for no limit.
+    kept_features
+        Bytes of features kept for equal images, without ``encoder_tokens``: in an engine that computes prompts, and in
+        one that encodes alone.
     whole_images
         A chunk of a prompt cuts no image.
     unused_tokens
@@ -98,6 +101,7 @@ class EnginePlan:
     max_prompt: int | None = None
     unused_tokens: int = 0
     encoder_tokens: int | None = None
+    kept_features: tuple[int, int] = (0, 0)
     whole_images: bool = False
 
 

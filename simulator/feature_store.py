@@ -11,12 +11,12 @@ class FeatureStore:
     """Features by the content they were made of, the one that was used longest ago dropped where room is short.
 
     As EPD-Serve's MM Store (arXiv 2601.11590, section 3.2): a content that is there is neither encoded again nor
-    sent again by whoever encoded it.
+    sent again by whoever encoded it. What somebody is about to fetch stays until that is done.
 
     Parameters
     ----------
     capacity_bytes
-        Of all features together; features larger than that are not kept.
+        Of all features together; features for which no room can be made are not kept.
 
     Attributes
     ----------
@@ -29,10 +29,16 @@ class FeatureStore:
     def __init__(self, capacity_bytes: float = inf) -> None:
         self.capacity_bytes = capacity_bytes
         self._sizes: dict[int, int] = {}
+        self._pins: dict[int, int] = {}
         self.asked = self.hits = self.held_bytes = self.dropped = 0
 
     def __contains__(self, content: int) -> bool:
         return content in self._sizes
+
+    @property
+    def pinned(self) -> int:
+        """Contents that must stay."""
+        return len(self._pins)
 
     def use(self, content: int) -> bool:
         """Tell whether features are there, which are used now if so."""
@@ -42,13 +48,32 @@ class FeatureStore:
         self._sizes[content] = size
         return True
 
-    def put(self, content: int, size_bytes: int) -> None:
-        """Keep features that were made now."""
-        if self.use(content) or size_bytes > self.capacity_bytes:
-            return
+    def pin(self, content: int) -> None:
+        """Let features stay that are there until :meth:`unpin` was called as often."""
+        self._pins[content] = self._pins.get(content, 0) + 1
+
+    def unpin(self, content: int) -> None:
+        """Let features go as far as one caller of :meth:`pin` is concerned."""
+        self._pins[content] -= 1
+        if not self._pins[content]:
+            del self._pins[content]
+
+    def put(self, content: int, size_bytes: int) -> bool:
+        """Keep features that were made now; tell whether there is room for them."""
+        if self.use(content):
+            return True
+        over, drops = self.held_bytes + size_bytes - self.capacity_bytes, []
+        for old, size in self._sizes.items():
+            if over <= 0:
+                break
+            if old not in self._pins:
+                drops.append(old)
+                over -= size
+        if over > 0:
+            return False
+        for old in drops:
+            self.held_bytes -= self._sizes.pop(old)
+        self.dropped += len(drops)
         self._sizes[content] = size_bytes
         self.held_bytes += size_bytes
-        while self.held_bytes > self.capacity_bytes:
-            oldest = next(iter(self._sizes))
-            self.held_bytes -= self._sizes.pop(oldest)
-            self.dropped += 1
+        return True

@@ -41,6 +41,8 @@ class FusedEncoder:
         Tokens encoded in one step, and tokens kept; no limit for an engine that has none.
     whole_images
         A chunk ends before an image that it would cut (``disable_chunked_mm_input``).
+    kept_tokens
+        Tokens whose features are kept once no prompt needs them, at most.
 
     Attributes
     ----------
@@ -50,7 +52,7 @@ class FusedEncoder:
         Images that prompts came to, and those of them that were kept from before.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what decides a step, all named
         self,
         env: Clock,
         media: RequestMedia,
@@ -58,15 +60,17 @@ class FusedEncoder:
         budget_tokens: float = inf,
         *,
         whole_images: bool = False,
+        kept_tokens: float = inf,
     ) -> None:
         self._env, self.costs, self.log = env, costs, EncodeLog()
         self.asked = self.hits = 0
         self._media, self._budget, self._whole = media, budget_tokens, whole_images
-        self._left, self._room = budget_tokens, budget_tokens
+        self._left, self._room, self._kept = budget_tokens, budget_tokens, kept_tokens
         self._planned: list[Encodable] = []
         # Who still needs each content that is kept; those that nobody needs are let go first, the oldest before others.
         self._users: dict[int, set[int]] = {}
         self._idle: dict[int, int] = {}
+        self._idle_tokens = 0
         self._needed: dict[int, tuple[Request, list[Encodable]]] = {}
 
     def new_step(self, state: EngineState) -> None:
@@ -88,6 +92,15 @@ class FusedEncoder:
         if not users:
             del self._users[item.content]
             self._idle[item.content] = item.tokens
+            self._idle_tokens += item.tokens
+            while self._idle_tokens > self._kept:
+                self._drop()
+
+    def _drop(self) -> None:
+        """Let go what nobody needs for the longest time."""
+        tokens = self._idle.pop(next(iter(self._idle)))
+        self._idle_tokens -= tokens
+        self._room += tokens
 
     def allow(self, request: Request, past: int, new: int) -> int:
         """Return how many of the next ``new`` tokens of a prompt a step can compute, and plan to encode what they need.
@@ -128,7 +141,7 @@ class FusedEncoder:
     def _fits(self, item: Encodable) -> bool:
         """Tell whether an image may be encoded in this step: there is a budget, and room once others are let go."""
         alone = not self._planned and not self._users
-        return alone or (item.tokens <= self._left and item.tokens <= self._room + sum(self._idle.values()))
+        return alone or (item.tokens <= self._left and item.tokens <= self._room + self._idle_tokens)
 
     def _keep(self, request: Request, item: Encodable) -> None:
         self._idle_no_more(item)
@@ -144,8 +157,14 @@ class FusedEncoder:
             return
         if self._idle.pop(item.content, None) is None:
             self._room -= item.tokens
+        else:
+            self._idle_tokens -= item.tokens
         while self._room < 0 and self._idle:
-            self._room += self._idle.pop(next(iter(self._idle)))
+            self._drop()
+
+    def holds_up(self, state: EngineState) -> bool:  # noqa: ARG002 - none is made elsewhere
+        """Return False: no prompt waits for features that others make."""
+        return False
 
     def run(self, plan: Plan) -> int:
         """Begin to encode what the step of a plan needs; return how long that takes, ns."""

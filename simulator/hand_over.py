@@ -147,7 +147,7 @@ class HandOver:
             passage.wanted.stalled_ns = self.env.now
         if passage.early:
             passage.early = False
-            soon(self.env, max(1, self._handshake_ns), lambda: self._arrived(passage))
+            soon(self.env, max(1, self._handshake_ns), lambda: self._was_early(passage))
         elif passage.shipment is not None:
             passage.shipment.computed()
             self._watch(passage, passage.shipment)
@@ -232,6 +232,7 @@ class HandOver:
                 passage.target.cancel(passage.wanted)
 
     def _drop(self, passage: Passage) -> None:
+        passage.early = False
         if passage.shipment is not None:
             self.given_up += 1
             passage.shipment.drop()
@@ -307,6 +308,11 @@ class HandOver:
         target, wanted = passage.target, passage.wanted or passage.prompt
         ranks = source.rank_of(passage.prompt), target.rank_of(wanted)
         return self._carrier.open(source.number, target.number, lambda: self._arrived(passage), ranks)
+
+    def _was_early(self, passage: Passage) -> None:
+        """Take note of KV that was there before its last step was over, unless either side died since."""
+        if self._passages.get(passage.prompt.index) is passage and passage.shipment is not None:
+            self._arrived(passage)
 
     def _arrived(self, passage: Passage) -> None:
         """Let the source forget KV that has arrived, and the target go on with it."""

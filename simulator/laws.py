@@ -85,6 +85,7 @@ def _features(cluster: Cluster) -> None:
     if cluster.encoding is None:
         return
     _equal("nothing is left on its way through the encoders", len(cluster.encoding), 0)
+    _equal("no features are held that nobody needs", cluster.encoding.held, 0)
     ledger = cluster.ledger
     passed = (ledger.column("features_ns") >= 0) & (ledger.column("finish_ns") >= 0)
     for earlier, later in pairwise(("arrival_ns", "encode_ns", "encoded_ns", "features_ns", "admitted_ns")):

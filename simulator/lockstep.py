@@ -131,10 +131,11 @@ class Rank(EngineCore):
         else:
             self.ahead.catch_up(self.env.now)
 
-    def _note(self, action: Callable[[Request], bool], request: Request, *, changes: bool, soon: bool = False) -> None:
+    def note(self, action: Callable[[Request], bool], request: Request, *, changes: bool, soon: bool = False) -> None:
+        """Do something that may change the plan, at once where nothing is planned ahead."""
         self._holds_until = 0
         if self.busy or self._idle_lags or self.ahead is None:
-            super()._note(action, request, changes=changes, soon=soon)
+            super().note(action, request, changes=changes, soon=soon)
         else:
             # Its next plan is not made before the step of all is over.
             self.ahead.see_all()

@@ -131,6 +131,10 @@ class FeatureTransfer(Strict):
         else one comes after the other, and the encoder waits until it is gone.
     streaming
         Each image goes as soon as it is encoded; else none before all images of the request are.
+    prompt_starts
+        ``complete``: a prompt is queued once all its images are there, as vLLM, SGLang and TensorRT-LLM do (vLLM's
+        proxy waits for every encoder before it forwards a request). ``ready``: once some of it can be computed, which
+        is up to the first image that is missing, and goes on as images come, as RServe (arXiv 2509.24381) and gLLM do.
     shard_images
         The images of one request are dealt to all encoders; else one encodes them all.
     store_latency_ms, store_gb_per_s
@@ -138,6 +142,11 @@ class FeatureTransfer(Strict):
         (arXiv 2601.11590, Table 3, least squares up to 1080p).
     store_capacity_gb
         What the store holds; None for no limit.
+    encoder_memory_tokens
+        Tokens whose features an encoder holds, those that are needed and those that are kept; None for as many as its
+        chips have room for.
+    encoder_kept_tokens
+        Tokens whose features it keeps for equal images once nobody needs them; None for what the engine keeps.
     scheduling_ms, scheduling_us_per_token
         Between a request's coming to the instance that computes its prompt and its place in the queue there, and how
         much longer that is for each token of its images: the *scheduling latency* of EPD-Serve. It passes for every
@@ -147,10 +156,13 @@ class FeatureTransfer(Strict):
     mode: Literal["direct", "store"] = "direct"
     prefetch: Annotated[bool, Field(strict=True)] = True
     streaming: Annotated[bool, Field(strict=True)] = False
+    prompt_starts: Literal["complete", "ready"] = "complete"
     shard_images: Annotated[bool, Field(strict=True)] = False
     store_latency_ms: _Millis = 4.1
     store_gb_per_s: Annotated[float, Field(gt=0, le=1e6, strict=True)] = 0.252
     store_capacity_gb: Annotated[float, Field(gt=0, le=1e9, strict=True)] | None = None
+    encoder_memory_tokens: Annotated[int, Field(gt=0, strict=True)] | None = None
+    encoder_kept_tokens: Annotated[int, Field(ge=0, strict=True)] | None = None
     scheduling_ms: _Millis = 0.0
     scheduling_us_per_token: _Millis = 0.0
 
@@ -159,6 +171,10 @@ class FeatureTransfer(Strict):
         of_store = {"store_latency_ms", "store_gb_per_s", "store_capacity_gb"} & self.model_fields_set
         if self.mode != "store" and of_store:
             raise ValueError(f"{min(of_store)} has no meaning for mode = 'direct'; expected mode = 'store'")
+        if self.prompt_starts == "ready" and not self.streaming:
+            raise ValueError(
+                "prompt_starts is 'ready', but no image leaves before all are encoded; expected streaming = true"
+            )
         return self
 
     @property

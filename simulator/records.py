@@ -179,7 +179,9 @@ class StepLog(_Log):
         table = self.table()
         if self._longer:
             table["duration_ns"] = table["duration_ns"].copy()
-            table["duration_ns"][list(self._longer)] -= np.array(list(self._longer.values()))
+            # An instance that dies in a step has said how much longer it would be, but not that it was.
+        longer = {row: more for row, more in self._longer.items() if row < len(table["duration_ns"])}
+        table["duration_ns"][list(longer)] -= np.array(list(longer.values()), np.int64)
         return table
 
     NAMES = (

@@ -80,7 +80,7 @@ def media_seen(
     media
         Of all requests.
     first_token
-        Tokens of every prompt before its first image, which stand before the rest of the text.
+        Tokens of text that every prompt begins with, before any image.
     unknown
         What stands for items of which nothing is known but that they are there.
 
@@ -91,7 +91,7 @@ def media_seen(
     """
     known = {content: _seen(encoder, content, unknown) for content in dict.fromkeys(media.contents())}
     rows = [(known[content], content.tokens) for content in media.contents()]
-    names = media.content.tolist()
+    names, places = media.content.tolist(), media.place.tolist()
     items: list[tuple[Encodable, ...]] = []
     added: list[int] = []
     for start, end in pairwise(media.offsets.tolist()):
@@ -100,7 +100,8 @@ def media_seen(
             made, counted = rows[row]
             tokens = counted or made.tokens
             more += 0 if counted else tokens
-            found.append(Encodable(names[row], made, place, tokens, encoder.feature_bytes(tokens)))
+            at = places[row] + place
+            found.append(Encodable(names[row], made, at, tokens, encoder.feature_bytes(tokens)))
             place += tokens
         items.append(tuple(found))
         added.append(more)

@@ -11,12 +11,12 @@ from hardware.errors import ScenarioError
 from perfdb.load_model import load_model
 from simulator.arrivals import Following
 from simulator.identity import KnownIdentities
+from simulator.media_prefixes import shared_prefixes, with_media
 from simulator.request_media import RequestMedia, media_seen
 from simulator.router import PREFIX_ROUTERS, SESSION_ROUTERS
 from workloads.closed_loop import plan_closed_loop
 from workloads.media import Content
 from workloads.media_draws import pixels
-from workloads.prefixes import prefixes_of
 from workloads.streams import stream
 from workloads.synthetic import synthesize
 from workloads.thinning import thinned
@@ -108,9 +108,10 @@ def build_requests(scenario: Scenario) -> Requests:
         start = np.zeros(min(plan.concurrency, size), np.int64)
         later = plan.think_ns[plan.concurrency : size]
         source = f"closed loop of {plan.concurrency}"
-        known = _known(None, None, _priorities(scenario, size))
         carried = None if plan.media is None else plan.media.head(size)
         media, added = _media(scenario, carried)
+        prefixes = with_media(None, media) if media is not None and _looks_at_prefixes(scenario) else None
+        known = _known(prefixes, None, _priorities(scenario, size))
         return Requests(
             plan.prompt_tokens[:size] + added,
             plan.output_tokens[:size],
@@ -147,7 +148,7 @@ def trace_requests(scenario: Scenario, found: Arrivals) -> Requests:
         found.images,
         found.skipped,
         found.source,
-        _identities(scenario, found),
+        _identities(scenario, found, media),
         found.later,
         media,
     )
@@ -178,15 +179,19 @@ def _media(scenario: Scenario, media: Media | None) -> tuple[RequestMedia | None
     return found, np.array(added, np.int64)
 
 
-def _identities(scenario: Scenario, found: Arrivals) -> KnownIdentities | None:
+def _identities(scenario: Scenario, found: Arrivals, media: RequestMedia | None) -> KnownIdentities | None:
     """Return what the pools and routers of a scenario look at, where the workload has it; else None."""
     routers = {pool.router for pool in scenario.pool}
-    caching = any(pool.engine_options.caches_prefixes for pool in scenario.pool)
-    prefixes = prefixes_of(found) if caching or routers & PREFIX_ROUTERS else None
+    prefixes = shared_prefixes(found, media) if _looks_at_prefixes(scenario) else None
     if prefixes is not None and not prefixes.contents.size:
         prefixes = None
     session = found.session if routers & SESSION_ROUTERS else None
     return _known(prefixes, session, _priorities(scenario, len(found)))
+
+
+def _looks_at_prefixes(scenario: Scenario) -> bool:
+    routers = {pool.router for pool in scenario.pool}
+    return any(pool.engine_options.caches_prefixes for pool in scenario.pool) or bool(routers & PREFIX_ROUTERS)
 
 
 def _known(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hardware.errors import ScenarioError
 from simulator.build import build_decode_router, build_pools, build_router
 from simulator.cluster import Cluster
-from simulator.equipment import encode_stage, equipment, sends_features
+from simulator.equipment import arriving_features, encode_stage, equipment, sends_features
 from simulator.fabric import build_fabric
 from simulator.finished import Finished
 from simulator.laws import check_laws
@@ -163,7 +163,7 @@ def _cluster(  # noqa: PLR0913 - the parts of a run, all named
     macro_steps: bool,
     on_progress: Callable[[int, int], None] | None,
 ) -> Cluster:
-    total = len(requests.prompt_tokens)
+    total, arriving = len(requests.prompt_tokens), arriving_features(scenario, requests)
     return Cluster(
         [pool.parts for pool in pools],
         build_router(scenario),
@@ -172,8 +172,8 @@ def _cluster(  # noqa: PLR0913 - the parts of a run, all named
         decode_router=build_decode_router(scenario),
         terms=scenario.links.kv_transfer,
         carrier=carrier,
-        encoding=encode_stage(scenario, requests),
-        equip=equipment(requests, pools),
+        encoding=encode_stage(scenario, requests, arriving),
+        equip=equipment(requests, pools, arriving),
         helps_above=scenario.helps_above,
         identities=requests.identities,
         declared_tokens=scenario.workload.max_output_tokens or 0,

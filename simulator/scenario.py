@@ -161,7 +161,7 @@ class Scenario(Strict):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         names = [self.pool_name(number) for number in range(len(self.pool))]
-        check_agreement(self.pool, names, self.operations, self.network.kv_transfer)
+        check_agreement(self.pool, names, self.operations, self.network)
         return self
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -45,6 +45,9 @@ _OTHER_NAMES = {
     "max_num_batched_tokens": "chunked_prefill_size",
     "scheduling_policy": "schedule_policy",
 }
+
+#: Bytes of ``SGLANG_VLM_CACHE_SIZE_MB``: 100 by default (``environ.py``), 4096 where ``encode_server.py`` runs alone.
+_KEPT_FEATURES: Final = (100 << 20, 4096 << 20)
 
 
 class SglangOptions(EngineOptions):
@@ -264,6 +267,7 @@ class SglangOptions(EngineOptions):
             polls_every=self.scheduler_recv_interval,
             balancer=None if self.load_balance_method == "auto" else self.load_balance_method,
             static=True,
+            kept_features=_KEPT_FEATURES,
             most_blocks=None if self.max_total_tokens is None else self.max_total_tokens // self.page_size,
             # SGLang ends a request short of its context, and of what the cache holds beside a page or two.
             unused_tokens=2 * self.page_size + 2,

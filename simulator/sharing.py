@@ -12,6 +12,7 @@ from simulator.chip_share import ChipShare
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from perfdb.communication import Communication
     from simulator.built_pool import AnyPool
     from simulator.clock import Clock
     from simulator.server import Server
@@ -25,7 +26,7 @@ class _Sharing(Protocol):
 
     env: Clock
 
-    def share_chips(self, share: ChipShare) -> None:
+    def share_chips(self, share: ChipShare, exchange: Communication | None) -> None:
         """Run on chips that others use too."""
         ...
 
@@ -75,6 +76,7 @@ class Neighbours:
         self._hosts: Mapping[int, int] = hosts_of(pools)
         self._sharing = {host for number, host in self._hosts.items() if number != host}
         self._counts = dict.fromkeys(self._hosts, 0)
+        self._exchanges = [pool.exchange for pool in pools]
         self._chips: dict[tuple[int, int], ChipShare] = {}
         self._of: dict[int, ChipShare] = {}
 
@@ -93,4 +95,4 @@ class Neighbours:
         else:
             share = self._of[like]
         self._of[instance.number] = share
-        instance.share_chips(share)
+        instance.share_chips(share, self._exchanges[pool])

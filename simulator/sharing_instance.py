@@ -10,7 +10,8 @@ from simulator.engine_core import EngineCore
 from simulator.fused_encoder import EncodingInstance
 
 if TYPE_CHECKING:
-    from simulator.chip_share import ChipShare
+    from perfdb.communication import Communication
+    from simulator.chip_share import ChipShare, Work
     from simulator.clock import Clock
     from simulator.engine_parts import EngineParts
     from simulator.records import Ledger, StepLog
@@ -54,17 +55,23 @@ class SharingInstance(EncodingInstance):
             macro_steps=False,
         )
         self._shared = SharedWakeUp(env, "compute")
+        self._exchange: Communication | None = None
         self._wake_up, self._run = self._shared, DecodeRun(env, self.prices, self._shared)
         self._wake_up.drive(self.serve())
 
-    def share_chips(self, share: ChipShare) -> None:
-        """Run on chips that others use too."""
-        self._shared.share = share
+    def share_chips(self, share: ChipShare, exchange: Communication | None) -> None:
+        """Run on chips that others use too; ``exchange`` says how much of a step communicates, if any does."""
+        self._shared.share, self._exchange = share, exchange
+
+    def _will(self, work: Work, duration_ns: int, rows: int) -> None:
+        exchange = self._exchange
+        self._shared.will(work, 0.0 if exchange is None else exchange.share(duration_ns, rows))
 
     def price_chunks(self, plan: Plan) -> int:
         """Return how long a step that computes prompts would last alone."""
-        self._shared.work = "compute"
-        return super().price_chunks(plan)
+        duration_ns = super().price_chunks(plan)
+        self._will("compute", duration_ns, self.row[3] + self.row[5])
+        return duration_ns
 
     def apply_chunks(self, plan: Plan) -> None:
         """Let the step be over that computes prompts, however long it was."""
@@ -76,7 +83,8 @@ class SharingInstance(EncodingInstance):
 
     def steps_unchanged(self, plan: Plan) -> int:
         """Return the steps of the run of decoding that begins now: one."""
-        self._shared.work = "memory"
+        decodes, context = self.state.decodes, self.state.context_sum // self.state.decodes
+        self._will("memory", self.prices.decode_ns(decodes, context) if self._exchange else 0, decodes)
         return super().steps_unchanged(plan)
 
     def apply_decodes(self, plan: Plan, steps: int) -> None:

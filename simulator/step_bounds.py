@@ -140,9 +140,11 @@ def _encoder_bound(pool: BuiltEncoder, traffic: Traffic, slo: Slo) -> Bound:
     parts, load, requests = pool.parts, traffic.media, len(traffic.prompts)
     lone_ms, least_ns = np.zeros(requests), 0.0
     if load is not None:
-        prices = encode_prices(pool.costs, load, load.apart, most_tokens=parts.most_tokens, most_items=parts.most_items)
-        least_ns = prices.of(load.apart)
-        lone_ms = _lone_encode_ms(pool.costs, prices, load.apart.sample, sharded=load.sharded)
+        prices = encode_prices(
+            pool.costs, load, load.encoded, most_tokens=parts.most_tokens, most_items=parts.most_items
+        )
+        least_ns = prices.of(load.encoded)
+        lone_ms = _lone_encode_ms(pool.costs, prices, load.encoded.sample, sharded=load.sharded)
     return Bound(
         # Where all may be stored a nanosecond stands for nothing.
         rate_per_s=_SLACK * pool.costs.ranks * 1e9 / max(least_ns, 1.0),
@@ -168,7 +170,7 @@ def _within(pool: BuiltPool, traffic: Traffic) -> tuple[EncoderCosts, EncodePric
         return None
     budget = pool.options.plan(prefills=True).encoder_tokens
     most = inf if budget is None else budget
-    return pool.encoder, encode_prices(pool.encoder, load, load.within, most_tokens=most, most_items=inf), load.within
+    return pool.encoder, encode_prices(pool.encoder, load, load.encoded, most_tokens=most, most_items=inf), load.encoded
 
 
 # --- latency -----------------------------------------------------------------------------------------

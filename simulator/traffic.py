@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from simulator.encoder_load import EncoderLoad, encoder_load
+from simulator.media_prefixes import shared_prefixes, with_media
 from simulator.requests import build_requests, open_loop
-from workloads.prefixes import prefixes_of
 
 if TYPE_CHECKING:
+    from simulator.request_media import RequestMedia
     from simulator.scenario import Scenario
     from workloads.table import Arrivals, IntColumn
 
@@ -76,7 +77,7 @@ def describe_traffic(scenario: Scenario) -> Traffic:
     requests = build_requests(scenario.model_copy(update={"workload": all_of_it}))
     prompts, outputs = requests.prompt_tokens, requests.output_tokens
     arrivals = None if loop is not None else open_loop(scenario)
-    news, later = prompts if arrivals is None else _new_tokens(prompts, arrivals), outputs - 1
+    news, later = _new_tokens(prompts, arrivals, requests.media), outputs - 1
     all_later = max(int(later.sum()), 1)
     longest = np.sort(later)[::-1][: len(later) - int(np.ceil(scenario.slo.attainment * len(later)))]
     rows = np.argsort(prompts, kind="stable")[np.unique(np.linspace(0, len(prompts) - 1, _SAMPLE).astype(np.int64))]
@@ -101,9 +102,12 @@ def _rate_per_s(arrivals: Arrivals) -> float:
     return (len(arrivals) - 1) * 1e9 / span_ns if span_ns else 0.0
 
 
-def _new_tokens(prompts: IntColumn, arrivals: Arrivals) -> IntColumn:
+def _new_tokens(prompts: IntColumn, arrivals: Arrivals | None, media: RequestMedia | None) -> IntColumn:
     """Return the least each prompt must compute, were everything cached that it may share."""
-    prefixes = prefixes_of(arrivals)
+    if arrivals is None:
+        prefixes = None if media is None else with_media(None, media)
+    else:
+        prefixes = shared_prefixes(arrivals, media)
     if prefixes is None:
         return prompts
     has = np.flatnonzero(np.diff(prefixes.offsets))

@@ -50,6 +50,32 @@ def test_a_run_alone_takes_its_time() -> None:
     assert ends_of([(0, 1000, "compute")]) == [1000]
 
 
+def factor(one: tuple[Any, float], other: tuple[Any, float]) -> float:
+    """Return how many times as long a run takes beside another, each with its work and the share it communicates."""
+    share, runs = ChipShare(Clock()), []
+    for work, communicates in (one, other):
+        runs.append(wake_up := SharedWakeUp(Clock(), work))
+        wake_up.will(work, communicates)
+        share._runs[wake_up] = 1.0
+    return share._slowdown(runs[0])
+
+
+def test_who_communicates_leaves_arithmetic_its_units_but_for_a_few() -> None:
+    half, none = ("compute", 0.5), ("compute", 0.0)
+    assert factor(none, ("compute", 1.0)) == pytest.approx(132 / 112)
+    assert factor(("memory", 0.0), ("compute", 1.0)) == pytest.approx(3350 / 2900)
+    assert factor(("memory", 1.0), none) == 1.0
+    assert factor(("memory", 1.0), ("compute", 1.0)) == 2.0
+    assert factor(none, half) == pytest.approx((1.74 + 132 / 112) / 2)
+    assert factor(half, half) == pytest.approx((1.74 + 132 / 112 + 1.0 + 2.0) / 4)
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.sampled_from(["compute", "memory"]))
+def test_a_mix_is_between_its_kinds(one: float, other: float, work: str) -> None:
+    corners = [factor((work, a), ("compute", b)) for a in (0.0, 1.0) for b in (0.0, 1.0)]
+    assert min(corners) - 1e-9 <= factor((work, one), ("compute", other)) <= max(corners) + 1e-9
+
+
 def test_two_runs_slow_each_other_down_while_both_last() -> None:
     slow = SLOWDOWNS["compute", "compute"]
     short, long = ends_of([(0, 1000, "compute"), (0, 3000, "compute")])
@@ -90,6 +116,25 @@ def test_deployments_that_share_serve_everything(shape: str) -> None:
 def test_single_steps_are_the_same(shape: str) -> None:
     tables = [run(SHARED[shape], macro_steps=macro_steps).requests for macro_steps in (True, False)]
     assert tables[0].equals(tables[1])
+
+
+def test_what_chips_exchange_is_a_part_of_every_step() -> None:
+    """Two chips share out prompts, encoder and decoding: for a part of each step they only communicate."""
+    two = {"tensor_parallel": 2}
+    pools = tuple({**pool, **two} for pool in SHARED["(E-P)-D"])
+    busy = {"arrivals": {"kind": "poisson", "rate_per_s": 20.0}}
+    result = run(pools, workload=busy)
+    exchanges = [pool.exchange for pool in result.run.pools]
+    assert exchanges[2] is None
+    prices, exchange = result.run.pools[1].parts.prices, exchanges[1]
+    step_ns = prices.mixed_ns(
+        tokens=4096, samples=1, decodes=0, context=0, prompts=1, pairs=4096**2, reach=4096, squares=4096**2
+    )
+    assert 0.05 < exchange.share(step_ns, 4096) < 0.5
+    assert exchange.share(1, 4096) == 1.0
+    assert 0.02 < exchanges[0].share(7_000_000, 4784, 1196) < 0.9
+    assert all(pool.exchange is None for pool in run(SHARED["(E-P)-D"]).run.pools)
+    assert result.requests.equals(run(pools, workload=busy, macro_steps=False).requests)
 
 
 def test_chips_are_counted_once() -> None:

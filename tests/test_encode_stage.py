@@ -114,14 +114,15 @@ def test_what_is_in_the_store_is_not_encoded_again() -> None:
     found = encoding(run(features={"mode": "store"}, workload=workload))
     assert found["items"] == 9
     assert found["feature_hit_rate"] > 0.9
-    assert encoding(run(workload=workload))["items"] > 150
+    assert encoding(run(features={"encoder_kept_tokens": 0}, workload=workload))["items"] > 150
 
 
 def test_a_store_without_room_keeps_nothing() -> None:
     workload = {"image_pool": 9, "requests": 100}
-    small = encoding(run(features={"mode": "store", "store_capacity_gb": 0.001}, workload=workload))
+    features = {"mode": "store", "encoder_kept_tokens": 0}
+    small = encoding(run(features=features | {"store_capacity_gb": 0.001}, workload=workload))
     assert small["items"] > 50
-    whole = encoding(run(features={"mode": "store", "store_capacity_gb": 0.03}, workload=workload))
+    whole = encoding(run(features=features | {"store_capacity_gb": 0.03}, workload=workload))
     assert 9 < whole["items"] < small["items"]
 
 
@@ -181,16 +182,27 @@ def test_encoders_take_turns() -> None:
     assert counts[1] > 5
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     mode=st.sampled_from(["direct", "store"]),
     flags=st.tuples(*[st.booleans()] * 3),
     shape=st.sampled_from(["E-P-D", "E-PD"]),
     downs=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 2), st.integers(0, 1)), max_size=4),
     restarts=st.booleans(),
+    ready=st.booleans(),
+    room=st.sampled_from(
+        [{}, {"encoder_memory_tokens": 2000}, {"encoder_memory_tokens": 5000, "encoder_kept_tokens": 3000}]
+    ),
 )
 def test_nothing_is_lost_when_instances_die(
-    mode: str, flags: tuple[bool, ...], shape: str, downs: list[tuple[int, int, int]], *, restarts: bool
+    mode: str,
+    flags: tuple[bool, ...],
+    shape: str,
+    downs: list[tuple[int, int, int]],
+    room: dict[str, Any],
+    *,
+    restarts: bool,
+    ready: bool,
 ) -> None:
     pools = tuple({**pool, "replicas": 2} for pool in SHAPES[shape])
     incidents = [
@@ -204,7 +216,9 @@ def test_nothing_is_lost_when_instances_die(
         for at, number, instance in sorted(downs)
     ]
     names = ("prefetch", "streaming", "shard_images")
-    features = {"mode": mode, **dict(zip(names, flags, strict=True))}
+    features = {"mode": mode, **dict(zip(names, flags, strict=True))} | room
+    if ready and restarts and features["streaming"]:
+        features["prompt_starts"] = "ready"
     workload = {"image_pool": 40, "arrivals": {"kind": "poisson", "rate_per_s": 15.0}}
     tables = [
         run(pools, features, workload, operations={"incident": incidents}, macro_steps=macro_steps).requests
@@ -238,3 +252,32 @@ def test_a_model_without_an_encoder_is_refused() -> None:
 def test_a_store_has_options_that_a_network_has_not() -> None:
     with pytest.raises(ValueError, match="store_gb_per_s has no meaning for mode = 'direct'"):
         FeatureTransfer(store_gb_per_s=1.0)
+
+
+def test_a_request_that_fails_while_it_waits_for_an_instance_fails_once() -> None:
+    """The encoder dies for ever, and soon after it the instance to which some of their images were on their way."""
+    incidents = [
+        {"kind": "instance_down", "at_s": 1.909, "pool": "encode", "instance": 0},
+        {"kind": "instance_down", "at_s": 2.831, "pool": "prefill", "instance": 0, "restart_after_s": 0.5},
+    ]
+    features = {"mode": "store", "streaming": True, "store_gb_per_s": 5.0}
+    workload = {"image_pool": 40, "arrivals": {"kind": "poisson", "rate_per_s": 15.0}}
+    for seed in (80, 85, 104):
+        table = run(features=features, workload=workload, operations={"incident": incidents}, seed=seed).requests
+        assert 0 < table["completed"].sum() < 60
+
+
+def test_a_prompt_that_has_begun_needs_an_encoder_that_comes_back() -> None:
+    down = {"incident": [{"kind": "instance_down", "at_s": 1.0, "pool": "encode"}]}
+    with pytest.raises(ValueError, match="prompts which have begun might never end"):
+        scenario(features={"streaming": True, "prompt_starts": "ready"}, operations=down)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_requests_that_are_being_prepared_go_elsewhere_if_that_instance_dies(shape: str) -> None:
+    name = next(pool["name"] for pool in SHAPES[shape] if "prefill" in pool["stages"])
+    times = (0.976, 1.736, 3.532)
+    downs = [{"kind": "instance_down", "at_s": at, "pool": name, "restart_after_s": 0.5} for at in times]
+    busy = {"arrivals": {"kind": "poisson", "rate_per_s": 15.0}}
+    table = run(SHAPES[shape], {"scheduling_ms": 50.0}, busy, operations={"incident": downs}, seed=98).requests
+    assert table["completed"].all()

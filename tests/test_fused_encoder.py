@@ -147,3 +147,10 @@ def test_decoding_waits_while_images_are_encoded() -> None:
     alone = run((EPD,), workload=busy)
     apart = run((EPD | {"stages": ("prefill", "decode")}, EPD | {"name": "e", "stages": ("encode",)}), workload=busy)
     assert mean(alone, "tpot_ms") > 1.05 * mean(apart, "tpot_ms")
+
+
+def test_an_engine_that_dies_while_it_encodes_has_its_time_summed_up() -> None:
+    busy = {"arrivals": {"kind": "constant", "rate_per_s": 60.0}}
+    for at_s in (0.5, 0.503, 0.506, 0.509):
+        down = {"incident": [{"kind": "instance_down", "at_s": at_s, "pool": EPD["name"], "restart_after_s": 0.1}]}
+        assert run((EPD,), workload=busy, operations=down).requests["completed"].all()

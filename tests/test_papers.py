@@ -10,10 +10,12 @@ import pytest
 from command import draw_nothing, servesim
 from pricing import needs_tables
 
+from benchmarks.papers import cloudmatrix
 from benchmarks.papers.__main__ import PAPERS as MODULES
 from benchmarks.papers.attainment import Curve, Deployment, measure, rate_at
 from benchmarks.papers.distserve import FIGURES, LENGTHS, SYSTEMS, deployment, measured_knee
 from benchmarks.papers.epd_serve import TABLE_5, measured
+from benchmarks.papers.epd_singh import FRAMES, IMAGES, ttft_s
 from simulator.build import build_pools
 from simulator.candidates import load_candidate, load_cases
 from simulator.cli import main
@@ -125,6 +127,43 @@ def test_epd_serve_deployments_have_the_paper_s_order_of_time_per_token():
     by_ttft = sorted(apart, key=lambda name: TABLE_5[name].ttft_ms)
     assert sorted(apart, key=lambda name: found[name].ttft_ms) == by_ttft
     assert [name for name in found if found[name].slo > 90] == ["E-P-D"]
+
+
+@needs_tables
+def test_singh_s_systems_have_the_paper_s_order_of_time_to_first_token():
+    """Over frames: EPD well before both baselines, which are alike; over images: dealt to all encoders before one."""
+    few = {"workload.synthetic.requests": 20}
+    by_frames = {
+        name: [ttft_s(name, few | {"workload.synthetic.images.value": frames}) for frames in row]
+        for name, row in FRAMES.items()
+    }
+    for vllm, distserve, epd in zip(*by_frames.values(), strict=True):
+        assert vllm == pytest.approx(distserve, rel=0.1)
+        assert epd < 0.5 * min(vllm, distserve)
+    dealt = "network.feature_transfer.shard_images"
+    all_of_them, one = (
+        [ttft_s("EPD", few | {dealt: shards, "workload.synthetic.images.value": 10 * images}) for images in row]
+        for shards, row in IMAGES.items()
+    )
+    assert all(2 * first < second for first, second in zip(all_of_them, one, strict=True))
+    for grows in (*by_frames.values(), all_of_them, one):
+        assert grows == sorted(grows)
+
+
+@needs_tables
+def test_cloudmatrix_stages_have_the_paper_s_order_and_are_as_far_off_as_said():
+    """Tokens per second and NPU, Tables 3 to 5: prompts up to balanced experts, 15 % over; decoding 0 to 30 % over."""
+    prefill, decode = build_pools(load_candidate(cloudmatrix.SCENARIO, "MTP"))
+    rate = cloudmatrix.prefill_rate(prefill)
+    assert cloudmatrix.PREFILL_MEASURED < rate < 1.01 * cloudmatrix.PREFILL_BALANCED
+    rows = cloudmatrix.DECODING
+    times = [cloudmatrix.decode_ms(decode, row) for row in rows]
+    rates = [1e3 * row.batch / time_ms for row, time_ms in zip(rows, times, strict=True)]
+    assert sorted(rows, key=dict(zip(rows, rates, strict=True)).get) == sorted(rows, key=lambda row: row.tokens_per_s)
+    same_lengths = [time_ms for row, time_ms in zip(rows, times, strict=True) if row.prompt == 4096]
+    assert same_lengths == sorted(same_lengths, reverse=True)
+    for row, found in zip(rows, rates, strict=True):
+        assert -0.02 < found / row.tokens_per_s - 1 < 0.3
 
 
 # --- pages -----------------------------------------------------------------------------------------

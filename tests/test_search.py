@@ -505,7 +505,7 @@ def test_encoders_apart_are_searched_where_there_are_images():
     one, goal = searched(*IMAGES)
     assert one.table.splits == ("colocated", "disaggregated", "E-PD", "E-P-D")
     assert {unit.split for unit in units_of(one, choices_of(one, Pruned()))} == set(one.table.splits)
-    assert goal.traffic.media.apart.items == pytest.approx(1.6, abs=0.15)
+    assert goal.traffic.media.encoded.items == pytest.approx(1.6, abs=0.15)
 
 
 def test_a_front_needs_answers_of_several_tokens():

@@ -7,7 +7,7 @@ that the prompt counts already, and a name for its content, if another one may b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -24,7 +24,9 @@ __all__ = ["KINDS", "Content", "Item", "Media", "media_of", "written_items"]
 #: What an item may be; a :class:`Media` holds positions in it.
 KINDS: Final = ("image", "video", "audio")
 
-_COLUMNS: Final = ("kind", "width", "height", "frames", "duration_ms", "tokens", "content")
+_COLUMNS: Final = ("kind", "width", "height", "frames", "duration_ms", "tokens", "content", "place")
+#: Those of one item of a request, as a source tells them.
+_TOLD: Final = _COLUMNS[:-1]
 
 
 class Item(NamedTuple):
@@ -95,6 +97,9 @@ class Media:
         model's encoder makes of it comes on top then.
     content
         Names of inputs: equal ones are the same input.
+    place
+        Tokens of text between what all prompts share and the item: those of earlier turns, or 0, which it is where
+        nothing is given.
 
     Raises
     ------
@@ -110,8 +115,11 @@ class Media:
     duration_ms: IntColumn
     tokens: IntColumn
     content: IntColumn
+    place: IntColumn = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
+        if not self.place.size:
+            object.__setattr__(self, "place", np.zeros(self.kind.size, np.int64))
         for name in ("offsets", *_COLUMNS):
             object.__setattr__(self, name, frozen(getattr(self, name)))
         if not all(cuts(self.offsets, getattr(self, name)) for name in _COLUMNS):
@@ -135,9 +143,21 @@ class Media:
         offsets, places = picked(self.offsets, rows)
         return Media(offsets, *(getattr(self, name)[places] for name in _COLUMNS))
 
+    def gathered(self, offsets: IntColumn, items: IntColumn, place: IntColumn) -> Media:
+        """Return other requests' items: of request ``i`` those that ``items`` names from ``offsets[i]`` on.
+
+        Parameters
+        ----------
+        offsets
+            int64[m + 1], where each of m requests begins in the other two.
+        items, place
+            int64[offsets[-1]], rows of items, and where each stands.
+        """
+        return Media(offsets, *(getattr(self, name)[items] for name in _TOLD), place)  # type: ignore[call-arg]
+
     def contents(self) -> Iterator[Content]:
         """Yield what is known of each item, request by request."""
-        columns = (getattr(self, name).tolist() for name in _COLUMNS[1:-1])
+        columns = (getattr(self, name).tolist() for name in _TOLD[1:-1])
         for kind, *known in zip(self.kind.tolist(), *columns, strict=True):
             yield Content(KINDS[kind], *known)
 
@@ -158,8 +178,8 @@ def media_of(rows: Iterable[Sequence[Item]]) -> Media:
             known = (item.width, item.height, item.frames, item.duration_ms, item.tokens)
             found.append((KINDS.index(item.kind), *known, content))
         offsets.append(len(found))
-    table = np.array(found, np.int64).reshape(-1, len(_COLUMNS))
-    return Media(np.array(offsets, np.int64), *(table[:, i] for i in range(len(_COLUMNS))))
+    table = np.array(found, np.int64).reshape(-1, len(_TOLD))
+    return Media(np.array(offsets, np.int64), *(table[:, i] for i in range(len(_TOLD))))
 
 
 def written_items(media: Media) -> Iterator[str]:

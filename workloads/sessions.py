@@ -16,6 +16,7 @@ from workloads.streams import stream
 from workloads.table import Arrivals, Prefixes
 
 if TYPE_CHECKING:
+    from workloads.media import Media
     from workloads.table import IntColumn
 
 __all__ = ["Sessions", "one_prefix", "sizes_of", "turns_of"]
@@ -78,6 +79,7 @@ def turns_of(  # noqa: PLR0913 - the columns of a workload, all named
     shared_tokens: int,
     source: str,
     seed: int,
+    media: Media | None = None,
 ) -> Arrivals:
     """Return the turns of conversations in order of arrival.
 
@@ -93,6 +95,8 @@ def turns_of(  # noqa: PLR0913 - the columns of a workload, all named
         Prefix of all prompts.
     source, seed
         For reports; of the think times.
+    media
+        What each turn brings, before what it says; conversation by conversation. Later turns carry it again.
     """
     size = said_tokens.size
     number = np.repeat(np.arange(turns.size), turns)
@@ -113,9 +117,11 @@ def turns_of(  # noqa: PLR0913 - the columns of a workload, all named
         output_tokens=output_tokens,
         shared_tokens=shared_tokens,
     )
+    carried = None if media is None else _carried(media, starts, turns, grown - said_tokens, order)
     return Arrivals(
         arrival_ns=sent_ns[order],
-        prompt_tokens=(shared_tokens + grown)[order],
+        prompt_tokens=(shared_tokens + grown)[order] + (0 if carried is None else carried.tokens_of_requests()),
+        media=carried,
         output_tokens=output_tokens[order],
         session=number[order],
         prefixes=_in_order(spans, order),
@@ -123,6 +129,15 @@ def turns_of(  # noqa: PLR0913 - the columns of a workload, all named
         think_ns=think_ns[order] if sessions.wait_for_answer else None,
         source=source,
     )
+
+
+def _carried(media: Media, starts: IntColumn, turns: IntColumn, before: IntColumn, order: IntColumn) -> Media:
+    """Return what each turn carries in order of arrival: what it brings, and all that turns before it brought."""
+    first = np.repeat(media.offsets[starts], turns)[order]
+    sizes = media.offsets[1:][order] - first
+    offsets = np.concatenate(([0], np.cumsum(sizes)))
+    items = np.repeat(first - offsets[:-1], sizes) + np.arange(offsets[-1])
+    return media.gathered(offsets, items, np.repeat(before, media.counts)[items])
 
 
 def _next_turns(row: IntColumn, starts: IntColumn, turns: IntColumn) -> IntColumn:

@@ -37,7 +37,8 @@ class Synthetic(MediaDraws):
     shared_prefix_tokens
         Tokens that every prompt begins with, the same ones, before its own ``prompt_tokens``.
     sessions
-        Conversations of several turns.
+        Conversations of several turns; ``images`` are what a turn brings, before what it says, and later turns carry
+        them again.
     total_tokens_max
         Longest prompt and output together: a longer pair is drawn again, as data sets are filtered by what a model can
         hold. Means of what remains are below those of the distributions.
@@ -57,8 +58,6 @@ class Synthetic(MediaDraws):
             raise ValueError("total_tokens_max draws lengths again, and listed ones are not drawn; shorten the list")
         if self.total_tokens_max is not None and self.sessions is not None:
             raise ValueError("total_tokens_max bounds requests one by one, but turns of sessions grow; set one of them")
-        if self.images is not None and self.sessions is not None:
-            raise ValueError("images of conversations are not simulated: later turns would carry them again; set one")
         return self
 
 
@@ -81,6 +80,7 @@ def synthesize(spec: Synthetic, seed: int) -> Arrivals:
         When the arrivals would last over 146 years, or hardly a pair of lengths keeps ``total_tokens_max``.
     """
     own_tokens, output_tokens = _lengths(spec, seed)
+    media = draw_media(spec, spec.requests, seed)
     source = f"synthetic ({spec.arrivals.kind} arrivals, seed {seed})"
     if spec.sessions is not None:
         turns = sizes_of(spec.sessions, spec.requests, seed)
@@ -93,8 +93,8 @@ def synthesize(spec: Synthetic, seed: int) -> Arrivals:
             shared_tokens=spec.shared_prefix_tokens,
             source=source,
             seed=seed,
+            media=media,
         )
-    media = draw_media(spec, spec.requests, seed)
     return Arrivals(
         arrival_ns=spec.arrivals.times_ns(stream(seed, "arrivals"), spec.requests),
         prompt_tokens=spec.shared_prefix_tokens + own_tokens + (0 if media is None else media.tokens_of_requests()),

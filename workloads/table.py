@@ -141,7 +141,8 @@ class Arrivals:
     blocks
         Hashes of the prompts' blocks, where the source has them.
     prefixes
-        What prompts share, where the source says it otherwise; see :func:`workloads.prefixes.prefixes_of`.
+        What prompts share, where the source says it otherwise; see :func:`workloads.prefixes.prefixes_of`. Of text
+        alone: the ends do not count ``media``.
     session
         int64[n], numbers from 0 by first appearance, -1 for a request outside any session.
     media

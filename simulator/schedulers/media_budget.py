@@ -26,3 +26,7 @@ class MediaBudget(Protocol):
     def run(self, plan: Plan) -> int:
         """Begin to encode what the step of a plan needs; return how long that takes, ns."""
         ...
+
+    def holds_up(self, state: EngineState) -> bool:
+        """Tell whether a prompt waits for features that others make."""
+        ...
