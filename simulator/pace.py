@@ -10,8 +10,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
-from perfdb.step_prices import FRACTION_BITS
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -64,12 +62,12 @@ def step_of_all_ns(prices: StepPrices, costs: Sequence[tuple[int, int]], ranks: 
 
 def _piece(prices: StepPrices, decodes: int, context: int) -> tuple[int, int, int]:
     """Return the price of a step in units of 2**-FRACTION_BITS ns, its growth, and the steps for which it grows so."""
-    curve = prices.decode_curve(decodes)
-    place = bisect_right(curve.knots, context)
+    curve = prices.step_curve(decodes)
+    knots = curve.knots
+    place = bisect_right(knots, context)
     growth = curve.slope[place - 1]
-    price = curve.first[place - 1] + growth * (context - curve.knots[place - 1])
-    left = curve.knots[place] - context if place < len(curve.knots) else 1 << 40
-    return (prices.constant_ns(decodes) << FRACTION_BITS) + price, growth, left
+    left = knots[place] - context if place < len(knots) else 1 << 40
+    return curve.first[place - 1] + growth * (context - knots[place - 1]), growth, left
 
 
 def _steps_ahead(prices: StepPrices, batch: Batch, other: Batch, most: int, *, margin: int) -> int:
