@@ -83,6 +83,7 @@ def options():
             "tokens_per_block": st.sampled_from([32, 64]),
             "enable_block_reuse": st.booleans(),
             "max_tokens": st.integers(1, 10**6),
+            "max_gpu_total_bytes": st.sampled_from([0, 10**11]),
         },
     )
     scheduler = st.fixed_dictionaries(
@@ -112,6 +113,7 @@ def options():
             "attention_dp_config": ranks,
             "disable_overlap_scheduler": st.booleans(),
             "stream_interval": st.integers(1, 99),
+            "batch_wait_timeout_ms": st.sampled_from([0.0, 2.5, 100.0]),
             "batch_wait_timeout_iters": st.integers(0, 99),
             "batch_wait_max_tokens_ratio": st.sampled_from([0.0, 0.5, 1.0]),
         },
@@ -134,7 +136,7 @@ def test_strategies_name_every_option():
     own = {"gpu_memory_utilization", "block_size"}
     named = {"max_model_len", "enable_chunked_prefill", "kv_cache_config", "scheduler_config", "attention_dp_config"}
     named |= {"max_batch_size", "max_num_tokens", "disable_overlap_scheduler", "stream_interval"}
-    named |= {"batch_wait_timeout_iters", "batch_wait_max_tokens_ratio"}
+    named |= {"batch_wait_timeout_ms", "batch_wait_timeout_iters", "batch_wait_max_tokens_ratio"}
     assert set(TrtllmOptions.model_fields) - own == named
 
 

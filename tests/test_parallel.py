@@ -111,7 +111,7 @@ def test_the_number_of_processes_changes_no_byte(command: tuple[str, ...]) -> No
         assert (done.returncode, done.stderr) == (0, "")
         found.append((done.stdout, contents("out")))
     assert found[0] == found[1]
-    assert len(found[0][1]) == (18 if command is COMPARE else 3)
+    assert len(found[0][1]) == (20 if command is COMPARE else 4)
 
 
 def test_summaries_come_in_the_order_of_their_points(tmp_path: Path) -> None:
