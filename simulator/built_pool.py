@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from hardware.errors import CatalogueError
 from perfdb.calibrated import calibrated_chain
@@ -95,6 +95,10 @@ class BuiltPool:
         """Chips of all instances, but for those that are counted in another pool."""
         return 0 if self.shares else self.parts.replicas * self.layout.chips
 
+    def of_replicas(self, replicas: int) -> Self:
+        """Return the pool with so many instances."""
+        return replace(self, parts=replace(self.parts, replicas=replicas))
+
     @property
     def micro_batches(self) -> int:
         """Micro-batches that pass the stages of a pipeline apart, each with a log; 1 where rounds are priced whole."""
@@ -138,6 +142,10 @@ class BuiltEncoder:
     def chips(self) -> int:
         """Chips of all instances, but for those that are counted in another pool."""
         return 0 if self.shares else self.parts.replicas * self.layout.chips
+
+    def of_replicas(self, replicas: int) -> Self:
+        """Return the pool with so many instances."""
+        return replace(self, parts=replace(self.parts, replicas=replicas))
 
 
 AnyPool: TypeAlias = BuiltPool | BuiltEncoder

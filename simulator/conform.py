@@ -141,7 +141,7 @@ def record_ours(scenario: Scenario, requests: Requests, pools: tuple[BuiltPool, 
     def maker(_pool: BuiltPool, log: DecisionLog) -> Callable[..., Instance]:
         def make(env: Clock, number: int, parts: EngineParts, **others: Any) -> Instance:  # noqa: ANN401 - passed on
             recording = RecordingScheduler(parts.scheduler, partial(log.note, number))
-            return Instance(env, number, parts.changed(scheduler=recording, make=None), **others)
+            return Instance(env, number, replace(parts, scheduler=recording, make=None), **others)
 
         return make
 
@@ -167,9 +167,7 @@ def _record(
     steps: int | None,
 ) -> Side:
     log, started = DecisionLog(steps), time.process_time()
-    own = tuple(
-        replace(pool, parts=pool.parts.changed(scheduler=pool.parts.scheduler, make=maker(pool, log))) for pool in pools
-    )
+    own = tuple(replace(pool, parts=replace(pool.parts, make=maker(pool, log))) for pool in pools)
     try:
         summary = run_built(scenario, requests, own, macro_steps=False).summary
     except EnoughStepsError:

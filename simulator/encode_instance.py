@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol
 
 from hardware.errors import LawError
 from simulator.chip_share import SharedWakeUp
@@ -44,10 +45,11 @@ class EncodeWatcher(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeParts:
     """What the instances of a pool share that encodes alone; see :class:`simulator.engine_parts.EngineParts`.
 
-    Parameters
+    Attributes
     ----------
     costs
         Prices of runs.
@@ -61,33 +63,20 @@ class EncodeParts:
         Tokens whose features are kept for equal inputs once nobody waits for them.
     """
 
-    encodes, prefills, decodes = True, False, False
-    max_tokens = max_prompt = _NO_LIMIT
-    front_end = None
-    ranks = 1
+    encodes: ClassVar[bool] = True
+    prefills: ClassVar[bool] = False
+    decodes: ClassVar[bool] = False
+    max_tokens: ClassVar[int] = _NO_LIMIT
+    max_prompt: ClassVar[int] = _NO_LIMIT
+    front_end: ClassVar[None] = None
+    ranks: ClassVar[int] = 1
 
-    def __init__(  # noqa: PLR0913 - the parts of a pool, all named
-        self,
-        *,
-        costs: EncoderCosts,
-        replicas: int,
-        most_tokens: int,
-        most_items: int,
-        blocks: int = _NO_LIMIT,
-        kept_tokens: int = 0,
-    ) -> None:
-        self.costs, self.replicas, self.blocks, self.kept_tokens = costs, replicas, blocks, kept_tokens
-        self.most_tokens, self.most_items = most_tokens, most_items
-
-    def of_replicas(self, replicas: int) -> EncodeParts:
-        """Return the parts of a pool of so many instances."""
-        return EncodeParts(
-            costs=self.costs,
-            replicas=replicas,
-            most_tokens=self.most_tokens,
-            most_items=self.most_items,
-            blocks=self.blocks,
-        )
+    costs: EncoderCosts
+    replicas: int
+    most_tokens: int
+    most_items: int
+    blocks: int = _NO_LIMIT
+    kept_tokens: int = 0
 
 
 class EncodeInstance:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from simulator.schedulers.state import EngineState
 
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["EngineParts"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineParts:
     """What the instances of one pool share.
 
-    Parameters
+    Attributes
     ----------
     scheduler
         The policy; it keeps no state of its own.
@@ -68,80 +70,32 @@ class EngineParts:
         :func:`simulator.gathering.instance_maker` says.
     """
 
-    encodes = False
+    encodes: ClassVar[bool] = False
 
-    def __init__(  # noqa: PLR0913 - the parts of a pool, all named
-        self,
-        *,
-        scheduler: Scheduler,
-        prices: StepPrices,
-        blocks: int,
-        block_tokens: int,
-        max_tokens: int,
-        max_prompt: int = 1 << 62,
-        replicas: int,
-        prefills: bool = True,
-        decodes: bool = True,
-        caching: bool = False,
-        host_blocks: int = 0,
-        host_block_ns: float = 0.0,
-        blank_first: bool = True,
-        plans_ahead: bool = False,
-        polls_every: int = 1,
-        ranks: int = 1,
-        balancer: str = "round_robin",
-        lockstep: bool = True,
-        idle_ranks_lag: bool = True,
-        prompt_balance: Callable[[], PromptBalance] | None = None,
-        fetch_window: Callable[[], FetchWindow] | None = None,
-        tells_late: bool = False,
-        front_end: FrontEndTime | None = None,
-        make: Callable[..., Any] | None = None,
-    ) -> None:
-        self.scheduler, self.prices, self.plans_ahead = scheduler, prices, plans_ahead
-        self.polls_every, self.tells_late, self.front_end = polls_every, tells_late, front_end
-        self.ranks, self.balancer = ranks, balancer
-        self.lockstep, self.idle_ranks_lag, self.prompt_balance = lockstep, idle_ranks_lag, prompt_balance
-        self.blank_first, self.fetch_window = blank_first, fetch_window
-        self.host_blocks, self.host_block_ns = host_blocks, host_block_ns
-        self.blocks, self.block_tokens, self.make = blocks, block_tokens, make
-        self.max_tokens, self.max_prompt, self.replicas = max_tokens, max_prompt, replicas
-        self.prefills, self.decodes, self.caching = prefills, decodes, caching
-
-    def of_replicas(self, replicas: int) -> EngineParts:
-        """Return the parts of a pool of so many instances."""
-        found = self.changed(scheduler=self.scheduler, make=self.make)
-        found.replicas = replicas
-        return found
-
-    def changed(self, *, scheduler: Scheduler, make: Callable[..., Any] | None) -> EngineParts:
-        """Return the same parts with another scheduler, and what makes an instance of them."""
-        return EngineParts(
-            scheduler=scheduler,
-            prices=self.prices,
-            blocks=self.blocks,
-            block_tokens=self.block_tokens,
-            max_tokens=self.max_tokens,
-            max_prompt=self.max_prompt,
-            replicas=self.replicas,
-            prefills=self.prefills,
-            decodes=self.decodes,
-            caching=self.caching,
-            host_blocks=self.host_blocks,
-            host_block_ns=self.host_block_ns,
-            blank_first=self.blank_first,
-            plans_ahead=self.plans_ahead,
-            polls_every=self.polls_every,
-            tells_late=self.tells_late,
-            front_end=self.front_end,
-            ranks=self.ranks,
-            balancer=self.balancer,
-            lockstep=self.lockstep,
-            idle_ranks_lag=self.idle_ranks_lag,
-            prompt_balance=self.prompt_balance,
-            fetch_window=self.fetch_window,
-            make=make,
-        )
+    scheduler: Scheduler
+    prices: StepPrices
+    blocks: int
+    block_tokens: int
+    max_tokens: int
+    max_prompt: int = 1 << 62
+    replicas: int
+    prefills: bool = True
+    decodes: bool = True
+    caching: bool = False
+    host_blocks: int = 0
+    host_block_ns: float = 0.0
+    blank_first: bool = True
+    plans_ahead: bool = False
+    polls_every: int = 1
+    ranks: int = 1
+    balancer: str = "round_robin"
+    lockstep: bool = True
+    idle_ranks_lag: bool = True
+    prompt_balance: Callable[[], PromptBalance] | None = None
+    fetch_window: Callable[[], FetchWindow] | None = None
+    tells_late: bool = False
+    front_end: FrontEndTime | None = None
+    make: Callable[..., Any] | None = None
 
     def new_state(self) -> EngineState:
         """Return the state of a new instance."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from math import ceil
@@ -12,7 +12,6 @@ import numpy as np
 
 from hardware.errors import ServesimError
 from simulator.build import build_any_pool, check_built
-from simulator.built_pool import BuiltEncoder
 from simulator.journal import Journal, Point, Summary, point_key
 from simulator.loads import loader
 from simulator.pool_table import Pool
@@ -273,7 +272,7 @@ def pools_of(scenario: Scenario, *, apart: bool = False) -> tuple[AnyPool, ...]:
     for number, pool in enumerate(scenario.pool):
         one = pool.model_copy(update={"replicas": 1}).model_dump_json(exclude_unset=True)
         built = _built(table, one, scenario.pool_name(number), topology, encodes=encodes)
-        found.append(_of_replicas(built, pool.replicas))
+        found.append(built.of_replicas(pool.replicas))
     check_built(scenario, found)
     return tuple(found)
 
@@ -282,9 +281,3 @@ def pools_of(scenario: Scenario, *, apart: bool = False) -> tuple[AnyPool, ...]:
 def _built(table: str, pool: str, name: str, topology: str | None, *, encodes: bool) -> AnyPool:
     model, one = Model.model_validate_json(table), Pool.model_validate_json(pool)
     return build_any_pool(model, one, name, topology, encodes=encodes)
-
-
-def _of_replicas(pool: AnyPool, replicas: int) -> AnyPool:
-    if isinstance(pool, BuiltEncoder):
-        return replace(pool, parts=pool.parts.of_replicas(replicas))
-    return replace(pool, parts=pool.parts.of_replicas(replicas))

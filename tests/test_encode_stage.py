@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hardware.errors import ScenarioError
+from simulator.build import build_pools
 from simulator.network import FeatureTransfer
 from simulator.run import Result, run_scenario
 from simulator.scenario import Scenario
@@ -281,3 +282,11 @@ def test_requests_that_are_being_prepared_go_elsewhere_if_that_instance_dies(sha
     busy = {"arrivals": {"kind": "poisson", "rate_per_s": 15.0}}
     table = run(SHAPES[shape], {"scheduling_ms": 50.0}, busy, operations={"incident": downs}, seed=98).requests
     assert table["completed"].all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_more_instances_of_a_pool_are_otherwise_the_same(shape):
+    """Searches build a pool once: encoders keep as many features and engines wait as long, however many there are."""
+    for pool in build_pools(scenario(SHAPES[shape])):
+        assert pool.of_replicas(3).parts.replicas == 3
+        assert pool.of_replicas(3).of_replicas(1).parts == pool.parts
