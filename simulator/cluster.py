@@ -17,6 +17,7 @@ from simulator.hand_over import HandOver
 from simulator.network import KvTransfer
 from simulator.records import StepLog
 from simulator.request import Request
+from simulator.surroundings import Surroundings
 from simulator.wake_up import WakeUp
 
 if TYPE_CHECKING:
@@ -158,16 +159,10 @@ class Cluster:
         """Add an instance to a pool now, on the chips of an earlier one unless the run is about to begin."""
         parts, log, number = self.pools[pool], StepLog(), len(self.instances)
         make: Callable[..., Server] = EncodeInstance if isinstance(parts, EncodeParts) else instance_maker(parts)
-        instance = make(
-            self.env,
-            number,
-            parts,
-            ledger=self.ledger,
-            log=log,
-            watcher=self.encoding if parts.encodes else self,
-            tells_chunks=self.terms.overlaps and not parts.decodes,
-            macro_steps=self.macro_steps,
-        )
+        watcher = self.encoding if parts.encodes else self
+        tells_chunks = self.terms.overlaps and not parts.decodes
+        around = Surroundings(self.env, number, self.ledger, log, watcher, tells_chunks, self.macro_steps)
+        instance = make(around, parts)
         self.instances.append(instance)
         if self._equip is not None:
             self._equip(pool, instance, like)

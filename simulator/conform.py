@@ -23,11 +23,11 @@ from simulator.run import run_built
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulator.clock import Clock
     from simulator.decisions import Difference
     from simulator.engine_parts import EngineParts
     from simulator.requests import Requests
     from simulator.scenario import Scenario
+    from simulator.surroundings import Surroundings
 
 __all__ = ["Conformance", "Side", "build_comparable", "conform", "record_live", "record_ours"]
 
@@ -139,9 +139,9 @@ def record_ours(scenario: Scenario, requests: Requests, pools: tuple[BuiltPool, 
     """Run built pools with our policy and write down what it decides."""
 
     def maker(_pool: BuiltPool, log: DecisionLog) -> Callable[..., Instance]:
-        def make(env: Clock, number: int, parts: EngineParts, **others: Any) -> Instance:  # noqa: ANN401 - passed on
-            recording = RecordingScheduler(parts.scheduler, partial(log.note, number))
-            return Instance(env, number, replace(parts, scheduler=recording, make=None), **others)
+        def make(around: Surroundings, parts: EngineParts) -> Instance:
+            recording = RecordingScheduler(parts.scheduler, partial(log.note, around.number))
+            return Instance(around, replace(parts, scheduler=recording, make=None))
 
         return make
 

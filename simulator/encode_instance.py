@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from perfdb.communication import Communication
     from perfdb.encoder_prices import EncoderCosts
     from simulator.chip_share import ChipShare
-    from simulator.clock import Clock
     from simulator.engine_core import EngineCore
     from simulator.request import Request
     from simulator.request_media import Encodable
+    from simulator.surroundings import Surroundings
 
 __all__ = ["EncodeInstance", "EncodeParts", "EncodeWatcher", "Errand"]
 
@@ -86,7 +86,7 @@ class EncodeInstance:
 
     Parameters
     ----------
-    env, number, parts, watcher
+    around, parts
         As for :class:`simulator.engine_core.EngineCore`; what it does for decoding does not concern it.
 
     Attributes
@@ -98,17 +98,16 @@ class EncodeInstance:
     decodes_here = False
     cores: Sequence[EngineCore] = ()
 
-    def __init__(
-        self, env: Clock, number: int, parts: EncodeParts, *, watcher: EncodeWatcher, **_others: object
-    ) -> None:
-        self.env, self.number, self.parts, self.watcher = env, number, parts, watcher
+    def __init__(self, around: Surroundings, parts: EncodeParts) -> None:
+        self.env, self.number, self.parts = around.env, around.number, parts
+        self.watcher: EncodeWatcher = around.watcher
         self.log = EncodeLog()
-        self.started_ns, self.ended_ns = env.now, -1
+        self.started_ns, self.ended_ns = self.env.now, -1
         self._queue: deque[Errand] = deque()
         self._running: list[Errand] = []
         self._holds = 0
         self._exchange: Communication | None = None
-        self._wake_up = SharedWakeUp(env, "compute")
+        self._wake_up = SharedWakeUp(self.env, "compute")
         self._wake_up.drive(self.serve())
 
     def share_chips(self, share: ChipShare, exchange: Communication | None) -> None:

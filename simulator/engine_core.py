@@ -18,10 +18,9 @@ from simulator.wake_up import WakeUp
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from simulator.clock import Clock
     from simulator.engine_parts import EngineParts
-    from simulator.records import Ledger, StepLog
     from simulator.request import Request
+    from simulator.surroundings import Surroundings
     from simulator.watcher import Watcher
 
 __all__ = ["EngineCore"]
@@ -32,20 +31,10 @@ class EngineCore:
 
     Parameters
     ----------
-    env
-        The simulation; its clock counts integer nanoseconds.
-    number
-        Position among all instances, written to the ledger.
+    around
+        Where it stands.
     parts
         What the instances of its pool are made of. Where it does not decode, KV is handed over to another instance.
-    ledger, log
-        Where times are written.
-    watcher
-        Told when a request is done, and when KV must leave or come.
-    tells_chunks
-        The watcher is told of every chunk of a prompt when its step begins.
-    macro_steps
-        Advance unchanged decode steps in one event. Off, every step is an event; results are the same.
 
     Attributes
     ----------
@@ -67,26 +56,17 @@ class EngineCore:
         When it began to serve, and when it stopped; -1 while it serves.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts an engine is made of, all named
-        self,
-        env: Clock,
-        number: int,
-        parts: EngineParts,
-        *,
-        ledger: Ledger,
-        log: StepLog,
-        watcher: Watcher,
-        tells_chunks: bool = False,
-        macro_steps: bool = True,
-    ) -> None:
-        self.env, self.number = env, number
+    def __init__(self, around: Surroundings, parts: EngineParts) -> None:
+        env, ledger = around.env, around.ledger
+        self.env, self.number = env, around.number
         self.scheduler, self.prices = parts.scheduler, parts.prices
         self.state = parts.new_state()
         self._host_link = HostLink(env, parts.host_block_ns)
         self.scheduler.begin(self.state)
-        self.ledger, self.log, self.watcher = ledger, log, watcher
-        self.decodes_here, self._tells_late, self.tells_chunks = parts.decodes, parts.tells_late, tells_chunks
-        self._single_steps = not macro_steps
+        self.ledger, self.log = ledger, around.log
+        self.watcher: Watcher = around.watcher
+        self.decodes_here, self._tells_late, self.tells_chunks = parts.decodes, parts.tells_late, around.tells_chunks
+        self._single_steps = not around.macro_steps
         self._finishes = Finishes(ledger.output_tokens)
         self._wake_up = WakeUp(env)
         self._run = DecodeRun(env, self.prices, self._wake_up)

@@ -22,12 +22,11 @@ if TYPE_CHECKING:
     from simulator.engine_parts import EngineParts
     from simulator.fetch_window import FetchWindow
     from simulator.pace import Batch
-    from simulator.records import Ledger, StepLog
     from simulator.request import Request
     from simulator.schedulers.plan import Plan
     from simulator.server import Server
+    from simulator.surroundings import Surroundings
     from simulator.wake_up import WakeUp
-    from simulator.watcher import Watcher
 
 __all__ = ["GatheringInstance", "GatheringRanks", "Patience", "instance_maker"]
 
@@ -105,37 +104,17 @@ class GatheringInstance(Instance):
 
     Parameters
     ----------
-    env, number, parts, ledger, log, watcher, tells_chunks, macro_steps
+    around, parts
         As for :class:`simulator.engine_core.EngineCore`.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts an engine is made of, all named
-        self,
-        env: Clock,
-        number: int,
-        parts: EngineParts,
-        *,
-        ledger: Ledger,
-        log: StepLog,
-        watcher: Watcher,
-        tells_chunks: bool = False,
-        macro_steps: bool = True,
-    ) -> None:
-        super().__init__(
-            env,
-            number,
-            parts,
-            ledger=ledger,
-            log=log,
-            watcher=watcher,
-            tells_chunks=tells_chunks,
-            macro_steps=macro_steps and parts.plans_ahead,
-        )
+    def __init__(self, around: Surroundings, parts: EngineParts) -> None:
+        super().__init__(around if parts.plans_ahead else around.by_single_steps(), parts)
         prices = self.prices
         self._plain = prices.plain if isinstance(prices, WaitingPrices) else prices
         assert parts.fetch_window is not None  # noqa: S101 - else it would be another kind of instance
         window = parts.fetch_window()
-        self._patience = Patience(env, self._run, self._wake_up, window, self._split_run, self._decode_ns)
+        self._patience = Patience(self.env, self._run, self._wake_up, window, self._split_run, self._decode_ns)
 
     def submit(self, request: Request) -> None:
         """Queue a request now."""
@@ -216,37 +195,17 @@ class GatheringRanks(LockstepRanks):
 
     Parameters
     ----------
-    env, number, parts, ledger, log, watcher, tells_chunks, macro_steps
+    around, parts
         As for :class:`simulator.lockstep.LockstepRanks`.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts an engine is made of, all named
-        self,
-        env: Clock,
-        number: int,
-        parts: EngineParts,
-        *,
-        ledger: Ledger,
-        log: StepLog,
-        watcher: Watcher,
-        tells_chunks: bool = False,
-        macro_steps: bool = True,
-    ) -> None:
-        super().__init__(
-            env,
-            number,
-            parts,
-            ledger=ledger,
-            log=log,
-            watcher=watcher,
-            tells_chunks=tells_chunks,
-            macro_steps=macro_steps and parts.plans_ahead,
-        )
+    def __init__(self, around: Surroundings, parts: EngineParts) -> None:
+        super().__init__(around if parts.plans_ahead else around.by_single_steps(), parts)
         if isinstance(self.prices, WaitingPrices):
             self.plain = self.prices.plain
         assert parts.fetch_window is not None  # noqa: S101 - else they would be another kind of ranks
         window, self._ahead = parts.fetch_window(), parts.plans_ahead
-        self._patience = Patience(env, self.run, self.wake_up, window, self.split_run, self._decode_ns)
+        self._patience = Patience(self.env, self.run, self.wake_up, window, self.split_run, self._decode_ns)
 
     def submit(self, request: Request) -> None:
         """Queue a request now, at one of the ranks."""

@@ -9,12 +9,11 @@ from simulator.engine_core import EngineCore
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from simulator.clock import Clock
     from simulator.engine_parts import EngineParts
-    from simulator.records import Ledger, StepLog
+    from simulator.records import StepLog
     from simulator.request import Request
     from simulator.schedulers.plan import Plan
-    from simulator.watcher import Watcher
+    from simulator.surroundings import Surroundings
 
 __all__ = ["Instance"]
 
@@ -24,32 +23,12 @@ class Instance(EngineCore):
 
     Parameters
     ----------
-    env, number, parts, ledger, log, watcher, tells_chunks, macro_steps
+    around, parts
         As for :class:`simulator.engine_core.EngineCore`.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts an engine is made of, all named
-        self,
-        env: Clock,
-        number: int,
-        parts: EngineParts,
-        *,
-        ledger: Ledger,
-        log: StepLog,
-        watcher: Watcher,
-        tells_chunks: bool = False,
-        macro_steps: bool = True,
-    ) -> None:
-        super().__init__(
-            env,
-            number,
-            parts,
-            ledger=ledger,
-            log=log,
-            watcher=watcher,
-            tells_chunks=tells_chunks,
-            macro_steps=macro_steps,
-        )
+    def __init__(self, around: Surroundings, parts: EngineParts) -> None:
+        super().__init__(around, parts)
         self._wake_up.drive(self.serve())
 
     @property

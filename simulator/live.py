@@ -17,12 +17,10 @@ from simulator.schedulers.state import EngineState
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Generator
 
-    from simulator.clock import Clock
     from simulator.engine_parts import EngineParts
     from simulator.installed_vllm import CoreOptions, ScheduledStep
-    from simulator.records import Ledger, StepLog
     from simulator.request import Request
-    from simulator.watcher import Watcher
+    from simulator.surroundings import Surroundings
 
 __all__ = ["LiveInstance", "live_instances"]
 
@@ -57,38 +55,23 @@ class LiveInstance(Instance):
 
     Parameters
     ----------
-    env, number, parts, ledger, log, watcher, tells_chunks, macro_steps
-        As for :class:`simulator.instance.Instance`.
+    around, parts
+        As for :class:`simulator.engine_core.EngineCore`.
     core
         What the scheduler is told.
     note
         Is told every decision, with the number of the instance.
     """
 
-    def __init__(  # noqa: PLR0913 - what an instance is given, and two things more
+    def __init__(
         self,
-        env: Clock,
-        number: int,
+        around: Surroundings,
         parts: EngineParts,
         *,
-        ledger: Ledger,
-        log: StepLog,
-        watcher: Watcher,
-        tells_chunks: bool = False,
-        macro_steps: bool = True,
         core: CoreOptions,
         note: Callable[[int, Decision], None] | None = None,
     ) -> None:
-        super().__init__(
-            env,
-            number,
-            parts,
-            ledger=ledger,
-            log=log,
-            watcher=watcher,
-            tells_chunks=tells_chunks,
-            macro_steps=macro_steps,
-        )
+        super().__init__(around, parts)
         self.core = VllmCore(core)
         self.state = self._counters = LiveState(self.core)
         self._tell = note

@@ -15,7 +15,6 @@ from simulator.engine_core import EngineCore
 from simulator.inbox import Inbox
 from simulator.pace import slowest, step_of_all_ns, steps_paced
 from simulator.ranks import RankGroup
-from simulator.records import StepLog
 from simulator.schedulers.trtllm import TrtllmScheduler
 from simulator.schedulers.vllm import VllmScheduler
 from simulator.wake_up import WakeUp
@@ -24,13 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from perfdb.step_prices import StepPrices
-    from simulator.clock import Clock
     from simulator.engine_parts import EngineParts
     from simulator.pace import Batch
-    from simulator.records import Ledger
+    from simulator.records import StepLog
     from simulator.request import Request
     from simulator.schedulers.plan import Plan
-    from simulator.watcher import Watcher
+    from simulator.surroundings import Surroundings
 
 __all__ = ["LockstepRanks", "Rank"]
 
@@ -38,17 +36,8 @@ __all__ = ["LockstepRanks", "Rank"]
 class Rank(EngineCore):
     """One rank of those that step together."""
 
-    def __init__(self, owner: LockstepRanks, parts: EngineParts, ledger: Ledger, *, macro_steps: bool) -> None:
-        super().__init__(
-            owner.env,
-            owner.number,
-            parts,
-            ledger=ledger,
-            log=StepLog(),
-            watcher=owner,
-            tells_chunks=owner.tells_chunks,
-            macro_steps=macro_steps,
-        )
+    def __init__(self, owner: LockstepRanks, around: Surroundings, parts: EngineParts) -> None:
+        super().__init__(around.inside(owner), parts)
         self._wake_up, self._run, self._inbox = owner.wake_up, owner.run, owner.inbox
         if isinstance(self.scheduler, VllmScheduler):
             self.scheduler.join_ranks(self.state, owner.beat)
@@ -158,9 +147,9 @@ class LockstepRanks(RankGroup):
 
     Parameters
     ----------
-    env, number, parts, ledger, log, watcher, tells_chunks, macro_steps
-        As for :class:`simulator.instance.Instance`. The log has a row for each event, that of the slowest rank; what
-        each rank does is in its own log.
+    around, parts
+        As for :class:`simulator.engine_core.EngineCore`. The log has a row for each event, that of the slowest rank;
+        what each rank does is in its own log.
 
     Attributes
     ----------
@@ -170,48 +159,22 @@ class LockstepRanks(RankGroup):
         Prices of steps by themselves, without what an engine waits beside them.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts an engine is made of, all named
-        self,
-        env: Clock,
-        number: int,
-        parts: EngineParts,
-        *,
-        ledger: Ledger,
-        log: StepLog,
-        watcher: Watcher,
-        tells_chunks: bool = False,
-        macro_steps: bool = True,
-    ) -> None:
-        self.wake_up = WakeUp(env)
-        self.run = DecodeRun(env, parts.prices, self.wake_up)
+    def __init__(self, around: Surroundings, parts: EngineParts) -> None:
+        self.wake_up = WakeUp(around.env)
+        self.run = DecodeRun(around.env, parts.prices, self.wake_up)
         self.plain: StepPrices = parts.prices
         self.beat = Beat()
         self.inbox = Inbox(self.beat, parts.polls_every) if parts.polls_every > 1 else None
-        self._ranks: list[Rank] = []
         self._row: Sequence[int] = ()
         self._balance = parts.prompt_balance() if parts.prompt_balance is not None else None
-        super().__init__(
-            env,
-            number,
-            parts,
-            ledger=ledger,
-            log=log,
-            watcher=watcher,
-            tells_chunks=tells_chunks,
-            macro_steps=macro_steps,
-        )
+        self._ranks = [Rank(self, around, parts) for _ in range(parts.ranks)]
+        super().__init__(around, parts, self._ranks)
         self.wake_up.drive(self.serve())
 
     @property
     def step_logs(self) -> Sequence[StepLog]:
         """The log of the slowest ranks."""
         return (self.log,)
-
-    def new_rank(self, parts: EngineParts, ledger: Ledger, *, macro_steps: bool) -> EngineCore:
-        """Return a new rank, which steps with the others."""
-        rank = Rank(self, parts, ledger, macro_steps=macro_steps)
-        self._ranks.append(rank)
-        return rank
 
     # --- steps ---------------------------------------------------------------------------------------
 

@@ -13,20 +13,16 @@ from simulator.instance import Instance
 from simulator.pipeline_stages import PipelineStages
 from simulator.prefix_cache import PrefixCache
 from simulator.ranks import RankGroup
-from simulator.records import StepLog
 from simulator.schedulers.queue import ArrivalQueue, CountedQueue
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from simulator.clock import Clock
-    from simulator.engine_core import EngineCore
     from simulator.engine_parts import EngineParts
-    from simulator.records import Ledger
     from simulator.request import Request
     from simulator.schedulers.plan import Plan
     from simulator.schedulers.state import EngineState
-    from simulator.watcher import Watcher
+    from simulator.surroundings import Surroundings
 
 __all__ = ["MicroBatch", "PipelinedInstance"]
 
@@ -38,21 +34,12 @@ class MicroBatch(Instance):
     ----------
     owner, place
         The engine, and which of its micro-batches this is.
-    parts, ledger
-        As for :class:`simulator.engine_core.EngineCore`.
+    around, parts
+        As for :class:`simulator.engine_core.EngineCore`; ``around.macro_steps`` makes no difference.
     """
 
-    def __init__(self, owner: PipelinedInstance, place: int, parts: EngineParts, ledger: Ledger) -> None:
-        super().__init__(
-            owner.env,
-            owner.number,
-            parts,
-            ledger=ledger,
-            log=StepLog(),
-            watcher=owner,
-            tells_chunks=owner.tells_chunks,
-            macro_steps=False,
-        )
+    def __init__(self, owner: PipelinedInstance, place: int, around: Surroundings, parts: EngineParts) -> None:
+        super().__init__(around.inside(owner).by_single_steps(), parts)
         self._owner, self._place = owner, place
         owner.share(self.state)
         # Of prompts that a pass under way does not complete: whose, in which of its lives, and how many tokens.
@@ -196,9 +183,9 @@ class PipelinedInstance(RankGroup):
 
     Parameters
     ----------
-    env, number, parts, log, ledger, watcher, tells_chunks, macro_steps
-        As for :class:`simulator.instance.Instance`; ``parts.ranks`` is how many stages there are, and ``macro_steps``
-        makes no difference.
+    around, parts
+        As for :class:`simulator.engine_core.EngineCore`; ``parts.ranks`` is how many stages there are, and
+        ``around.macro_steps`` makes no difference.
 
     Attributes
     ----------
@@ -206,39 +193,13 @@ class PipelinedInstance(RankGroup):
         The stages.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts an engine is made of, all named
-        self,
-        env: Clock,
-        number: int,
-        parts: EngineParts,
-        *,
-        ledger: Ledger,
-        log: StepLog,
-        watcher: Watcher,
-        tells_chunks: bool = False,
-        macro_steps: bool = True,
-    ) -> None:
+    def __init__(self, around: Surroundings, parts: EngineParts) -> None:
         self.pipeline = PipelineStages(parts.ranks)
-        self._micro_batches: list[MicroBatch] = []
         self._first: EngineState | None = None
-        super().__init__(
-            env,
-            number,
-            parts,
-            ledger=ledger,
-            log=log,
-            watcher=watcher,
-            tells_chunks=tells_chunks,
-            macro_steps=macro_steps,
-        )
+        self._micro_batches = [MicroBatch(self, place, around, parts) for place in range(parts.ranks)]
+        super().__init__(around, parts, self._micro_batches)
         self._turn = self._micro_batches[0]
         self._turn.take_up()
-
-    def new_rank(self, parts: EngineParts, ledger: Ledger, *, macro_steps: bool) -> EngineCore:  # noqa: ARG002
-        """Return a new micro-batch."""
-        found = MicroBatch(self, len(self._micro_batches), parts, ledger)
-        self._micro_batches.append(found)
-        return found
 
     def share(self, state: EngineState) -> None:
         """Let a micro-batch have the queue and the cache of the others."""

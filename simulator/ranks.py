@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 from simulator.balancers import BALANCERS, RankLoad
 from simulator.instance import Instance
-from simulator.records import StepLog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from simulator.clock import Clock
     from simulator.engine_core import EngineCore
     from simulator.engine_parts import EngineParts
-    from simulator.records import Ledger
+    from simulator.records import StepLog
     from simulator.request import Request
+    from simulator.surroundings import Surroundings
     from simulator.watcher import Watcher
 
 __all__ = ["IndependentRanks", "RankGroup"]
@@ -26,46 +25,27 @@ class RankGroup:
 
     Parameters
     ----------
-    env, number, parts, log, ledger, watcher, tells_chunks, macro_steps
-        As for :class:`simulator.instance.Instance`.
-
-    Attributes
-    ----------
+    around, parts
+        As for :class:`simulator.engine_core.EngineCore`.
     cores
         The ranks.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts an engine is made of, all named
-        self,
-        env: Clock,
-        number: int,
-        parts: EngineParts,
-        *,
-        ledger: Ledger,
-        log: StepLog,
-        watcher: Watcher,
-        tells_chunks: bool = False,
-        macro_steps: bool = True,
-    ) -> None:
-        self.env, self.number, self.prices, self.log = env, number, parts.prices, log
-        self.decodes_here, self.tells_chunks = parts.decodes, tells_chunks
-        self.started_ns, self.ended_ns = env.now, -1
-        self._watcher, self._prompt_tokens = watcher, ledger.prompt_tokens
+    def __init__(self, around: Surroundings, parts: EngineParts, cores: Sequence[EngineCore]) -> None:
+        self.env, self.number, self.prices, self.log = around.env, around.number, parts.prices, around.log
+        self.decodes_here, self.tells_chunks = parts.decodes, around.tells_chunks
+        self.started_ns, self.ended_ns = around.env.now, -1
+        self._watcher: Watcher = around.watcher
+        self._prompt_tokens = around.ledger.prompt_tokens
         self._balancer = BALANCERS[parts.balancer]()
         self._places: dict[int, int] = {}
-        self.cores: Sequence[EngineCore] = [
-            self.new_rank(parts, ledger, macro_steps=macro_steps) for _ in range(parts.ranks)
-        ]
+        self.cores = cores
         self._loads = [RankLoad(core) for core in self.cores]
 
     @property
     def step_logs(self) -> Sequence[StepLog]:
         """The logs that say how long steps were."""
         return [core.log for core in self.cores]
-
-    def new_rank(self, parts: EngineParts, ledger: Ledger, *, macro_steps: bool) -> EngineCore:
-        """Return a new rank."""
-        raise NotImplementedError
 
     # --- requests ------------------------------------------------------------------------------------
 
@@ -130,17 +110,13 @@ class RankGroup:
 
 
 class IndependentRanks(RankGroup):
-    """Ranks that share nothing but the balancer before them, as those of a dense model in vLLM."""
+    """Ranks that share nothing but the balancer before them, as those of a dense model in vLLM: each steps on its own.
 
-    def new_rank(self, parts: EngineParts, ledger: Ledger, *, macro_steps: bool) -> EngineCore:
-        """Return a new rank, which steps on its own."""
-        return Instance(
-            self.env,
-            self.number,
-            parts,
-            ledger=ledger,
-            log=StepLog(),
-            watcher=self,
-            tells_chunks=self.tells_chunks,
-            macro_steps=macro_steps,
-        )
+    Parameters
+    ----------
+    around, parts
+        As for :class:`simulator.engine_core.EngineCore`.
+    """
+
+    def __init__(self, around: Surroundings, parts: EngineParts) -> None:
+        super().__init__(around, parts, [Instance(around.inside(self), parts) for _ in range(parts.ranks)])

@@ -12,11 +12,9 @@ from simulator.fused_encoder import EncodingInstance
 if TYPE_CHECKING:
     from perfdb.communication import Communication
     from simulator.chip_share import ChipShare, Work
-    from simulator.clock import Clock
     from simulator.engine_parts import EngineParts
-    from simulator.records import Ledger, StepLog
     from simulator.schedulers.plan import Plan
-    from simulator.watcher import Watcher
+    from simulator.surroundings import Surroundings
 
 __all__ = ["SharingInstance"]
 
@@ -26,37 +24,15 @@ class SharingInstance(EncodingInstance):
 
     Parameters
     ----------
-    env, number, parts, ledger, log, watcher, tells_chunks, macro_steps
-        As for :class:`simulator.engine_core.EngineCore`; ``macro_steps`` makes no difference.
+    around, parts
+        As for :class:`simulator.engine_core.EngineCore`; ``around.macro_steps`` makes no difference.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts an engine is made of, all named
-        self,
-        env: Clock,
-        number: int,
-        parts: EngineParts,
-        *,
-        ledger: Ledger,
-        log: StepLog,
-        watcher: Watcher,
-        tells_chunks: bool = False,
-        macro_steps: bool = True,
-    ) -> None:
-        del macro_steps
-        EngineCore.__init__(
-            self,
-            env,
-            number,
-            parts,
-            ledger=ledger,
-            log=log,
-            watcher=watcher,
-            tells_chunks=tells_chunks,
-            macro_steps=False,
-        )
-        self._shared = SharedWakeUp(env, "compute")
+    def __init__(self, around: Surroundings, parts: EngineParts) -> None:
+        EngineCore.__init__(self, around.by_single_steps(), parts)
+        self._shared = SharedWakeUp(self.env, "compute")
         self._exchange: Communication | None = None
-        self._wake_up, self._run = self._shared, DecodeRun(env, self.prices, self._shared)
+        self._wake_up, self._run = self._shared, DecodeRun(self.env, self.prices, self._shared)
         self._wake_up.drive(self.serve())
 
     def share_chips(self, share: ChipShare, exchange: Communication | None) -> None:
