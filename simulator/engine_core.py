@@ -194,6 +194,11 @@ class EngineCore:
         state.pool.take_until(state.step, state.step + begun)
         return begun
 
+    def load(self) -> tuple[int, int, int]:
+        """Return tokens that wait to be computed, blocks in use, as of single steps, and tokens of a block."""
+        self.take_begun()
+        return self.state.load()
+
     def next_plan(self) -> Plan:
         """Plan the next step, and begin it."""
         plan = self.scheduler.plan(self.state) if self.ahead is None else self.ahead.plan()

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from simulator.schedulers.queue import ArrivalQueue, CountedQueue
-
 if TYPE_CHECKING:
     from simulator.engine_core import EngineCore
-    from simulator.kvcache import BlockPool
     from simulator.request import Request
-    from simulator.schedulers.queue import Queue
     from simulator.server import Server
 
 __all__ = ["Lookout"]
@@ -32,21 +28,11 @@ class Lookout:
 
     def load(self) -> tuple[int, int, int]:
         """Return tokens that wait to be computed, blocks in use, and tokens of a block."""
-        started, block_tokens = 0, 1
-        queues: dict[int, Queue] = {}
-        pools: dict[int, BlockPool] = {}
+        waiting, used, block_tokens = 0, 0, 1
         for core in self._instance.cores:
-            core.take_begun()
-            state = core.state
-            if type(state.waiting) is ArrivalQueue:
-                state.waiting = CountedQueue(state.waiting)
-            coming = [*state.fetching.values(), *state.fetched, *state.prefilling.values()]
-            started += state.unseen_tokens + sum(request.tokens - request.computed for request in coming)
-            # Micro-batches of one engine share a queue and a cache.
-            queues[id(state.waiting)], pools[id(state.pool)] = state.waiting, state.pool
-            block_tokens = state.pool.block_tokens
-        waiting = sum(queue.tokens for queue in queues.values())
-        return started + waiting, sum(pool.blocks - pool.free for pool in pools.values()), block_tokens
+            more, others, block_tokens = core.load()
+            waiting, used = waiting + more, used + others
+        return waiting, used, block_tokens
 
 
 def _find(core: EngineCore, request: Request) -> tuple[int, int]:

@@ -163,6 +163,11 @@ class MicroBatch(Instance):
         self._owner.turn_to(self)
         return int(self.plan.decodes > 0)
 
+    def load(self) -> tuple[int, int, int]:
+        """Return its load; the queue and the cache of all count as those of the first micro-batch."""
+        waiting, used, block_tokens = super().load()
+        return (waiting - self.state.waiting.tokens, 0, block_tokens) if self._place else (waiting, used, block_tokens)
+
     def settle(self) -> int:
         """Return when the last pass ended."""
         self._owner.turn_to(self)

@@ -12,13 +12,22 @@ from test_engine_macro_steps import requests
 from test_operations import incidents
 
 from perfdb.step_prices import StepPrices
+from simulator.clock import Clock
+from simulator.engine_parts import EngineParts
 from simulator.incidents import OperationsTable
+from simulator.instance import Instance
+from simulator.lookout import Lookout
 from simulator.pipeline_stages import PipelineStages
 from simulator.pipelined import PipelinedInstance
+from simulator.records import Ledger, StepLog
+from simulator.request import Request
 from simulator.router import ROUTERS
 from simulator.run import run_scenario
 from simulator.scenario import load_scenario
-from simulator.server import cores_of
+from simulator.schedulers import SCHEDULERS, Limits
+from simulator.schedulers.state import EngineState
+from simulator.server import Server, cores_of
+from simulator.surroundings import Surroundings
 
 MS = 1_000_000
 
@@ -89,6 +98,41 @@ def test_a_starved_cache_preempts_and_everything_completes():
     starved = {"blocks": 60, "max_sequences": 64, "max_tokens": 512, "make": PipelinedInstance, "ranks": 3}
     run = Deployment(**starved).serve(arrivals, prompts, outputs)
     assert sum(run.ledger.preemptions) > 500
+
+
+def instance(make, stages=1) -> Server:
+    parts = EngineParts(
+        scheduler=SCHEDULERS["vllm"](Limits(2048, 64)),
+        prices=linear_prices(),
+        blocks=100,
+        block_tokens=16,
+        max_tokens=1600,
+        replicas=1,
+        ranks=stages,
+    )
+    ledger = Ledger(np.full(5, 100), np.full(5, 10))
+    return make(Surroundings(Clock(), 0, ledger, StepLog(), None), parts)
+
+
+def test_a_router_counts_the_queue_and_the_cache_of_all_micro_batches_once():
+    for found in (instance(Instance), instance(PipelinedInstance, 3)):
+        for index in range(5):
+            found.submit(Request(index, 100))
+        assert Lookout(found).load() == (500, 0, 16)
+        found.cores[0].state.pool.take(7)
+        assert Lookout(found).load() == (500, 7, 16)
+
+
+def test_a_router_sees_what_a_state_says_of_itself():
+    """An engine whose queue and blocks are elsewhere, such as the installed vLLM's, tells its load in its own way."""
+
+    class Elsewhere(EngineState):
+        def load(self):
+            return 7, 3, 16
+
+    found = instance(Instance)
+    found.state = Elsewhere(100, 16)
+    assert Lookout(found).load() == (7, 3, 16)
 
 
 # --- times ---------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from simulator.kvcache import BlockPool
 from simulator.prefix_cache import PrefixCache
 from simulator.radix_cache import RadixCache  # noqa: TC001 - looked up where this is compiled
 from simulator.request import Request  # noqa: TC001 - the same
-from simulator.schedulers.queue import ArrivalQueue
+from simulator.schedulers.queue import ArrivalQueue, CountedQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -343,6 +343,15 @@ class EngineState:
         if (cache := self.showing) is not None and cache.waits_for_answer(request):
             front, step = set(takewhile(request.index.__ne__, self.running)), self.step
             cache.catch_up(request, lambda r: self.known_tokens(r, r.anchor + step, scheduled=r.index in front))
+
+    def load(self) -> tuple[int, int, int]:
+        """Return tokens that wait to be computed, blocks in use, and tokens of a block."""
+        waiting, pool = self.waiting, self.pool
+        if type(waiting) is ArrivalQueue:
+            waiting = self.waiting = CountedQueue(waiting)
+        coming = [*self.fetching.values(), *self.fetched, *self.prefilling.values()]
+        started = sum(request.tokens - request.computed for request in coming)
+        return waiting.tokens + self.unseen_tokens + started, pool.blocks - pool.free, pool.block_tokens
 
     def claim(self, request: Request) -> int:
         """Let a request that is admitted hold the blocks that are here already, and return their number."""
