@@ -172,7 +172,8 @@ class Apart:
                 expected = min(bound, *(rate * count for rate, count in zip(each, counts, strict=True)))
                 known.append(_Composed(combination, unit, expected))
         chosen = self._along(known, stages) if self._race.goal.of_fronts else self._best(known)
-        less = [one for place, one in enumerate(known) if place not in set(chosen)]
+        kept = set(chosen)
+        less = [one for place, one in enumerate(known) if place not in kept]
         if less:
             self._pruned.add("worth less by what its stages bear alone", less[0].unit.label(), len(less))
         return [self._entry(known[place]) for place in chosen]
