@@ -6,13 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import product
 from math import ceil
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from simulator.entries import Entry, entry_of
 from simulator.fronts import extends, front, spread
-from simulator.race import CLOSE
+from simulator.race import CLOSE, LIGHTER
 from simulator.search_space import Choice, Unit, ratios
 from simulator.stages import Stages
 
@@ -30,8 +30,6 @@ __all__ = ["Apart"]
 
 #: Deployments composed of what their stages bear alone: most of all, and of a combination of kinds of instances.
 _COMPOSED, _OF_A_COMBINATION = 10, 3
-#: Shares of the load that it should bear at which a deployment is looked at.
-_SHARES: Final = (0.15, 0.3, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +204,7 @@ class Apart:
             (choice, count), of = one.unit.members[-1], id(one.combination)
             if of not in speeds:
                 speeds[of] = stages.speeds(choice)
-            loads = one.expected_per_s * np.array(_SHARES)
+            loads = one.expected_per_s * np.array((*LIGHTER, 1.0))
             users = np.interp(loads / count, *speeds[of]) if speeds[of][0] else np.zeros(len(loads))
             per_chip = loads * self._race.goal.traffic.output_tokens / one.unit.chips
             points.append(tuple(zip(users.tolist(), per_chip.tolist(), strict=True)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from hardware.errors import ScenarioError, UserError
 from simulator.requests import build_requests
@@ -13,7 +13,16 @@ if TYPE_CHECKING:
 
     from simulator.scenario import Scenario
 
-__all__ = ["LOAD_UNITS", "LoadKind", "check_loads", "load_kind", "loader", "parse_grid", "workload_kind"]
+__all__ = [
+    "LOAD_UNITS",
+    "LoadKind",
+    "capacity_per_chip",
+    "check_loads",
+    "load_kind",
+    "loader",
+    "parse_grid",
+    "workload_kind",
+]
 
 LoadKind: TypeAlias = Literal["rate", "concurrency"]
 """Requests per second of an open loop, or users of a closed one."""
@@ -22,6 +31,11 @@ LOAD_UNITS: Final[Mapping[LoadKind, str]] = {"rate": "requests/s", "concurrency"
 """What a load is counted in."""
 
 _MOST_LOADS: Final = 1000
+
+
+def capacity_per_chip(found: Mapping[str, Any]) -> float | None:
+    """Return what a chip carries of a deployment whose sweep found so much; None where no load keeps the SLO."""
+    return None if found["capacity"] is None else float(found["capacity"] / found["chips"])
 
 
 def parse_grid(text: str, kind: LoadKind) -> tuple[Decimal, ...]:

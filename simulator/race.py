@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     Make = Callable[[Mapping[str, Any], Callable[[str, Any, Journal], Summary]], dict[str, Summary]]
 
-__all__ = ["CLOSE", "WAVE", "Race"]
+__all__ = ["CLOSE", "LIGHTER", "WAVE", "Race"]
 
 #: Deployments tried side by side before the best of them is a yardstick for the next.
 WAVE: Final = 8
@@ -43,7 +43,7 @@ _GO_ON: Final = {"longer": 4, "long": 2}
 #: Deployments of all splits that go on for the front, beside the best of each.
 _ON_FRONT: Final = {"longer": 8, "long": 5}
 #: Shares of the load that a deployment bears under which it is run, too.
-_LIGHTER: Final = (0.15, 0.3, 0.5, 0.75)
+LIGHTER: Final = (0.15, 0.3, 0.5, 0.75)
 
 
 class Race:
@@ -245,7 +245,7 @@ class Race:
             if load is None:
                 continue
             trial = entry.trials[rung.name][0]
-            for share in _LIGHTER:
+            for share in LIGHTER:
                 ladder = (float(f"{load * share:.4g}") if goal.axis == "rate" else max(1.0, round(load * share)),)
                 requests = max(1, round(trial.requests * share))
                 one = replace(trial, ladder=ladder, hint=0, floor=None, requests=requests)

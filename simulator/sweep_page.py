@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from simulator.confidence import doubts
-from simulator.loads import LOAD_UNITS
+from simulator.loads import LOAD_UNITS, capacity_per_chip
 from simulator.page import Markup, bars, charts, details, heading, page, paragraph, section, table, tiles
 from simulator.page_trust import errors_table, origin_stretches, outside
 from simulator.page_words import changes, deployment, objective, planned, time_words
@@ -209,10 +209,10 @@ def _which(content: Mapping[str, Any]) -> tuple[str, bool | None]:
             f"No candidate keeps the SLO at any load tried: {_percent(content['attainment'])} must have {wanted}.",
             False,
         )
-    best = max(found, key=lambda one: one["capacity"] / one["chips"])
+    best = max(found, key=lambda one: capacity_per_chip(one) or 0.0)
     least = "at least " if best["missed_at"] is None else ""
     told = (
-        f"{best['name']!r} carries most per chip: {least}{best['capacity'] / best['chips']:.3g} {unit}, "
+        f"{best['name']!r} carries most per chip: {least}{capacity_per_chip(best):.3g} {unit}, "
         f"{best['capacity']:g} on {best['chips']:,} chips"
     )
     if not wanted:
@@ -221,10 +221,10 @@ def _which(content: Mapping[str, Any]) -> tuple[str, bool | None]:
 
 
 def _capacities(content: Mapping[str, Any]) -> Markup:
-    unit, first = LOAD_UNITS[content["kind"]], _per_chip(content["candidates"][0])
+    unit, first = LOAD_UNITS[content["kind"]], capacity_per_chip(content["candidates"][0])
     rows = []
     for one in content["candidates"]:
-        per_chip = _per_chip(one)
+        per_chip = capacity_per_chip(one)
         rows.append(
             (
                 str(one["name"]),
@@ -236,10 +236,6 @@ def _capacities(content: Mapping[str, Any]) -> Markup:
             )
         )
     return table(("", "chips", f"capacity, {unit}", "missed at", "per chip", "to the first"), rows)
-
-
-def _per_chip(candidate: Mapping[str, Any]) -> float | None:
-    return None if candidate["capacity"] is None else float(candidate["capacity"] / candidate["chips"])
 
 
 def _deployments(candidates: Sequence[Mapping[str, Any]]) -> list[Markup]:

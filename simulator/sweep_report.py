@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Group
 from rich.text import Text
 
-from simulator.loads import LOAD_UNITS
+from simulator.loads import LOAD_UNITS, capacity_per_chip
 from simulator.report import plain_table
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ def _render_all(content: Mapping[str, Any]) -> Group:
 def _capacities(content: Mapping[str, Any]) -> Table:
     title = f"Capacity, {LOAD_UNITS[content['kind']]}, at an SLO attainment of {content['attainment']:.4g}"
     table = plain_table(title, "", "chips", "capacity", "per chip", "missed at", "per chip\nto the first")
-    first = _per_chip(content["candidates"][0])
+    first = capacity_per_chip(content["candidates"][0])
     for candidate in content["candidates"]:
-        capacity, missed_at, per_chip = candidate["capacity"], candidate["missed_at"], _per_chip(candidate)
+        capacity, missed_at, per_chip = candidate["capacity"], candidate["missed_at"], capacity_per_chip(candidate)
         table.add_row(
             Text(candidate["name"]),
             f"{candidate['chips']}",
@@ -69,10 +69,6 @@ def _capacities(content: Mapping[str, Any]) -> Table:
             "n/a" if per_chip is None or first is None else f"{per_chip / first:.2f} x",
         )
     return table
-
-
-def _per_chip(candidate: Mapping[str, Any]) -> float | None:
-    return None if candidate["capacity"] is None else float(candidate["capacity"] / candidate["chips"])
 
 
 def _attainments(content: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> Table:
@@ -144,7 +140,7 @@ def capacity_sentence(content: Mapping[str, Any]) -> str:
 def _most_per_chip(content: Mapping[str, Any]) -> str:
     """Return in words which candidate carries most per chip, the first of equals."""
     target, unit, candidates = f"{content['attainment']:.4g}", LOAD_UNITS[content["kind"]], content["candidates"]
-    found = [(per_chip, one["name"]) for one in candidates if (per_chip := _per_chip(one)) is not None]
+    found = [(per_chip, one["name"]) for one in candidates if (per_chip := capacity_per_chip(one)) is not None]
     if not found:
         lowest = min(one["missed_at"] for one in candidates)
         return f"No candidate has an SLO attainment of {target}; try lower loads than {lowest:g} {unit}."
