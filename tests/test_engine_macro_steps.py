@@ -108,7 +108,8 @@ def deployments(draw) -> dict:
         "ranks": draw(st.sampled_from([1, 2, 3])),
         "balancer": draw(st.sampled_from(sorted(BALANCERS))),
         "lockstep": draw(st.booleans()),
-        "idle_ranks_lag": draw(st.booleans()),
+        # Only vLLM has ranks that look again once the step of all is over.
+        "idle_ranks_lag": policy != "vllm" or draw(st.booleans()),
         "prompt_balance": draw(st.sampled_from(BALANCES)) if policy == "trtllm" else None,
         "waits_ns": draw(st.sampled_from([0, 0, 400_000, 1_100_000, 9_000_000])) if policy == "trtllm" else 0,
         "identities": Ranked(),
@@ -187,6 +188,27 @@ def test_open_loop(rows, deployment, router):
     arrivals = OpenLoop([row[0] for row in rows])
     macro, single = serve_both(deployment, arrivals, [r[1] for r in rows], [r[2] for r in rows], router)
     assert_same(macro, single)
+
+
+few = st.lists(st.tuples(st.just(0), st.integers(1, 5), st.integers(1, 6)), min_size=1, max_size=12)
+late = st.lists(
+    st.tuples(st.integers(0, 30), st.sampled_from([-1, 0, 1, 500_000]), st.integers(1, 5), st.integers(1, 6)),
+    min_size=1,
+    max_size=2,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(few, late, st.one_of(deployments(), split_deployments()))
+def test_arrivals_at_the_ends_of_steps(first, then, deployment):
+    """A nanosecond more or less decides which step of a run a request is in time for."""
+    _, alone = serve_both(deployment, OpenLoop([0] * len(first)), [r[1] for r in first], [r[2] for r in first])
+    logs = [core.log.table() for core in cores_of(alone.instances)]
+    ends = sorted({int(end) for log in logs for end in log["start_ns"] + log["duration_ns"]})
+    rows = first + sorted((max(0, ends[place % len(ends)] + off), *tokens) for place, off, *tokens in then)
+    rows.sort(key=lambda row: row[0])
+    arrivals = OpenLoop([row[0] for row in rows])
+    assert_same(*serve_both(deployment, arrivals, [r[1] for r in rows], [r[2] for r in rows]))
 
 
 @settings(max_examples=120, deadline=None)

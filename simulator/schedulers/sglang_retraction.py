@@ -116,6 +116,8 @@ def put_back(state: EngineState, memory: Memory, request: Request, plan: Plan, *
     ended = state.ending.pop(index, None) is not None
     if not ended:
         state.leave_decode(request)
+    # What the step before brought it is lost, too.
+    memory.last = [other for other in memory.last if other is not request]
     pool.release(request)
     pool.evict(-(-others * _SPARE_TOKENS // pool.block_tokens))
     plan.preempted.append(request)
