@@ -147,7 +147,8 @@ class VllmScheduler:
                 budget -= len(joined)
             self._admit(state, budget, plan, puts_off=rest > 0)
         plan.decodes = state.decodes
-        if plan.loads and self.interval == 1 and not (plan.chunks or plan.fetches or plan.held or _unplanned(state)):
+        others = plan.chunks or plan.fetches or plan.held
+        if plan.loads and plan.decodes and self.interval == 1 and not (others or _unplanned(state)):
             # Room was made for KV, and nobody is left to look at: the sequences go on as if nothing had happened.
             state.pool.taken_until = state.step + 1
             plan.steps += state.pool.lasting(state.step + 1)
