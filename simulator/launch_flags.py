@@ -96,6 +96,7 @@ VLLM_FLAGS: Final[Mapping[str, Flag | Elsewhere]] = MappingProxyType(
         "async_scheduling": Flag("--async-scheduling", off="--no-async-scheduling"),
         "stream_interval": Flag("--stream-interval"),
         "disable_chunked_mm_input": Flag("--disable-chunked-mm-input", off="--no-disable-chunked-mm-input"),
+        "additional_config": Flag("--additional-config"),
     }
 )
 
