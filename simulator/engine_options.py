@@ -146,6 +146,11 @@ class EngineOptions(Strict):
         """Whether blocks keep what they hold for requests that begin alike."""
         return False
 
+    @property
+    def two_batches(self) -> bool:
+        """Whether steps pass layers with experts in two halves; see :mod:`perfdb.two_batches`."""
+        return False
+
     def of_stages(self, *, prefills: bool, decodes: bool) -> Self:  # noqa: ARG002 - most do not ask
         """Return the options of a pool of these stages."""
         return self
