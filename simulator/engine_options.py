@@ -147,6 +147,11 @@ class EngineOptions(Strict):
         return False
 
     @property
+    def prompts_first(self) -> bool:
+        """Whether an engine that could cut prompts computes them whole, first and alone."""
+        return False
+
+    @property
     def two_batches(self) -> bool:
         """Whether steps pass layers with experts in two halves; see :mod:`perfdb.two_batches`."""
         return False
