@@ -4,7 +4,7 @@ A step is cut into two halves, which pass the layers with experts one behind the
 experts and back, the other one computes. Two ways of it are built, which differ in what runs beside what.
 
 *The exchange beside all that computes*: SGLang's ``--enable-two-batch-overlap`` and DeepSeek's own prompts on H800.
-Kernels that send take units from those that compute (:data:`SENDING`).
+Kernels that send take units from those that compute, as long as they last (:data:`SENDING`).
 
 *Experts and their exchange beside attention*, each on units of their own: CloudMatrix-Infer's decoding, which gives
 16 of a die's 24 cube cores and 32 of its 48 vector cores to attention and the others to experts (arXiv 2506.12708,
@@ -15,6 +15,7 @@ fewer cores; the memory is everybody's, and no faster for both than for one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -49,23 +50,29 @@ class Units:
         Share of the units that computes in the first stream, and in the second.
     experts_beside
         The second stream computes experts as well as it sends; else it sends alone.
+    taken
+        Share of the units that the second stream takes from the first one while it lasts, on the average.
     """
 
-    main: float
-    beside: float
-    experts_beside: bool
+    main: float = 1.0
+    beside: float = 1.0
+    experts_beside: bool = False
+    taken: float = 0.0
 
 
-#: Units left to those who compute beside kernels that send, and those that send as if alone. Prompts: DeepEP's kernels
-#: for throughput take 20 multiprocessors (its ``num_sms``; 20 of an H800's 132 in DeepSeek-V3, arXiv 2412.19437). Its
-#: kernels for latency take none while they wait (its hooks). On Ascend prompts are sent by engines of their own
-#: (SDMA; arXiv 2506.12708, Figure 18), and decoding shares cores as said above.
-SENDING: Final[Mapping[tuple[str, str], Units]] = {
-    ("gpu", "prefill"): Units(112 / 132, 1.0, experts_beside=False),
-    ("gpu", "decode"): Units(1.0, 1.0, experts_beside=False),
-    ("davinci", "prefill"): Units(1.0, 1.0, experts_beside=False),
-    ("davinci", "decode"): Units(16 / 24, 8 / 24, experts_beside=True),
-}
+#: By makers of chips, and by stage. Prompts: DeepEP's kernels for throughput take 20 multiprocessors (its ``num_sms``;
+#: 20 of an H800's 132 in DeepSeek-V3, arXiv 2412.19437). Its kernels for latency take all while they send and receive
+#: and none while they wait, 0.06 of the 0.17 ms of a dispatch (SGLang's report of 96 H100s, lmsys.org, 5 May 2025);
+#: combining is taken to be alike. On Ascend prompts are sent by engines of their own (SDMA; arXiv 2506.12708, Figure
+#: 18), and decoding shares cores as said above.
+SENDING: Final[Mapping[tuple[str, str], Units]] = MappingProxyType(
+    {
+        ("gpu", "prefill"): Units(taken=20 / 132),
+        ("gpu", "decode"): Units(taken=0.06 / 0.17),
+        ("davinci", "prefill"): Units(),
+        ("davinci", "decode"): Units(16 / 24, 8 / 24, experts_beside=True),
+    }
+)
 
 
 def units_of(chip: Chip, stage: str) -> Units:
@@ -102,8 +109,8 @@ class TwoBatches:
         Price each on its units.
     chip, main_chip
         All of it, and what the first stream has of it.
-    takes_turns
-        Streams take turns at the memory.
+    units
+        How streams share it.
     """
 
     main: tuple[RowOperator, ...]
@@ -115,7 +122,7 @@ class TwoBatches:
     beside_source: SourceChain
     chip: Chip
     main_chip: Chip
-    takes_turns: bool
+    units: Units
 
     def over_rows(self, source: SourceChain, most: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return what operators over the rows of a step cost by origin, and for how much longer others take, ns.
@@ -136,15 +143,15 @@ class TwoBatches:
         """
         half = -(-np.arange(most + 1) // 2)
         sizes = np.arange(half[-1] + 1)
-        main = by_origin(self.main, self.main_source, int(half[-1]))
-        beside = by_origin(self.beside, self.beside_source, int(half[-1])).sum(axis=1)
-        others = np.stack([beside, self.reading_ns(sizes)])
+        beside = by_origin(self.beside, self.beside_source, int(half[-1]))
+        main = by_origin(self.main, self.main_source, int(half[-1])) + self.units.taken * beside
+        others = np.stack([beside.sum(axis=1), self.reading_ns(sizes)])
         return by_origin(self.rest.per_token, source, most) + 2 * main[half], 2 * (others - main.sum(axis=1))[:, half]
 
     def reading_ns(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return how long a micro-batch of some rows reads weights, ns, if streams take turns at the memory; else 0."""
         found = np.zeros(len(rows))
-        for operator in (*self.main, *self.beside) if self.takes_turns else ():
+        for operator in (*self.main, *self.beside) if self.units.experts_beside else ():
             if (bound := row_bound(self.chip, operator, rows)) is not None:
                 found += operator.count * bound.memory_ns / STREAM_EFFICIENCY
         return found
@@ -152,7 +159,7 @@ class TwoBatches:
     def looking_ns(self, sequences: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return how long one reads its cache, ns, in the same way."""
         found = np.zeros(len(tokens))
-        for kernel in self.generation if self.takes_turns else ():
+        for kernel in self.generation if self.units.experts_beside else ():
             memory_ns = attention_bound(self.chip, kernel, sequences, tokens).memory_ns
             found += kernel.count * memory_ns / self.chip.efficiency.hbm_decode_attention
         return found
@@ -188,5 +195,5 @@ def two_batches(model: ModelSpec, layout: Layout, chip: Chip, chain: Callable[[C
         beside_source=chain(chip_of_units(chip, units.beside)),
         chip=chip,
         main_chip=main_chip,
-        takes_turns=units.experts_beside,
+        units=units,
     )

@@ -22,7 +22,7 @@ class AscendSchedulerConfig(Strict):
     Attributes
     ----------
     enabled
-        A step computes whole prompts or decodes, prompts first. The plugin (0.9 to 0.11) turns it on by itself for
+        A step computes whole prompts or decodes, prompts first. The plugin (0.10 and 0.11) turns it on by itself for
         models of text alone without latent attention, since its kernels are slow where both meet in a step
         (``vllm_ascend/platform.py``); for models with encoders it must be asked for.
     """

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pricing import needs_tables
 
+from benchmarks.two_batches import DECODED_PER_S, DECODING, decode_ms
 from hardware.catalogue import load_chip
 from hardware.errors import ScenarioError
 from perfdb.compile import HostTime, StepLimits, compile_costs
@@ -55,9 +57,10 @@ def attention_ns(kernels, source, sequences, tokens):
 def test_a_step_of_decoding_takes_twice_the_longer_stream_and_what_is_not_halved(sequences):
     _, prices, halves = DECODE
     half, context = -(-sequences // 2), 4095  # a knot of the curves
-    main = rows_ns(halves.main, halves.main_source, half)
-    main += attention_ns(halves.generation, halves.main_source, half, context)
     beside = rows_ns(halves.beside, halves.beside_source, half)
+    # All units send and receive for 0.06 of 0.17 ms of a dispatch.
+    main = rows_ns(halves.main, halves.main_source, half) + beside * 6 / 17
+    main += attention_ns(halves.generation, halves.main_source, half, context)
     whole = chain(load_chip("h200_sxm"))
     rest = rows_ns(halves.rest.per_token, whole, sequences) + rows_ns(halves.rest.per_sample, whole, sequences)
     rest += attention_ns(halves.rest.generation, whole, sequences, context)
@@ -69,11 +72,13 @@ def test_a_step_of_prompts_does_too(tokens, prompt):
     _, prices, halves = PREFILL
     sums = {"samples": 1, "decodes": 0, "context": 0, "prompts": 1, "pairs": prompt * prompt, "reach": prompt}
     half, whole = tokens // 2, chain(load_chip("h200_sxm"))
-    main = 2 * rows_ns(halves.main, halves.main_source, half)
+    beside = 2 * rows_ns(halves.beside, halves.beside_source, half)
+    # 20 of 132 units send as long as that lasts.
+    main = 2 * rows_ns(halves.main, halves.main_source, half) + beside * 20 / 132
     main += attention_ns(halves.context, halves.main_source, 1, prompt)
     rest = rows_ns(halves.rest.per_token, whole, tokens) + rows_ns(halves.rest.per_sample, whole, 1)
     aside = attention_ns(halves.rest.context, whole, 1, prompt)
-    longest = max(main + aside, 2 * rows_ns(halves.beside, halves.beside_source, half))
+    longest = max(main + aside, beside)
     assert prices.mixed_ns(tokens=tokens, **sums) == pytest.approx(1e6 + rest + longest, rel=1e-3)
 
 
@@ -91,12 +96,11 @@ def test_only_what_is_sent_is_beside_on_gpus_and_experts_too_where_ascend_decode
 @pytest.mark.parametrize("costs", [DECODE, PREFILL])
 @given(sequences=st.integers(1, 64), context=st.integers(0, 8000))
 def test_halves_never_take_longer_than_one_after_the_other_nor_half_of_the_whole(costs, sequences, context):
-    whole, halved, halves = costs
+    whole, halved, _ = costs
     taken = halved.decode_ns(sequences, context)
     if sequences == 1:
         assert taken == whole.decode_ns(1, context)
-    slowest = max(chip.peak_flops("bf16") for chip in (halves.chip,)) / halves.main_chip.peak_flops("bf16")
-    assert taken <= 2 * slowest * whole.decode_ns(-(-sequences // 2), context) + 1_000
+    assert taken <= 2 * whole.decode_ns(-(-sequences // 2), context) + 1_000
     assert 2 * taken >= whole.decode_ns(sequences, context)
 
 
@@ -126,6 +130,17 @@ def test_streams_of_cloudmatrix_are_as_long_as_each_other_and_as_its_paper_says(
         rows = 96 if name == "MTP" else 48
         step = passes.token_ns[rows] + passes.generation_curve(48).between(4224, 4225)
         assert step / 61e3 == pytest.approx(paper_us, rel=0.17)
+
+
+@needs_tables
+def test_halves_gain_on_h100s_about_what_sglang_says():
+    """27 % slower with 32 sequences of a rank, 25.5 % faster with 256, and as fast somewhere between 64 and 128."""
+    whole, halved = ({n: decode_ms(n, halves=halves) for n in (32, 64, 128, 256)} for halves in (False, True))
+    gain = {n: whole[n] / halved[n] - 1 for n in whole}
+    assert gain[64] < 0 < gain[128]
+    for sequences, theirs in DECODING.items():
+        assert gain[sequences] == pytest.approx(theirs, abs=0.1)
+    assert halved[256] == pytest.approx(256e3 / DECODED_PER_S, rel=0.1)
 
 
 def run(*, macro_steps=True, **options):

@@ -10,7 +10,7 @@ the host where this policy recomputes it. Splitwise's machines batch prompts wit
 (``instance.py`` of splitwise-sim); that a prompt there may push sequences out of a full batch is left out.
 
 vLLM's plugin for Ascend does the same with vLLM V1's blocks (``AscendScheduler`` in ``vllm_ascend/core/scheduler.py``,
-0.9 to 0.11). That it passes over a prompt that does not fit, and looks at those behind it, is left out.
+up to 0.11). That it passes over a prompt that does not fit, and looks at those behind it, is left out.
 """
 
 from __future__ import annotations
