@@ -147,11 +147,6 @@ class VllmScheduler:
                 budget -= len(joined)
             self._admit(state, budget, plan, puts_off=rest > 0)
         plan.decodes = state.decodes
-        others = plan.chunks or plan.fetches or plan.held
-        if plan.loads and plan.decodes and self.interval == 1 and not (others or _unplanned(state)):
-            # Room was made for KV, and nobody is left to look at: the sequences go on as if nothing had happened.
-            state.pool.taken_until = state.step + 1
-            plan.steps += state.pool.lasting(state.step + 1)
 
     # --- prompts put off -----------------------------------------------------------------------------
 
@@ -312,11 +307,6 @@ class VllmScheduler:
         if self.by_priority:
             return max(state.running.values(), key=lambda request: (request.priority, request.order))
         return state.running[next(reversed(state.running))]
-
-
-def _unplanned(state: EngineState) -> bool:
-    """Tell whether a request is here that neither decodes nor has its KV fetched."""
-    return bool(state.waiting or state.ready or state.fetched or state.prefilling or state.held)
 
 
 def _still_needed(state: EngineState, chunks: Sequence[tuple[Request, int]]) -> int:
