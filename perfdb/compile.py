@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -199,7 +199,8 @@ def _of_engine(
 ) -> StepPrices:
     """Return what the steps of an engine cost that makes such passes."""
     if drafter is not None:
-        draft = compile_costs(drafter.operators, source, limits, HostTime())
+        most = max(limits.tokens, limits.sequences * drafter.speculation.rows)
+        draft = compile_costs(drafter.operators, source, replace(limits, tokens=most), HostTime())
         return SpeculativePrices(passes, draft.prices, drafter.speculation)
     return passes if stages == 1 else RoundPrices(passes, stages)
 
