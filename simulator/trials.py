@@ -8,23 +8,21 @@ from functools import lru_cache
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-import numpy as np
-
 from hardware.errors import ServesimError
 from simulator.build import build_any_pool, check_built
 from simulator.journal import Journal, Point, Summary, point_key
 from simulator.loads import loader
 from simulator.pool_table import Pool
 from simulator.requests import build_requests
-from simulator.run import run_built
+from simulator.run import fabric_of
 from simulator.scenario import Model
+from simulator.trial_row import trial_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from simulator.built_pool import AnyPool
-    from simulator.metrics import RequestTimes
-    from simulator.run import Result
+    from simulator.fabric import Fabric
     from simulator.scenario import Scenario
 
 __all__ = ["Axis", "Trial", "Verdict", "highest_kept", "pools_of", "run_trial", "trial_key", "under"]
@@ -103,6 +101,9 @@ class Verdict:
         return next((point for point in self.points if point["place"] == place), None)
 
 
+#: Networks of deployments, by the scenario without its traffic.
+_FABRICS: Final[dict[str, Fabric | None]] = {}
+_MOST_FABRICS: Final = 32
 #: Requests of each user at least: the first of all are sent at once.
 _ROUNDS: Final = 4
 
@@ -223,34 +224,8 @@ def _with(scenario: Scenario, **changes: object) -> Scenario:
 
 
 def _run(scenario: Scenario) -> dict[str, Any]:
-    return _row(run_built(scenario, build_requests(scenario), pools_of(scenario)))
-
-
-def _row(result: Result) -> dict[str, Any]:
-    """Return what is kept of a run: plain numbers of its summary, and which bounds were missed."""
-    summary, times, slo = result.summary, result.run.times, result.scenario.slo
-    names = (
-        *("completed", "failed", "duration", "request_throughput", "request_goodput", "output_throughput"),
-        *("slo_attainment", "mean_ttft_ms", "p50_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p50_tpot_ms", "p99_tpot_ms"),
-        *("p99_e2el_ms", "chips", "cost_per_hour", "preemptions", "extrapolated_share", "roofline_share", "events"),
-    )
-    outputs = result.run.cluster.ledger.column("output_tokens")
-    good = float(outputs[times.measured & times.met_slo].sum())
-    return {name: summary[name] for name in names} | {
-        "missed_ttft": _missed(times, times.ttft_ms, slo.ttft_ms),
-        "missed_tpot": _missed(times, np.nan_to_num(times.tpot_ms), slo.tpot_ms),
-        "missed_e2e": _missed(times, times.e2e_ms, slo.e2e_ms),
-        "good_output_tokens_share": good / max(float(outputs[times.measured].sum()), 1.0),
-        "mean_output_tokens": float(outputs[times.measured].mean()),
-    }
-
-
-def _missed(times: RequestTimes, values_ms: Any, bound_ms: float | None) -> float:  # noqa: ANN401 - a column
-    """Return the share of measured requests that failed or missed a bound."""
-    if bound_ms is None:
-        return 0.0
-    met = times.completed & (values_ms <= bound_ms)
-    return 1.0 - float(met[times.measured].mean())
+    pools = pools_of(scenario)
+    return trial_row(scenario, build_requests(scenario), pools, _fabric(scenario, pools))
 
 
 # --- pools, built once per process -------------------------------------------------------------------
@@ -275,6 +250,16 @@ def pools_of(scenario: Scenario, *, apart: bool = False) -> tuple[AnyPool, ...]:
         found.append(built.of_replicas(pool.replicas))
     check_built(scenario, found)
     return tuple(found)
+
+
+def _fabric(scenario: Scenario, pools: tuple[AnyPool, ...]) -> Fabric | None:
+    """Return the network between the pools of a scenario, which the runs of a trial share."""
+    key = scenario.model_dump_json(exclude={"workload", "slo", "search", "name", "seed"})
+    if key not in _FABRICS:
+        if len(_FABRICS) >= _MOST_FABRICS:
+            _FABRICS.clear()
+        _FABRICS[key] = fabric_of(scenario, pools)
+    return _FABRICS[key]
 
 
 @lru_cache(maxsize=512)
