@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import ceil
+from math import ceil, sqrt
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
@@ -66,6 +66,8 @@ class Race:
         The deployments, in the order they joined.
     chips
         Chips there are.
+    slo
+        The bounds to be met.
     allowed_s
         How long the SLO allows a mean request, s: the unit of the length of runs.
     stopped
@@ -76,8 +78,8 @@ class Race:
         self.goal, self._make, self._late = goal, make, late
         self._base, self._splits = searched.scenario, searched.table.splits
         self.chips = searched.table.gpus or 1
-        slo, lasts_s = searched.scenario.slo, searched.table.duration_s
-        allowed_s = goal.traffic.allowed_s(slo.ttft_ms, slo.tpot_ms, slo.e2e_ms)
+        self.slo, lasts_s = searched.scenario.slo, searched.table.duration_s
+        allowed_s = goal.traffic.allowed_s(self.slo.ttft_ms, self.slo.tpot_ms, self.slo.e2e_ms)
         self.allowed_s = lasts_s / LONG.lasts if lasts_s else allowed_s
         self._requests = searched.table.requests
         self.entries: list[Entry] = []
@@ -171,7 +173,9 @@ class Race:
 
     def _hint(self, entry: Entry, goal: Goal, ladder: tuple[float, ...], floor: int | None) -> int:
         if entry.load is not None:
-            return place_of(ladder, entry.load)
+            # Short runs flatter those whose queues grow slowly; what stages bear alone errs to the other side.
+            doubt = sqrt(min(1.0, entry.foreseen_per_s / entry.expected_per_s)) if entry.foreseen_per_s else 1.0
+            return place_of(ladder, entry.load * (doubt if goal.axis == "rate" else 1.0))
         if floor is not None:
             return max(0, floor - 2)
         if goal.axis == "units":

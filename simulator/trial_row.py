@@ -34,8 +34,9 @@ def trial_row(
 ) -> dict[str, Any]:
     """Run a scenario until it is over or certain to miss its SLO, and return what is kept of it.
 
-    A run that was given up has its time, s, under ``given_up_s``, None where it was not. All else is of the measured
-    requests that had met or missed their bounds by then; nothing is said of the origins of its prices.
+    A run that was given up has its time, s, under ``given_up_s``, None where it was not. What it says of missed bounds
+    is of the requests for which they had fallen due (:meth:`simulator.giving_up.Hopeless.so_far`), all else of those
+    that were over by then; nothing is said of the origins of its prices.
 
     Parameters
     ----------
@@ -52,15 +53,17 @@ def trial_row(
     # An instance that is lost, or changes roles, may let a request start over: nothing is certain then.
     steady = not (scenario.operations.incident or scenario.operations.switching)
     run = simulated(scenario, requests, pools, fabric, hopeless=hopeless if steady else None)
-    times = run.times
-    if run.given_up:
-        times = replace(times, measured=times.measured & hopeless.decided(run.cluster))
-    return _row(run, times)
+    if not run.given_up:
+        return _row(run, run.times)
+    over = run.times.completed | (run.cluster.ledger.column("failed") > 0)
+    row = _row(run, replace(run.times, measured=run.times.measured & over))
+    return row | hopeless.so_far(run.cluster)
 
 
 def _row(run: Finished, times: RequestTimes) -> dict[str, Any]:
     ledger, slo, measured = run.cluster.ledger, run.scenario.slo, times.measured
     rates, latencies = request_rates(ledger, times, run.warmup_ns), request_latencies(times)
+    shares = {} if run.given_up else priced_shares(run)
     outputs = ledger.column("output_tokens")
     good = float(outputs[measured & times.met_slo].sum())
     return {
@@ -71,21 +74,14 @@ def _row(run: Finished, times: RequestTimes) -> dict[str, Any]:
         "cost_per_hour": cost_per_hour(run),
         "preemptions": int(ledger.column("preemptions").sum()),
         "events": run.cluster.events,
-        **_shares(run),
+        **{name: shares.get(name) for name in _SHARES},
         "missed_ttft": _missed(times, times.ttft_ms, slo.ttft_ms),
         "missed_tpot": _missed(times, np.nan_to_num(times.tpot_ms), slo.tpot_ms),
         "missed_e2e": _missed(times, times.e2e_ms, slo.e2e_ms),
         "good_output_tokens_share": good / max(float(outputs[measured].sum()), 1.0),
-        "mean_output_tokens": float(outputs[measured].mean()),
+        "mean_output_tokens": float(outputs[measured].sum() / max(int(measured.sum()), 1)),
         "given_up_s": run.cluster.env.now / 1e9 if run.given_up else None,
     }
-
-
-def _shares(run: Finished) -> dict[str, float | None]:
-    if run.given_up:
-        return dict.fromkeys(_SHARES)
-    shares = priced_shares(run)
-    return {name: shares[name] for name in _SHARES}
 
 
 def _missed(times: RequestTimes, values_ms: Any, bound_ms: float | None) -> float:  # noqa: ANN401 - a column
@@ -93,4 +89,5 @@ def _missed(times: RequestTimes, values_ms: Any, bound_ms: float | None) -> floa
     if bound_ms is None:
         return 0.0
     met = times.completed & (values_ms <= bound_ms)
-    return 1.0 - float(met[times.measured].mean())
+    measured = int(times.measured.sum())
+    return 1.0 - float(met[times.measured].sum()) / measured if measured else 0.0

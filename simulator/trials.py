@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import lru_cache
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import numpy as np
 
 from hardware.errors import ServesimError
 from simulator.build import build_any_pool, check_built
@@ -61,6 +63,9 @@ class Trial:
         ladder.
     climbs
         Whether to look for loads above the first that is borne.
+    prompts_alone
+        Whether only the way to the first token is on trial: answers are cut to two tokens, which is what takes their KV
+        to an instance that decodes, and no bound on TPOT counts. Turns that wait for answers are left as they are.
     """
 
     scenario: Scenario
@@ -74,6 +79,7 @@ class Trial:
     settles_s: float
     floor: int | None = None
     climbs: bool = True
+    prompts_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,8 @@ class Verdict:
 #: Networks of deployments, by the scenario without its traffic.
 _FABRICS: Final[dict[str, Fabric | None]] = {}
 _MOST_FABRICS: Final = 32
+#: Tokens of the shortest answer for which KV goes to an instance that decodes.
+_HANDED_OVER: Final = 2
 #: Requests of each user at least: the first of all are sent at once.
 _ROUNDS: Final = 4
 
@@ -119,7 +127,9 @@ def run_trial(key: str, trial: Trial, journal: Journal) -> Summary:
     points: dict[int, dict[str, Any]] = {}
 
     def keeps(place: int) -> bool:
-        points[place] = {"place": place, "load": trial.ladder[place]} | _run(under(trial, place))
+        points[place] = {"place": place, "load": trial.ladder[place]} | _run(
+            under(trial, place), cut=trial.prompts_alone
+        )
         return bool(points[place]["slo_attainment"] >= trial.scenario.slo.attainment)
 
     try:
@@ -163,14 +173,15 @@ def highest_kept(
         if not keeps(only_last):
             return None
         high = only_last
-    step, place = 1, min(max(hint, first), last)
+    # Most hints are good to two places: only then do steps become longer.
+    step, before, place = 1, 0, min(max(hint, first), last)
     while high - low > 1:
         place = min(max(place, low + 1), high - 1)
         if keeps(place):
             high, place = place, place - step
         else:
             low, place = place, place + step
-        step *= 2
+        step, before = step + before, step
         if low >= first and high <= last:
             place = (low + high) // 2
     return high if high <= last else None
@@ -223,9 +234,12 @@ def _with(scenario: Scenario, **changes: object) -> Scenario:
     return scenario.model_copy(update={"workload": scenario.workload.model_copy(update=changes)})
 
 
-def _run(scenario: Scenario) -> dict[str, Any]:
-    pools = pools_of(scenario)
-    return trial_row(scenario, build_requests(scenario), pools, _fabric(scenario, pools))
+def _run(scenario: Scenario, *, cut: bool) -> dict[str, Any]:
+    pools, requests = pools_of(scenario), build_requests(scenario)
+    if cut and requests.later is None:
+        requests = replace(requests, output_tokens=np.minimum(requests.output_tokens, _HANDED_OVER))
+        scenario = scenario.model_copy(update={"slo": scenario.slo.model_copy(update={"tpot_ms": None})})
+    return trial_row(scenario, requests, pools, _fabric(scenario, pools))
 
 
 # --- pools, built once per process -------------------------------------------------------------------
