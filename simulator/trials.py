@@ -127,9 +127,8 @@ def run_trial(key: str, trial: Trial, journal: Journal) -> Summary:
     points: dict[int, dict[str, Any]] = {}
 
     def keeps(place: int) -> bool:
-        points[place] = {"place": place, "load": trial.ladder[place]} | _run(
-            under(trial, place), cut=trial.prompts_alone
-        )
+        row = _run(under(trial, place), cut=trial.prompts_alone)
+        points[place] = {"place": place, "load": trial.ladder[place]} | row
         return bool(points[place]["slo_attainment"] >= trial.scenario.slo.attainment)
 
     try:
