@@ -152,9 +152,14 @@ class Entry:
         return tuple(goal.place(point, trial.units * self.unit.chips) for trial, point in kept if point["mean_tpot_ms"])
 
     def kept(self, round_name: str) -> Iterator[tuple[Trial, dict[str, Any]]]:
-        """Yield the run at the highest load it bears by a round, and those at shares of it that it bears too."""
+        """Yield the run at the highest load it bears by a round, and those at shares of it that it bears too.
+
+        The latter may be of a round before: where nobody waits for long, short runs tell what long ones do.
+        """
         if round_name in self.trials and self.trials[round_name][1].place is not None:
-            for trial, verdict in (self.trials[round_name], *self.curves.get(round_name, ())):
+            rounds = list(self.trials)[: list(self.trials).index(round_name) + 1]
+            traced = next((self.curves[name] for name in reversed(rounds) if name in self.curves), ())
+            for trial, verdict in (self.trials[round_name], *traced):
                 point = verdict.at(verdict.place)
                 if point is not None:
                     yield trial, point

@@ -196,7 +196,7 @@ class Race:
         going = self._on_front(_ON_FRONT[rung.name]) if self.goal.of_fronts else self._best_of_each(_GO_ON[rung.name])
         if going and not self.stop(rung.name):
             self.attempt(going, rung, self.goal, {})
-            if self.goal.of_fronts:
+            if self.goal.of_fronts and rung is LONG:
                 self.trace(going, rung, self.goal)
 
     def _best_of_each(self, most: int) -> list[Entry]:

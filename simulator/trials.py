@@ -110,6 +110,8 @@ class Verdict:
 #: Networks of deployments, by the scenario without its traffic.
 _FABRICS: Final[dict[str, Fabric | None]] = {}
 _MOST_FABRICS: Final = 32
+#: Where fewer requests than this share keep the SLO, or all do, the load borne is some places away.
+_MANY_MISS: Final = 0.5
 #: Tokens of the shortest answer for which KV goes to an instance that decodes.
 _HANDED_OVER: Final = 2
 #: Requests of each user at least: the first of all are sent at once.
@@ -133,7 +135,12 @@ def run_trial(key: str, trial: Trial, journal: Journal) -> Summary:
 
     try:
         place = highest_kept(
-            keeps, hint=trial.hint, last=_last(trial), first=0 if trial.climbs else trial.hint, only_last=trial.floor
+            keeps,
+            hint=trial.hint,
+            last=_last(trial),
+            first=0 if trial.climbs else trial.hint,
+            only_last=trial.floor,
+            far=lambda place: not _MANY_MISS < points[place]["slo_attainment"] < 1.0,
         )
     except ServesimError as error:
         raise type(error)(f"{trial.label}: {error}") from error
@@ -146,8 +153,14 @@ def _last(trial: Trial) -> int:
     return len(trial.ladder) - 1 if trial.floor is None else trial.floor
 
 
-def highest_kept(
-    keeps: Callable[[int], bool], *, hint: int, last: int, first: int = 0, only_last: int | None = None
+def highest_kept(  # noqa: PLR0913 - where to look, and what is known
+    keeps: Callable[[int], bool],
+    *,
+    hint: int,
+    last: int,
+    first: int = 0,
+    only_last: int | None = None,
+    far: Callable[[int], bool] = lambda _: False,
 ) -> int | None:
     """Return the first place of a ladder that is kept, taking that all after it are; None if none up to ``last`` is.
 
@@ -161,6 +174,8 @@ def highest_kept(
         The last and first place that may be asked for.
     only_last
         A place to ask for before all others: if it is not kept nothing is.
+    far
+        Tells of a place that was asked for whether the one looked for seems to be far from it: steps double then.
 
     Examples
     --------
@@ -172,15 +187,15 @@ def highest_kept(
         if not keeps(only_last):
             return None
         high = only_last
-    # Most hints are good to two places: only then do steps become longer.
-    step, before, place = 1, 0, min(max(hint, first), last)
+    step, place = 1, min(max(hint, first), last)
     while high - low > 1:
         place = min(max(place, low + 1), high - 1)
-        if keeps(place):
+        kept = keeps(place)
+        step = 2 * step if far(place) else step
+        if kept:
             high, place = place, place - step
         else:
             low, place = place, place + step
-        step, before = step + before, step
         if low >= first and high <= last:
             place = (low + high) // 2
     return high if high <= last else None
