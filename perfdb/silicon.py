@@ -277,7 +277,9 @@ def _nearest_heads(operator: Attention, measured: NDArray[np.int64]) -> Attentio
 def _distinct(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the rows that differ, as ``np.unique`` along the first axis does in twenty times as long."""
     ordered = rows[np.lexsort(rows.T[::-1])]
-    return ordered[np.append(True, (ordered[1:] != ordered[:-1]).any(axis=1))]
+    first = np.append([True], (ordered[1:] != ordered[:-1]).any(axis=1))
+    found: NDArray[np.int64] = ordered[first]
+    return found
 
 
 def _sequences_alike(operator: Attention, kin: Attention, sequences: NDArray[np.int64]) -> NDArray[np.int64]:

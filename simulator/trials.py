@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from simulator.built_pool import AnyPool
     from simulator.fabric import Fabric
+    from simulator.requests import Requests
     from simulator.scenario import Scenario
 
 __all__ = ["Axis", "Trial", "Verdict", "highest_kept", "pools_of", "run_trial", "trial_key", "under"]
@@ -129,7 +130,7 @@ def run_trial(key: str, trial: Trial, journal: Journal) -> Summary:
     points: dict[int, dict[str, Any]] = {}
 
     def keeps(place: int) -> bool:
-        row = _run(under(trial, place), cut=trial.prompts_alone)
+        row = _run(*_loaded(trial, place), cut=trial.prompts_alone)
         points[place] = {"place": place, "load": trial.ladder[place]} | row
         return bool(points[place]["slo_attainment"] >= trial.scenario.slo.attainment)
 
@@ -206,22 +207,29 @@ def highest_kept(  # noqa: PLR0913 - where to look, and what is known
 
 def under(trial: Trial, place: int) -> Scenario:
     """Return the scenario of a trial at a place of its ladder."""
+    return _loaded(trial, place)[0]
+
+
+def _loaded(trial: Trial, place: int) -> tuple[Scenario, Requests]:
+    """Return the scenario of a trial at a place of its ladder, and its requests."""
     load = trial.ladder[place]
     units = int(load) if trial.axis == "units" else trial.units
     together = min(units, trial.together)
     scenario = _repeated(trial.scenario, together)
     if trial.axis == "users":
-        return _with_users(scenario, round(load * together / units), ceil(trial.requests * together / units))
+        users = _with_users(scenario, round(load * together / units), ceil(trial.requests * together / units))
+        return users, build_requests(users)
     scenario = _with(_lasting(scenario, trial.requests), share=together / units)
     if trial.axis == "rate":
         scenario = loader(scenario)(Decimal(repr(load)))
     return _settled(scenario, trial.settles_s)
 
 
-def _settled(scenario: Scenario, settles_s: float) -> Scenario:
-    """Return a scenario that measures only what comes once it has filled."""
-    last_s = int(build_requests(scenario).times_ns[-1]) / 1e9
-    return _with(scenario, warmup_s=max(scenario.workload.warmup_s, min(settles_s, float(f"{last_s / 4:.3g}"))))
+def _settled(scenario: Scenario, settles_s: float) -> tuple[Scenario, Requests]:
+    """Return a scenario that measures only what comes once it has filled, and its requests."""
+    requests = build_requests(scenario)
+    warmup_s = min(settles_s, float(f"{int(requests.times_ns[-1]) / 1e9 / 4:.3g}"))
+    return _with(scenario, warmup_s=max(scenario.workload.warmup_s, warmup_s)), requests
 
 
 def _repeated(scenario: Scenario, times: int) -> Scenario:
@@ -248,8 +256,8 @@ def _with(scenario: Scenario, **changes: object) -> Scenario:
     return scenario.model_copy(update={"workload": scenario.workload.model_copy(update=changes)})
 
 
-def _run(scenario: Scenario, *, cut: bool) -> dict[str, Any]:
-    pools, requests = pools_of(scenario), build_requests(scenario)
+def _run(scenario: Scenario, requests: Requests, *, cut: bool) -> dict[str, Any]:
+    pools = pools_of(scenario)
     if cut and requests.later is None:
         requests = replace(requests, output_tokens=np.minimum(requests.output_tokens, _HANDED_OVER))
         scenario = scenario.model_copy(update={"slo": scenario.slo.model_copy(update={"tpot_ms": None})})
