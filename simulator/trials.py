@@ -111,6 +111,8 @@ class Verdict:
 #: Networks of deployments, by the scenario without its traffic.
 _FABRICS: Final[dict[str, Fabric | None]] = {}
 _MOST_FABRICS: Final = 32
+#: Places that are asked for one after the other before steps double.
+_SHORT_STEPS: Final = 2
 #: Where fewer requests than this share keep the SLO, or all do, the load borne is some places away.
 _MANY_MISS: Final = 0.5
 #: Tokens of the shortest answer for which KV goes to an instance that decodes.
@@ -176,7 +178,8 @@ def highest_kept(  # noqa: PLR0913 - where to look, and what is known
     only_last
         A place to ask for before all others: if it is not kept nothing is.
     far
-        Tells of a place that was asked for whether the one looked for seems to be far from it: steps double then.
+        Tells of a place that was asked for whether the one looked for seems to be far from it: steps double then, as
+        they do after two short ones.
 
     Examples
     --------
@@ -188,11 +191,11 @@ def highest_kept(  # noqa: PLR0913 - where to look, and what is known
         if not keeps(only_last):
             return None
         high = only_last
-    step, place = 1, min(max(hint, first), last)
+    step, made, place = 1, 0, min(max(hint, first), last)
     while high - low > 1:
         place = min(max(place, low + 1), high - 1)
-        kept = keeps(place)
-        step = 2 * step if far(place) else step
+        kept, made = keeps(place), made + 1
+        step = 2 * step if made > _SHORT_STEPS or far(place) else step
         if kept:
             high, place = place, place - step
         else:
