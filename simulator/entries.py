@@ -75,8 +75,6 @@ class Entry:
         Trials and what came of them, by the names of rungs, in order.
     foreseen_per_s
         What its stages bear alone, where it is composed of such; 0 where it is not.
-    prompts_alone
-        See :class:`simulator.trials.Trial`.
     corners
         Tokens per second of a user and of a chip that it cannot surpass both; empty where nobody asked.
     curves
@@ -94,7 +92,6 @@ class Entry:
     expected_per_s: float
     trials: dict[str, tuple[Trial, Verdict]] = field(default_factory=dict)
     foreseen_per_s: float = 0.0
-    prompts_alone: bool = False
     corners: Points = ()
     curves: dict[str, list[tuple[Trial, Verdict]]] = field(default_factory=dict)
     left_at: str | None = None
@@ -319,5 +316,4 @@ def trial_of(  # noqa: PLR0913 - what a trial is made of
         settles_s=allowed_s,
         requests=requests_of(entry, goal, rung, allowed_s),
         floor=floor,
-        prompts_alone=entry.prompts_alone,
     )

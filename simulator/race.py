@@ -66,8 +66,6 @@ class Race:
         The deployments, in the order they joined.
     chips
         Chips there are.
-    slo
-        The bounds to be met.
     allowed_s
         How long the SLO allows a mean request, s: the unit of the length of runs.
     stopped
@@ -78,8 +76,8 @@ class Race:
         self.goal, self._make, self._late = goal, make, late
         self._base, self._splits = searched.scenario, searched.table.splits
         self.chips = searched.table.gpus or 1
-        self.slo, lasts_s = searched.scenario.slo, searched.table.duration_s
-        allowed_s = goal.traffic.allowed_s(self.slo.ttft_ms, self.slo.tpot_ms, self.slo.e2e_ms)
+        slo, lasts_s = searched.scenario.slo, searched.table.duration_s
+        allowed_s = goal.traffic.allowed_s(slo.ttft_ms, slo.tpot_ms, slo.e2e_ms)
         self.allowed_s = lasts_s / LONG.lasts if lasts_s else allowed_s
         self._requests = searched.table.requests
         self.entries: list[Entry] = []

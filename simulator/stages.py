@@ -24,7 +24,6 @@ __all__ = ["Stages"]
 _AMPLE: Final = 2.0
 #: Chips of the stage under trial: its instances help each other out.
 _STAGE_CHIPS: Final = 8
-_BEFORE_DECODING: Final = ("encode", "prefill")
 #: How fast users are served is theirs to say.
 _DECODING: Final = ("decode", "colocated")
 #: Images and prompts are over within their TTFT, so that fewer of them show what an instance bears.
@@ -159,18 +158,12 @@ class Stages:
             partner = min(partners, key=self._alone_ms)
             members[other] = (partner, 1 + int(_AMPLE * rate / self._bounds[partner].rate_per_s))
         unit = Unit(tuple(members[number] for number in sorted(members)))
-        return Entry(unit, 1, rate, 0.0, self._guess(choice.role) * rate, prompts_alone=self._cuts(choice, unit))
+        return Entry(unit, 1, rate, 0.0, self._guess(choice.role) * rate)
 
     def _guess(self, role: str) -> float:
         """Return the share of its bound that a stage should bear: what those of its role did so far."""
         tried = [entry for choice, entry in self._tried.items() if choice.role == role and entry.point is not None]
         return median(entry.expected_per_s / entry.bound_per_s for entry in tried) if tried else FIRST_GUESS
-
-    def _cuts(self, choice: Choice, unit: Unit) -> bool:
-        """Tell whether a stage can do without the answers that others decode: where only TTFT is its to meet."""
-        slo = self._race.slo
-        apart = choice.role in _BEFORE_DECODING and unit.members[-1][0].role == "decode"
-        return apart and self._goal.axis == "rate" and slo.ttft_ms is not None and slo.e2e_ms is None
 
     def _most(self, choice: Choice) -> float:
         return self._bounds[choice].rate_per_s * (self._race.chips // choice.chips)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
-
-import numpy as np
 
 from hardware.errors import ServesimError
 from simulator.build import build_any_pool, check_built
@@ -64,9 +62,6 @@ class Trial:
         ladder.
     climbs
         Whether to look for loads above the first that is borne.
-    prompts_alone
-        Whether only the way to the first token is on trial: answers are cut to two tokens, which is what takes their KV
-        to an instance that decodes, and no bound on TPOT counts. Turns that wait for answers are left as they are.
     """
 
     scenario: Scenario
@@ -80,7 +75,6 @@ class Trial:
     settles_s: float
     floor: int | None = None
     climbs: bool = True
-    prompts_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +109,6 @@ _MOST_FABRICS: Final = 32
 _SHORT_STEPS: Final = 2
 #: Where fewer requests than this share keep the SLO, or all do, the load borne is some places away.
 _MANY_MISS: Final = 0.5
-#: Tokens of the shortest answer for which KV goes to an instance that decodes.
-_HANDED_OVER: Final = 2
 #: Requests of each user at least: the first of all are sent at once.
 _ROUNDS: Final = 4
 
@@ -132,7 +124,7 @@ def run_trial(key: str, trial: Trial, journal: Journal) -> Summary:
     points: dict[int, dict[str, Any]] = {}
 
     def keeps(place: int) -> bool:
-        row = _run(*_loaded(trial, place), cut=trial.prompts_alone)
+        row = _run(*_loaded(trial, place))
         points[place] = {"place": place, "load": trial.ladder[place]} | row
         return bool(points[place]["slo_attainment"] >= trial.scenario.slo.attainment)
 
@@ -259,11 +251,8 @@ def _with(scenario: Scenario, **changes: object) -> Scenario:
     return scenario.model_copy(update={"workload": scenario.workload.model_copy(update=changes)})
 
 
-def _run(scenario: Scenario, requests: Requests, *, cut: bool) -> dict[str, Any]:
+def _run(scenario: Scenario, requests: Requests) -> dict[str, Any]:
     pools = pools_of(scenario)
-    if cut and requests.later is None:
-        requests = replace(requests, output_tokens=np.minimum(requests.output_tokens, _HANDED_OVER))
-        scenario = scenario.model_copy(update={"slo": scenario.slo.model_copy(update={"tpot_ms": None})})
     return trial_row(scenario, requests, pools, _fabric(scenario, pools))
 
 
