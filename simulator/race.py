@@ -178,7 +178,7 @@ class Race:
             return max(0, floor - 2)
         if goal.axis == "units":
             return 0
-        return place_of(ladder, ladder[0] * entry.expected_per_s / entry.bound_per_s)
+        return place_of(ladder, ladder[0] * (entry.foreseen_per_s or entry.expected_per_s) / entry.bound_per_s)
 
     def best(self, split: str) -> Entry | None:
         """Return the deployment of a split that is worth the most by the longest runs there are."""

@@ -158,7 +158,7 @@ class Stages:
             partner = min(partners, key=self._alone_ms)
             members[other] = (partner, 1 + int(_AMPLE * rate / self._bounds[partner].rate_per_s))
         unit = Unit(tuple(members[number] for number in sorted(members)))
-        return Entry(unit, 1, rate, 0.0, self._guess(choice.role) * rate)
+        return Entry(unit, 1, rate, 0.0, FIRST_GUESS * rate, foreseen_per_s=self._guess(choice.role) * rate)
 
     def _guess(self, role: str) -> float:
         """Return the share of its bound that a stage should bear: what those of its role did so far."""
