@@ -84,7 +84,9 @@ def search(  # noqa: PLR0913, PLR0917 - one parameter per option
         def make(runs: Mapping[str, Any], work: Callable[[str, Any, Journal], Summary]) -> dict[str, Summary]:
             return run_missing(runs, work, staging.journal, on_progress=tell, executor=workers)
 
-        content = _made(searched, staging, make, lambda: budget is not None and time.monotonic() - started > budget)
+        content = _made(
+            searched, staging, make, lambda share: budget is not None and time.monotonic() - started > share * budget
+        )
 
     from simulator.search_report import render_search, search_sentence  # noqa: PLC0415 - --help stays light
 
@@ -94,7 +96,7 @@ def search(  # noqa: PLR0913, PLR0917 - one parameter per option
         sys.exit(_SLO_MISSED)
 
 
-def _made(searched: Searched, staging: Staging, make: Make, late: Callable[[], bool]) -> dict[str, Any]:
+def _made(searched: Searched, staging: Staging, make: Make, late: Callable[[float], bool]) -> dict[str, Any]:
     """Search, and write what came of it; what is imported here is while other processes get ready."""
     from simulator.journal import point_key  # noqa: PLC0415 - --help stays light
     from simulator.objectives import goal_of  # noqa: PLC0415 - --help stays light

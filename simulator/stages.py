@@ -65,7 +65,9 @@ class Stages:
     def rates(self) -> dict[Choice, float]:
         """Return the requests per second that an instance bears; of those that no partner makes worth while, none."""
         while wave := self._next():
-            if self._race.stop("stages"):
+            if self._race.stop(
+                "stages", first=not any(choice in self._tried for stage in self._choices for choice in stage)
+            ):
                 break
             fresh = {choice: self._deployment(choice, stage) for choice, stage in wave}
             self._tried |= fresh
