@@ -184,7 +184,7 @@ class Apart:
     def _entry(self, one: _Composed) -> Entry:
         bounds = [self._bounds[choice] for choice in one.combination.choices]
         entry = entry_of(one.unit, bounds, self._race.goal, self._race.chips)
-        entry.expected_per_s = entry.foreseen_per_s = one.expected_per_s
+        entry.expected_per_s = one.expected_per_s
         return entry
 
     def _best(self, known: Sequence[_Composed]) -> list[int]:

@@ -74,8 +74,8 @@ class Entry:
     trials
         Trials and what came of them, by the names of rungs, in order.
     foreseen_per_s
-        What its stages bear alone, where it is composed of such, and of a stage alone what others like it bear; 0 where
-        nothing is known. It says where to begin in a ladder, and nothing else.
+        Of a stage alone, what it bears if it is like those tried before it; 0 where nothing is known. It says where to
+        begin in a ladder, and nothing else.
     corners
         Tokens per second of a user and of a chip that it cannot surpass both; empty where nobody asked.
     curves

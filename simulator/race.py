@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import ceil, sqrt
+from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
@@ -176,9 +176,7 @@ class Race:
 
     def _hint(self, entry: Entry, goal: Goal, ladder: tuple[float, ...], floor: int | None) -> int:
         if entry.load is not None:
-            # Short runs flatter those whose queues grow slowly; what stages bear alone errs to the other side.
-            doubt = sqrt(min(1.0, entry.foreseen_per_s / entry.expected_per_s)) if entry.foreseen_per_s else 1.0
-            return place_of(ladder, entry.load * (doubt if goal.axis == "rate" else 1.0))
+            return place_of(ladder, entry.load)
         if floor is not None:
             return max(0, floor - 2)
         if goal.axis == "units":

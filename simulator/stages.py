@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
-from statistics import median
+from statistics import median_high
 from typing import TYPE_CHECKING, Final
 
 from simulator.entries import FIRST_GUESS, SHORT, Entry
@@ -165,7 +165,7 @@ class Stages:
     def _guess(self, role: str) -> float:
         """Return the share of its bound that a stage should bear: what those of its role did so far."""
         tried = [entry for choice, entry in self._tried.items() if choice.role == role and entry.point is not None]
-        return median(entry.expected_per_s / entry.bound_per_s for entry in tried) if tried else FIRST_GUESS
+        return median_high(entry.expected_per_s / entry.bound_per_s for entry in tried) if tried else FIRST_GUESS
 
     def _most(self, choice: Choice) -> float:
         return self._bounds[choice].rate_per_s * (self._race.chips // choice.chips)
