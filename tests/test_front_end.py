@@ -64,10 +64,11 @@ def test_what_leaves_late_leaves_in_order(output_ns, ranks):
     kind = {"ranks": ranks, "balancer": "round_robin"}
     late = times(Deployment(**kind, front_end=FrontEndTime(output_ns=output_ns)).serve(OpenLoop(arrivals), *sizes))
     assert all(first <= last for first, last in zip(late["told_ns"], late["finish_ns"], strict=True))
-    if ranks == 1:
-        plain = times(Deployment(**kind).serve(OpenLoop([at + 1 for at in arrivals]), *sizes))
-        for name in ("told_ns", "finish_ns"):
-            assert all(there >= produced for there, produced in zip(late[name], plain[name], strict=True))
+    assert all(there >= produced for there, produced in zip(late["told_ns"], late["first_token_ns"], strict=True))
+    plain = times(Deployment(**kind).serve(OpenLoop([at + 1 for at in arrivals]), *sizes))
+    # A front end that is busy sending lets requests in later, and others may end earlier for it.
+    if late["admitted_ns"] == plain["admitted_ns"]:
+        assert all(there >= ended for there, ended in zip(late["finish_ns"], plain["finish_ns"], strict=True))
 
 
 def test_no_more_tokens_leave_than_a_front_end_can_send():
