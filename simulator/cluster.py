@@ -140,6 +140,12 @@ class Cluster:
     def run(self) -> None:
         """Serve every request."""
         self._arrivals.drive(self._arrive())
+        try:
+            self._serve()
+        finally:
+            self.events = next(self.env._eid)  # noqa: SLF001 - SimPy numbers its events here and nowhere public
+
+    def _serve(self) -> None:
         while self._done < self._total:
             self._all_done = self.env.event()
             try:
@@ -151,7 +157,6 @@ class Cluster:
         if self.hand_over.under_way:
             # The last request needed no decoding: what was reserved for it is freed a nanosecond later.
             self.env.run(until=self.env.now + 2)
-        self.events = next(self.env._eid)  # noqa: SLF001 - SimPy numbers its events here and nowhere public
 
     # --- instances that come and go --------------------------------------------------------------------
 
