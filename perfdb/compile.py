@@ -11,6 +11,7 @@ import numpy as np
 
 from perfdb.estimate import Estimate, Origin
 from perfdb.pipeline import RoundPrices
+from perfdb.prompt_tiles import tile_curve
 from perfdb.speculation import SpeculativePrices
 from perfdb.speed_of_light import attention_bound
 from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, Launches, StepPrices, cumulated
@@ -134,6 +135,7 @@ def compile_costs(  # noqa: PLR0913, PLR0917 - what decides a price
     host: HostTime,
     stages: int = 1,
     drafter: Drafter | None = None,
+    tiled: Chip | None = None,
 ) -> CompiledCosts:
     """Return the compiled costs of one model, layout, chip and engine.
 
@@ -151,6 +153,8 @@ def compile_costs(  # noqa: PLR0913, PLR0917 - what decides a price
         Pipeline stages that work on a micro-batch each; the operators are those of one pass through all.
     drafter
         Drafts tokens for the steps of one stage to verify.
+    tiled
+        The chip, where sequences that decode beside prompts go through the kernel of the prompts if it is made so.
 
     Raises
     ------
@@ -175,6 +179,7 @@ def compile_costs(  # noqa: PLR0913, PLR0917 - what decides a price
         _launches(operators, source, host),
         windowed,
         _whole(_by_origin(operators.shared, source, tokens).sum(axis=1)) if operators.shared else (),
+        tile_curve(operators.generation, tiled, generation_knots.tolist()) if tiled else None,
     )
     prices, verified = _of_engine(passes, stages, drafter, source, limits), drafter.speculation if drafter else None
     split = token_ns, sample_ns, generation, context, generation_knots, context_knots

@@ -119,6 +119,8 @@ class Engine:
         Pipelines of its that compute prompts are simulated.
     narrow_sparse_cache
         Architectures of chips on which sparse attention has an 8-bit cache where nothing else is said.
+    prompt_tiles
+        Sequences that decode beside prompts go through the kernel of the prompts (:mod:`perfdb.prompt_tiles`).
     kv_modes
         How it hands KV over, to instances of its own kind alone; its own way first. None for any engine's any way.
     """
@@ -142,6 +144,7 @@ class Engine:
     front_end: FrontEndTime = _UNDELAYED
     host_ahead: HostTime | None = None
     tells_late: bool = False
+    prompt_tiles: bool = False
     kv_modes: tuple[KvMode, ...] = ()
     pipelines: bool = False
     narrow_sparse_cache: tuple[str, ...] = ()
@@ -275,6 +278,7 @@ def _vllm(minor: int) -> Engine:
         # DeepSeek-V3.2 gets ``fp8_ds_mla`` (vllm/model_executor/models/config.py).
         narrow_sparse_cache=("hopper", "blackwell"),
         pipelines=True,
+        prompt_tiles=True,
     )
 
 
