@@ -49,7 +49,7 @@ def tile_curve(kernels: Sequence[Kernel], chip: Chip, contexts: Sequence[int]) -
     One call serves prompts and decoding sequences alike. For it to put the heads that share KV together, or to split a
     context among blocks, no sequence may have more than one new token; so beside a prompt each head of a decoding
     sequence is a tile of 64 rows, one of them real, that is multiplied with the whole context, in tiles of 128 keys of
-    which the last is half full on average. The tiles run at the share of the peak that a prompt of 1,024 tokens reaches.
+    which the last is half full on average. They run at the share of the peak that a prompt of 1,024 tokens reaches.
     """
     plain = [kernel for kernel in kernels if isinstance(kernel, Attention) and kernel.kv_cache != "fp8"]
     if chip.sm not in _CAPABILITIES or len(plain) != len(kernels) or not plain:

@@ -221,7 +221,7 @@ class StepPrices:
     host_ns
         Time of the host per step that kernels do not hide, by sequence count, same shape.
     decode_curve, context_curve
-        Curves by number of sequences (prompts); called once for each number.
+        Curves by number of sequences (prompts), called once for each.
     launches
         What the host of an eager engine needs while the kernels run.
     windowed
@@ -230,7 +230,7 @@ class StepPrices:
     shared_ns
         The part of ``token_ns`` that attention ranks run together, for a token of each; nothing by default.
     tiles
-        What one sequence costs that decodes beside prompts, where they share a kernel; None where they do not.
+        What a sequence costs that decodes in the kernel of the prompts beside it; None where it does not.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - tables, curves and the host of one instance
@@ -386,10 +386,8 @@ class StepPrices:
             if reach > tokens - decodes:
                 attention = max(attention, self._generation_ns(1, reach))
         if decodes:
-            generation = self._generation_ns(decodes, context)
-            if prompts and self.tiles is not None:
-                generation = max(generation, decodes * self.tiles.between(context, context + 1))
-            attention += generation
+            shared = decodes * self.tiles.between(context, context + 1) if prompts and self.tiles else 0
+            attention += max(self._generation_ns(decodes, context), shared)
         return self.token_ns[tokens] + self.sample_ns[samples] + attention
 
     def _windowed_ns(self, new: float, prompts: int, pairs: int) -> int:

@@ -188,15 +188,18 @@ class Engine:
         chain = source_chain(chip, self.framework, names, TableChoice(tables, self.release))
         return chain if self.kernels is None else EagerChain(chip, chain, self.kernels)
 
-    def host_on(self, chip: Chip, workers: int, *, ahead: bool = False) -> HostTime:
-        """Return the time of the host beside so many chips: that of an eager engine follows the speed of its cores."""
+    def host_on(self, chip: Chip, workers: int, *, ahead: bool = False, answer_ns: int = 0) -> HostTime:
+        """Return the time of the host beside so many chips: that of an eager engine follows the speed of its cores.
+
+        ``answer_ns`` comes on top for each sequence.
+        """
         speed = _CORE_SPEED.get(chip.architecture, 1.0) if self.kernels else 1.0
         messages_ns = self.message_ns * workers if workers > 1 else 0
         host = self.host if self.host_ahead is None or not ahead else self.host_ahead
         return replace(
             host,
             step_ns=round(host.step_ns / speed),
-            sequence_ns=round((host.sequence_ns + messages_ns) / speed),
+            sequence_ns=round((host.sequence_ns + messages_ns + answer_ns) / speed),
             launch_ns=round(host.launch_ns / speed),
         )
 
