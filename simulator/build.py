@@ -214,8 +214,7 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
     piped = layout.pipeline > 1 and pool.prefills
     # Micro-batches are planned when the last one of their requests is over.
     ahead = plan.plans_ahead and not piped
-    usual = engine.host_on(chip, layout.tensor, ahead=ahead, answer_ns=plan.answer_ns)
-    host = calibration_of(pool).host_time(usual)
+    host = calibration_of(pool).host_time(engine.host_on(chip, layout.tensor, ahead=ahead, answer_ns=plan.answer_ns))
     costs, tables, set_aside = _priced(pool, name, model, chip, operators, limits, host)
     encoder = fused_encoder(pool, name, model, chip, layout, host) if encodes else None
     make = engine.instances(options, blocks) or _instances(name, encoder, plan, sharing=sharing, piped=piped)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from perfdb.estimate import Estimate
     from perfdb.operators import Kernel
     from perfdb.sources import SourceChain
+    from perfdb.step_prices import StepPrices
     from simulator.scenario import Scenario
 
 __all__ = [
