@@ -17,7 +17,7 @@ from perfdb.operators import draft_operators, step_operators
 from perfdb.tables import sha256
 from perfdb.waiting import WaitingPrices
 from perfdb.whole_steps import whole_step_costs
-from simulator.built_pool import AnyPool, BuiltPool, calibration_of, cost_chain, in_database, layout_of
+from simulator.built_pool import AnyPool, BuiltPool, calibration_of, cost_chain, halves_of, in_database, layout_of
 from simulator.encoder_build import build_encode_pool, encoder_budget, fused_encoder
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
@@ -336,8 +336,13 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
     drafter = None
     if pool.drafts is not None:
         drafter = Drafter(pool.drafts, draft_operators(model, layout), chip)
+<<<<<<< HEAD
     tiled = chip if ENGINES[pool.engine].prompt_tiles else None
     costs = compile_costs(operators, source, limits, host, 1 if pool.prefills else layout.pipeline, drafter, tiled)
+=======
+    halves = halves_of(pool, name, model, chip)
+    costs = compile_costs(operators, source, limits, host, 1 if pool.prefills else layout.pipeline, drafter, halves)
+>>>>>>> main
     tables = {in_database(path): sha256(path) for path in source.files}
     return costs, tables, {in_database(path): counts for path, counts in source.set_aside.items()}
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from hardware.strict import Strict
+from simulator.ascend_options import AdditionalConfig
 from simulator.layout_flags import refuse_layout_flags
 from simulator.schedulers import Limits
 
@@ -154,6 +155,16 @@ class EngineOptions(Strict):
         """Whether blocks keep what they hold for requests that begin alike."""
         return False
 
+    @property
+    def prompts_first(self) -> bool:
+        """Whether an engine that could cut prompts computes them whole, first and alone."""
+        return False
+
+    @property
+    def two_batches(self) -> bool:
+        """Whether steps pass layers with experts in two halves; see :mod:`perfdb.two_batches`."""
+        return False
+
     def of_stages(self, *, prefills: bool, decodes: bool) -> Self:  # noqa: ARG002 - most do not ask
         """Return the options of a pool of these stages."""
         return self
@@ -211,6 +222,8 @@ class VllmOptions(EngineOptions):
         Tokens that go to a client together.
     disable_chunked_mm_input
         A chunk of a prompt ends before an image that it would cut.
+    additional_config
+        Of the plugin for Ascend.
     """
 
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
@@ -229,10 +242,16 @@ class VllmOptions(EngineOptions):
     async_scheduling: bool | None = None
     stream_interval: int = Field(default=1, ge=1)
     disable_chunked_mm_input: bool = False
+    additional_config: AdditionalConfig | None = None
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         _holds_every_sequence(self.max_num_batched_tokens, self.max_num_seqs)
+        if self.prompts_first:
+            harmless = {"kv_offloading_size": 0, "scheduling_policy": "fcfs", "prefill_schedule_interval": 1}
+            for option, value in {**harmless, "async_scheduling": False, "long_prefill_token_threshold": 0}.items():
+                if (found := getattr(self, option)) not in {value, None}:
+                    raise ValueError(f"{option} is {found}, which is not simulated with the scheduler for Ascend")
         if self.kv_offloading_size and not self.enable_prefix_caching:
             raise ValueError("kv_offloading_size needs enable_prefix_caching, by which KV on the host is found")
         return self
@@ -242,11 +261,18 @@ class VllmOptions(EngineOptions):
         """Whether blocks keep what they hold for requests that begin alike."""
         return self.enable_prefix_caching
 
+    @property
+    def prompts_first(self) -> bool:
+        """Whether the plugin for Ascend schedules: whole prompts first, and alone."""
+        return self.additional_config is not None and self.additional_config.ascend_scheduler_config.enabled
+
     def plan(self, *, prefills: bool) -> EnginePlan:
         """Return what filled options come to; the stages of the pool do not matter."""
         del prefills
-        limits = Limits(self.max_num_batched_tokens or 0, self.max_num_seqs or 0, self.enable_chunked_prefill)
+        chunked = self.enable_chunked_prefill and not self.prompts_first
+        limits = Limits(self.max_num_batched_tokens or 0, self.max_num_seqs or 0, chunked)
         rules = {
+            "prompts_first": self.prompts_first,
             "reserve_full_prompt": self.scheduler_reserve_full_isl,
             "chunk_tokens": self.long_prefill_token_threshold,
             "chunk_share": self.long_prefill_token_threshold_adaptive,
@@ -263,7 +289,8 @@ class VllmOptions(EngineOptions):
             host_gib=self.kv_offloading_size,
             given_blocks=self.num_gpu_blocks_override,
             stream_interval=self.stream_interval,
-            encoder_tokens=self.max_num_batched_tokens,
+            # Whole prompts of a step have no more tokens of images than it has tokens: no bound of their own.
+            encoder_tokens=None if self.prompts_first else self.max_num_batched_tokens,
             whole_images=self.disable_chunked_mm_input,
         )
 

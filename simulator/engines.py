@@ -14,6 +14,7 @@ from perfdb.eager import DISTSERVE_KERNELS, KERNELS_OF_2023, KERNELS_OF_2024, Ea
 from perfdb.memory import MemoryBudget
 from perfdb.sources import source_chain
 from perfdb.tables import TableChoice
+from simulator.ascend_options import check_ascend
 from simulator.baseline_options import BatchOptions, PromptFirstOptions, SarathiOptions
 from simulator.engine_options import (
     DistserveOptions,
@@ -176,8 +177,17 @@ class Engine:
             If an option is set that the release does not have.
         """
         if self.era is not None and isinstance(options, VllmOptions):
-            return self.era.filled(options, chip, pool)
+            found = self.era.filled(options, chip, pool)
+            return self._for_ascend(found, chip, longest, pool, layout) if found.prompts_first else found
         return options.filled(chip, longest, layout)
+
+    def _for_ascend(
+        self, options: VllmOptions, chip: Chip, longest: int, pool: str, layout: Layout | None
+    ) -> VllmOptions:
+        """Return filled options with a budget for the longest prompt, which the plugin for Ascend does not cut."""
+        check_ascend(chip, layout, pool, live=self.live)
+        tokens = max(options.max_num_batched_tokens or 0, longest)
+        return options.model_copy(update={"max_num_batched_tokens": tokens, "async_scheduling": False})
 
     def scheduler(self, plan: EnginePlan) -> Scheduler:
         """Return the policy within its limits."""

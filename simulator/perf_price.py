@@ -109,7 +109,8 @@ class PricedStep:
     Attributes
     ----------
     lines
-        Operators and the host; ``between_lengths`` is what interpolating attention between lengths adds or takes off,
+        Operators and the host; ``between_lengths`` is what interpolating attention between lengths adds or takes off
+        (``in_two_halves``, where the layers are passed so, what that does),
         and ``wait_for_launches`` for how long the kernels wait for an eager host.
     """
 
@@ -196,7 +197,8 @@ def _priced(pool: BuiltPool, step: StepAsked, chain: SourceChain) -> PricedStep:
         return PricedStep(pool, step, (Line("whole step, by its profile", 1, total, math.nan, "interpolated"),), total)
     host, kernels = prices.host_ns[step.sequences], prices.kernels_ns(**sums)
     lines = [*_lines(pool, step, chain), *_tiles(prices, step), Line("host", 1, host, math.nan, "host")]
-    lines.append(Line("between_lengths", 1, kernels + host - sum(line.ns for line in lines), math.nan, ""))
+    rest = "in_two_halves" if pool.options.two_batches else "between_lengths"
+    lines.append(Line(rest, 1, kernels + host - sum(line.ns for line in lines), math.nan, ""))
     if total > kernels + host:
         lines.append(Line("wait_for_launches", 1, total - kernels - host, math.nan, "host"))
     return PricedStep(pool, step, tuple(lines), total)

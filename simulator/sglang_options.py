@@ -83,6 +83,9 @@ class SglangOptions(EngineOptions):
         Keep no KV for requests that begin alike.
     disable_overlap_schedule
         Plan a step when the one before is over.
+    enable_two_batch_overlap
+        Steps of two sequences and more pass layers with experts in two halves, one of which computes while the other
+        one is on its way to experts or back; see :mod:`perfdb.two_batches`.
     stream_interval
         Tokens that go to a client together.
     scheduler_recv_interval
@@ -123,6 +126,7 @@ class SglangOptions(EngineOptions):
     enable_mixed_chunk: bool = False
     disable_radix_cache: bool = False
     disable_overlap_schedule: bool = False
+    enable_two_batch_overlap: bool = False
     stream_interval: int = Field(default=1, ge=1)
     scheduler_recv_interval: int = Field(default=1, ge=0)
     prefill_decode_interval: int = Field(default=0, ge=0)
@@ -232,6 +236,11 @@ class SglangOptions(EngineOptions):
         most = self.max_running_requests or max(min(int(room / longest * 512), 4096), 2048)
         running = max(1, min(most, room // 2))
         return self.model_copy(update={"max_running_requests": running, "context_length": longest})
+
+    @property
+    def two_batches(self) -> bool:
+        """Whether steps pass layers with experts in two halves."""
+        return self.enable_two_batch_overlap
 
     def plan(self, *, prefills: bool) -> EnginePlan:
         """Return what filled options come to; the stages of the pool do not matter."""
