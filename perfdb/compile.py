@@ -139,11 +139,8 @@ def compile_costs(  # noqa: PLR0913, PLR0917 - what decides a price
     host: HostTime,
     stages: int = 1,
     drafter: Drafter | None = None,
-<<<<<<< HEAD
-    tiled: Chip | None = None,
-=======
     batches: TwoBatches | None = None,
->>>>>>> main
+    tiled: Chip | None = None,
 ) -> CompiledCosts:
     """Return the compiled costs of one model, layout, chip and engine.
 
@@ -161,13 +158,10 @@ def compile_costs(  # noqa: PLR0913, PLR0917 - what decides a price
         Pipeline stages that work on a micro-batch each; the operators are those of one pass through all.
     drafter
         Drafts tokens for the steps of one stage to verify.
-<<<<<<< HEAD
-    tiled
-        The chip, where sequences that decode beside prompts go through the kernel of the prompts if it is made so.
-=======
     batches
         How steps of at least two sequences pass the layers in two halves; None where they pass them whole.
->>>>>>> main
+    tiled
+        The chip, where sequences that decode beside prompts go through the kernel of the prompts if it is made so.
 
     Raises
     ------
@@ -192,13 +186,10 @@ def compile_costs(  # noqa: PLR0913, PLR0917 - what decides a price
         windowed.pop(0),
         _launches(operators, source, host),
         windowed,
-<<<<<<< HEAD
-        _whole(_by_origin(operators.shared, source, tokens).sum(axis=1)) if operators.shared else (),
-        tile_curve(operators.generation, tiled, generation_knots.tolist()) if tiled else None,
-=======
->>>>>>> main
+        _whole(work.other_ns),
     )
-    passes = (BesidePrices if batches else StepPrices)(*tables, _whole(work.other_ns))
+    tiles = tile_curve(operators.generation, tiled, generation_knots.tolist()) if tiled and not batches else None
+    passes = BesidePrices(*tables) if batches else StepPrices(*tables, tiles)
     prices, verified = _of_engine(passes, stages, drafter, source, limits), drafter.speculation if drafter else None
     split = work.token_ns, sample_ns, work.generation, context, generation_knots, context_knots
     return CompiledCosts(prices, passes, stages, *split, verified)

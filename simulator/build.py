@@ -336,13 +336,9 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
     drafter = None
     if pool.drafts is not None:
         drafter = Drafter(pool.drafts, draft_operators(model, layout), chip)
-<<<<<<< HEAD
+    stages, halves = 1 if pool.prefills else layout.pipeline, halves_of(pool, name, model, chip)
     tiled = chip if ENGINES[pool.engine].prompt_tiles else None
-    costs = compile_costs(operators, source, limits, host, 1 if pool.prefills else layout.pipeline, drafter, tiled)
-=======
-    halves = halves_of(pool, name, model, chip)
-    costs = compile_costs(operators, source, limits, host, 1 if pool.prefills else layout.pipeline, drafter, halves)
->>>>>>> main
+    costs = compile_costs(operators, source, limits, host, stages, drafter, halves, tiled)
     tables = {in_database(path): sha256(path) for path in source.files}
     return costs, tables, {in_database(path): counts for path, counts in source.set_aside.items()}
 
