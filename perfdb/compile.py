@@ -188,11 +188,14 @@ def compile_costs(  # noqa: PLR0913, PLR0917 - what decides a price
         windowed,
         _whole(work.other_ns),
     )
-    tiles = tile_curve(operators.generation, tiled, generation_knots.tolist()) if tiled and not batches else None
-    passes = BesidePrices(*tables) if batches else StepPrices(*tables, tiles)
+    passes = BesidePrices(*tables) if batches else StepPrices(*tables, _tiles(operators, tiled, generation_knots))
     prices, verified = _of_engine(passes, stages, drafter, source, limits), drafter.speculation if drafter else None
     split = work.token_ns, sample_ns, work.generation, context, generation_knots, context_knots
     return CompiledCosts(prices, passes, stages, *split, verified)
+
+
+def _tiles(operators: StepOperators, chip: Chip | None, knots: NDArray[np.int64]) -> DecodeCurve | None:
+    return None if chip is None else tile_curve(operators.generation, chip, knots.tolist())
 
 
 @dataclass(frozen=True, slots=True)
