@@ -270,7 +270,8 @@ def _of_engine(
 ) -> StepPrices:
     """Return what the steps of an engine cost that makes such passes."""
     if drafter is not None:
-        draft = compile_costs(drafter.operators, source, limits, HostTime())
+        most = max(limits.tokens, limits.sequences * drafter.speculation.rows)
+        draft = compile_costs(drafter.operators, source, replace(limits, tokens=most), HostTime())
         return SpeculativePrices(passes, draft.prices, drafter.speculation)
     return passes if stages == 1 else RoundPrices(passes, stages)
 
