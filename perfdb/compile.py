@@ -13,6 +13,7 @@ from perfdb.beside_prices import BesidePrices
 from perfdb.by_origin import by_origin
 from perfdb.estimate import Estimate
 from perfdb.pipeline import RoundPrices
+from perfdb.prompt_tiles import tile_curve
 from perfdb.speculation import SpeculativePrices
 from perfdb.speed_of_light import attention_bound
 from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, Launches, StepPrices, cumulated
@@ -139,6 +140,7 @@ def compile_costs(  # noqa: PLR0913, PLR0917 - what decides a price
     stages: int = 1,
     drafter: Drafter | None = None,
     batches: TwoBatches | None = None,
+    tiled: Chip | None = None,
 ) -> CompiledCosts:
     """Return the compiled costs of one model, layout, chip and engine.
 
@@ -158,6 +160,8 @@ def compile_costs(  # noqa: PLR0913, PLR0917 - what decides a price
         Drafts tokens for the steps of one stage to verify.
     batches
         How steps of at least two sequences pass the layers in two halves; None where they pass them whole.
+    tiled
+        The chip, where sequences that decode beside prompts go through the kernel of the prompts if it is made so.
 
     Raises
     ------
@@ -182,11 +186,16 @@ def compile_costs(  # noqa: PLR0913, PLR0917 - what decides a price
         windowed.pop(0),
         _launches(operators, source, host),
         windowed,
+        _whole(work.other_ns),
     )
-    passes = (BesidePrices if batches else StepPrices)(*tables, _whole(work.other_ns))
+    passes = BesidePrices(*tables) if batches else StepPrices(*tables, _tiles(operators, tiled, generation_knots))
     prices, verified = _of_engine(passes, stages, drafter, source, limits), drafter.speculation if drafter else None
     split = work.token_ns, sample_ns, work.generation, context, generation_knots, context_knots
     return CompiledCosts(prices, passes, stages, *split, verified)
+
+
+def _tiles(operators: StepOperators, chip: Chip | None, knots: NDArray[np.int64]) -> DecodeCurve | None:
+    return None if chip is None else tile_curve(operators.generation, chip, knots.tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +270,8 @@ def _of_engine(
 ) -> StepPrices:
     """Return what the steps of an engine cost that makes such passes."""
     if drafter is not None:
-        draft = compile_costs(drafter.operators, source, limits, HostTime())
+        most = max(limits.tokens, limits.sequences * drafter.speculation.rows)
+        draft = compile_costs(drafter.operators, source, replace(limits, tokens=most), HostTime())
         return SpeculativePrices(passes, draft.prices, drafter.speculation)
     return passes if stages == 1 else RoundPrices(passes, stages)
 

@@ -139,6 +139,12 @@ class Cluster:
     def run(self) -> None:
         """Serve every request."""
         self._arrivals.drive(self._arrive())
+        try:
+            self._serve()
+        finally:
+            self.events = self.env.calls
+
+    def _serve(self) -> None:
         while self._done < self._total:
             self._all_done = self.env.event()
             try:
@@ -150,7 +156,6 @@ class Cluster:
         if self.hand_over.under_way:
             # The last request needed no decoding: what was reserved for it is freed a nanosecond later.
             self.env.run(until=self.env.now + 2)
-        self.events = self.env.calls
 
     # --- instances that come and go --------------------------------------------------------------------
 

@@ -120,6 +120,8 @@ class Engine:
         Pipelines of its that compute prompts are simulated.
     narrow_sparse_cache
         Architectures of chips on which sparse attention has an 8-bit cache where nothing else is said.
+    prompt_tiles
+        Sequences that decode beside prompts go through the kernel of the prompts (:mod:`perfdb.prompt_tiles`).
     kv_modes
         How it hands KV over, to instances of its own kind alone; its own way first. None for any engine's any way.
     """
@@ -143,6 +145,7 @@ class Engine:
     front_end: FrontEndTime = _UNDELAYED
     host_ahead: HostTime | None = None
     tells_late: bool = False
+    prompt_tiles: bool = False
     kv_modes: tuple[KvMode, ...] = ()
     pipelines: bool = False
     narrow_sparse_cache: tuple[str, ...] = ()
@@ -195,15 +198,18 @@ class Engine:
         chain = source_chain(chip, self.framework, names, TableChoice(tables, self.release))
         return chain if self.kernels is None else EagerChain(chip, chain, self.kernels)
 
-    def host_on(self, chip: Chip, workers: int, *, ahead: bool = False) -> HostTime:
-        """Return the time of the host beside so many chips: that of an eager engine follows the speed of its cores."""
+    def host_on(self, chip: Chip, workers: int, *, ahead: bool = False, answer_ns: int = 0) -> HostTime:
+        """Return the time of the host beside so many chips: that of an eager engine follows the speed of its cores.
+
+        ``answer_ns`` comes on top for each sequence.
+        """
         speed = _CORE_SPEED.get(chip.architecture, 1.0) if self.kernels else 1.0
         messages_ns = self.message_ns * workers if workers > 1 else 0
         host = self.host if self.host_ahead is None or not ahead else self.host_ahead
         return replace(
             host,
             step_ns=round(host.step_ns / speed),
-            sequence_ns=round((host.sequence_ns + messages_ns) / speed),
+            sequence_ns=round((host.sequence_ns + messages_ns + answer_ns) / speed),
             launch_ns=round(host.launch_ns / speed),
         )
 
@@ -285,6 +291,7 @@ def _vllm(minor: int) -> Engine:
         # DeepSeek-V3.2 gets ``fp8_ds_mla`` (vllm/model_executor/models/config.py).
         narrow_sparse_cache=("hopper", "blackwell"),
         pipelines=True,
+        prompt_tiles=True,
     )
 
 

@@ -92,10 +92,13 @@ def test_a_recorded_run_is_replayed_at_its_own_times(tmp_path, engine):
     tensor = POOLS[engine][0].get("tensor_parallel", 1)
     prompts = prices("facebook/opt-13b", tensor, engine, "a100_80_sxm")
     steps = prices("facebook/opt-13b", 1, engine, "a100_80_sxm")
-    assert found["ttft_ms"] == pytest.approx([prompt_ms(prompts, 1, 40), prompt_ms(prompts, 1, 700)], rel=1e-4)
+    # Fits are of steps without a server, to which Ray brings vLLM's answers.
+    ray_ms = 0.77 if engine == "vllm@0.2" else 0
+    alone = [prompt_ms(prompts, 1, tokens) + ray_ms for tokens in (40, 700)]
+    assert found["ttft_ms"] == pytest.approx(alone, rel=1e-4)
     # Ten tokens, the first of which waits for the KV where it is handed over.
     assert found["tpot_ms"][1] == pytest.approx(
-        token_ms(steps, 1, 700, 10), rel=0.001 if len(POOLS[engine]) == 1 else 0.2
+        token_ms(steps, 1, 700, 10) + ray_ms, rel=0.001 if len(POOLS[engine]) == 1 else 0.2
     )
 
 
