@@ -226,21 +226,16 @@ class EngineCore:
             self._standstill.begin(plan.preempted, self.env.now - self.waited_ns, self.ledger.preemptions)
         if plan.held:
             self._standstill.begin(plan.held, self.env.now)
-        if plan.loads:
-            for request in plan.loads:
-                state.loading += 1
-                request.loading = True
-                self.watcher.reserved(self.number, request)
-        if plan.fetches:
-            for request in plan.fetches:
-                state.fetching[request.index] = request
-                missing = (request.computed - request.found) // state.pool.block_tokens
-                self._host_link.copy(request, missing, self._fetched)
-        joined = plan.joined
-        self.joined = [*joined, *plan.spare] if plan.spare else joined
-        if not joined:
-            return
-        for request in joined:
+        for request in plan.loads:
+            state.loading += 1
+            request.loading = True
+            self.watcher.reserved(self.number, request)
+        for request in plan.fetches:
+            state.fetching[request.index] = request
+            missing = (request.computed - request.found) // state.pool.block_tokens
+            self._host_link.copy(request, missing, self._fetched)
+        self.joined = [*plan.joined, *plan.spare] if plan.spare else plan.joined
+        for request in plan.joined:
             if self.ledger.told_ns[request.index] < 0:
                 # Its first token came with its KV, and leaves from here.
                 request.stalled_ns = self.env.now
