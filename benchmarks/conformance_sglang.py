@@ -153,16 +153,19 @@ def with_tokens(case: Case) -> Case:
 
 
 def first_difference(ours: list[Row], theirs: list[Row]) -> str | None:
-    """Return what differs first between two logs, or None."""
+    """Return what differs first between two logs, or None; where SGLang's ends with an error, up to there."""
+    ended = bool(theirs) and "error" in theirs[-1]
+    if ended:
+        theirs = theirs[:-1]
     for mine, other in zip(ours, theirs, strict=False):
-        if "error" in other:
-            return f"SGLang: {other['error']}"
         for name in mine:
             found, expected = mine[name], other.get(name)
             close = name == "ratio" and isinstance(expected, float) and abs(found - expected) < _CLOSE
             if found != expected and not close:
                 return f"step {mine.get('it')}: {name} is {found}, SGLang has {expected}"
-    return None if len(ours) == len(theirs) else f"{len(ours)} steps, SGLang has {len(theirs)}"
+    if len(ours) == len(theirs) or (ended and len(ours) > len(theirs)):
+        return None
+    return f"{len(ours)} steps, SGLang has {len(theirs)}"
 
 
 def recorded(python: str, cases: list[Case], peer: str = "sglang_peer.py") -> list[list[Row]]:
@@ -193,15 +196,18 @@ def main() -> None:
         ours_of = decisions
         cases = [random_case(seed, small=arguments.small, polling=arguments.polling) for seed in seeds]
         logs = recorded(arguments.python, cases)
-    steps = differences = 0
+    steps = differences = ended = 0
     for seed, case, theirs in zip(seeds, cases, logs, strict=True):
         ours = ours_of(case)
         steps += len(theirs)
+        if "error" in theirs[-1]:
+            ended += 1
+            print(f"case {seed} ends with step {len(theirs) - 1:,}: {theirs[-1]['error']}")
         difference = first_difference(ours, theirs)
         if difference is not None:
             differences += 1
             print(f"case {seed}: {difference}")
-    print(f"{steps:,} steps of {len(cases)} cases compared, {differences} cases differ")
+    print(f"{steps:,} steps of {len(cases)} cases compared, {differences} cases differ, SGLang ended {ended} early")
     if arguments.write:
         pairs = [{"case": case, "log": log} for case, log in zip(cases, logs, strict=True)]
         text = json.dumps(pairs, separators=(",", ":")).encode()

@@ -32,6 +32,7 @@ POOLS: dict[str, list[dict[str, Any]]] = {
                 "max_num_batched_tokens": 16384,
                 "max_num_seqs": 1024,
                 "gpu_memory_utilization": 0.95,
+                "engine_use_ray": True,
             },
         }
     ],

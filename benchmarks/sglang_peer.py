@@ -311,13 +311,12 @@ def idle_skipper() -> SchedulerRecvSkipper | None:
     return skipper
 
 
-def decisions(case: Case) -> list[dict[str, Any]]:
-    """Return what every pass of a case decides, until all requests are done."""
+def decisions(case: Case, log: list[dict[str, Any]]) -> None:
+    """Add to a log what every pass of a case decides, until all requests are done."""
     random.seed(0)
     scheduler, overlap = scheduler_of(case), case["rules"]["overlap"]
     skipper = idle_skipper()
     coming = deque(sorted(case["requests"], key=lambda row: (row["at"], row["index"])))
-    log: list[dict[str, Any]] = []
     step = quiet = 0
     while True:
         receives = skipper is None or skipper.handle(scheduler.last_batch)
@@ -337,10 +336,11 @@ def decisions(case: Case) -> list[dict[str, Any]]:
                 scheduler.new_token_ratio_tracker.reset()
                 row["ratio"] = scheduler.new_token_ratio_tracker.current
                 if not coming:
-                    return log
+                    return
                 step = max(step, coming[0]["at"] - 1)
             elif quiet > PATIENCE:
-                return [*log, {"stuck": True}]
+                log.append({"stuck": True})
+                return
             quiet += 1
         else:
             quiet = 0
@@ -375,12 +375,13 @@ def main() -> None:
     for line in sys.stdin:
         case = json.loads(line)
         with settings_of(case):
+            log: list[dict[str, Any]] = []
             try:
-                found = decisions(case)
+                decisions(case, log)
             except RuntimeError as error:
                 # Its own way of saying that it has no memory left.
-                found = [{"error": str(error).splitlines()[0]}]
-        print(json.dumps(found), flush=True)
+                log.append({"error": str(error).splitlines()[0]})
+        print(json.dumps(log), flush=True)
 
 
 if __name__ == "__main__":

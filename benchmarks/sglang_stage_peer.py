@@ -79,6 +79,8 @@ class Transfers:
         self.queue = [one for one in self.queue if self.due[one.req.rid] > self.now]
         for one in here:
             one.req.output_ids.append(next_token(one.req))
+            # As where SGLang commits what came with the KV: rows of equal priority are sorted by this time.
+            one.req.time_stats.set_wait_queue_entry_time()
             self.free.free(one.metadata_buffer_index)
         return [one.req for one in here]
 
@@ -154,12 +156,11 @@ def decoding(case: Case) -> Any:
     return found
 
 
-def decode_decisions(case: Case) -> list[dict[str, Any]]:
-    """Return what every pass of an instance decides that only decodes."""
+def decode_decisions(case: Case, log: list[dict[str, Any]]) -> None:
+    """Add to a log what every pass of an instance decides that only decodes."""
     scheduler, overlap = decoding(case), case["rules"]["overlap"]
     line, transfers = scheduler.disagg_decode_prealloc_queue, scheduler.disagg_decode_transfer_queue
     coming = deque(sorted(case["requests"], key=lambda row: (row["at"], row["index"])))
-    log: list[dict[str, Any]] = []
     step = quiet = 0
     while True:
         transfers.now = step
@@ -183,10 +184,11 @@ def decode_decisions(case: Case) -> list[dict[str, Any]]:
             waits = line.queue or line.retracted_queue or transfers.queue or scheduler.waiting_queue
             if not waits and scheduler.running_batch.is_empty():
                 if not coming:
-                    return log
+                    return
                 step = max(step, coming[0]["at"] - 1)
             elif quiet > PATIENCE:
-                return [*log, {"stuck": True}]
+                log.append({"stuck": True})
+                return
             quiet += 1
         else:
             quiet = 0
@@ -199,11 +201,12 @@ def main() -> None:
     for text in sys.stdin:
         case = json.loads(text)
         with settings_of(case, disaggregation_mode="decode", disaggregation_decode_retraction_backup="cpu_tensor"):
+            log: list[dict[str, Any]] = []
             try:
-                found = decode_decisions(case)
+                decode_decisions(case, log)
             except RuntimeError as error:
-                found = [{"error": str(error).splitlines()[0]}]
-        print(json.dumps(found), flush=True)
+                log.append({"error": str(error).splitlines()[0]})
+        print(json.dumps(log), flush=True)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,8 @@ class Efficiency(Strict):
     """Time of the smallest GEMM kernel, seconds."""
     hbm_decode_attention: Fraction
     """Fraction of the memory bandwidth at which decode attention streams its KV cache."""
+    hbm_gemm: Fraction = 0.8
+    """Fraction of the memory bandwidth at which a GEMM of a few tens of rows streams its weights."""
     prefill_attention_bf16: Points
     """Causal, head dimension 128, best over batch and heads."""
     vit_attention_bf16: Points

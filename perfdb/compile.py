@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from perfdb.estimate import Estimate, Origin
+from perfdb.beside_prices import BesidePrices
+from perfdb.by_origin import by_origin
+from perfdb.estimate import Estimate
 from perfdb.pipeline import RoundPrices
+from perfdb.prompt_tiles import tile_curve
 from perfdb.speculation import SpeculativePrices
 from perfdb.speed_of_light import attention_bound
 from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, Launches, StepPrices, cumulated
@@ -21,13 +24,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hardware.catalogue import Chip
-    from perfdb.operators import Kernel, RowOperator, StepOperators
+    from perfdb.operators import Kernel, StepOperators
     from perfdb.sources import SourceChain
     from perfdb.speculation import Speculation
+    from perfdb.two_batches import TwoBatches
 
 __all__ = ["CompiledCosts", "Drafter", "HostTime", "StepLimits", "compile_costs"]
 
-_ORIGINS = len(Origin)
+
+_Contexts: TypeAlias = "Sequence[tuple[Sequence[Kernel], SourceChain]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +139,8 @@ def compile_costs(  # noqa: PLR0913, PLR0917 - what decides a price
     host: HostTime,
     stages: int = 1,
     drafter: Drafter | None = None,
+    batches: TwoBatches | None = None,
+    tiled: Chip | None = None,
 ) -> CompiledCosts:
     """Return the compiled costs of one model, layout, chip and engine.
 
@@ -151,6 +158,10 @@ def compile_costs(  # noqa: PLR0913, PLR0917 - what decides a price
         Pipeline stages that work on a micro-batch each; the operators are those of one pass through all.
     drafter
         Drafts tokens for the steps of one stage to verify.
+    batches
+        How steps of at least two sequences pass the layers in two halves; None where they pass them whole.
+    tiled
+        The chip, where sequences that decode beside prompts go through the kernel of the prompts if it is made so.
 
     Raises
     ------
@@ -160,38 +171,98 @@ def compile_costs(  # noqa: PLR0913, PLR0917 - what decides a price
     rows = drafter.speculation.rows if drafter else 1
     # A step holds at least the tokens of a full decode batch.
     tokens = max(limits.tokens, limits.sequences) + limits.sequences * (rows - 1)
-    token_ns = _by_origin(operators.per_token, source, tokens)
-    sample_ns = _by_origin(operators.per_sample, source, limits.sequences * rows)
+    sample_ns = by_origin(operators.per_sample, source, limits.sequences * rows)
     generation_knots = _doubling_knots(limits.context)
     context_knots = _halved_knots(limits.context)
-    generation = _generation(operators, source, limits.sequences, generation_knots, drafter)
-    context, windowed = _contexts(operators, source, context_knots)
-    passes = StepPrices(
-        _whole(token_ns.sum(axis=1)),
+    work = _work(operators, source, tokens, limits.sequences, generation_knots, drafter)
+    if batches is not None:
+        work = _in_halves(work, batches, source, limits.sequences, generation_knots, drafter)
+    context, windowed = _contexts(work.contexts, context_knots)
+    tables = (
+        _whole(work.token_ns.sum(axis=1)),
         _whole(sample_ns.sum(axis=1)),
         [0, *(host.step_ns + host.sequence_ns * sequences for sequences in range(1, limits.sequences + 1))],
-        lambda n: _decode_curve(generation_knots, generation.ns.reshape(-1, len(generation_knots))[n]),
+        lambda n: _decode_curve(generation_knots, work.generation.ns.reshape(-1, len(generation_knots))[n]),
         windowed.pop(0),
         _launches(operators, source, host),
         windowed,
-        _whole(_by_origin(operators.shared, source, tokens).sum(axis=1)) if operators.shared else (),
+        _whole(work.other_ns),
     )
+    passes = BesidePrices(*tables) if batches else StepPrices(*tables, _tiles(operators, tiled, generation_knots))
     prices, verified = _of_engine(passes, stages, drafter, source, limits), drafter.speculation if drafter else None
-    split = token_ns, sample_ns, generation, context, generation_knots, context_knots
+    split = work.token_ns, sample_ns, work.generation, context, generation_knots, context_knots
     return CompiledCosts(prices, passes, stages, *split, verified)
 
 
+def _tiles(operators: StepOperators, chip: Chip | None, knots: NDArray[np.int64]) -> DecodeCurve | None:
+    return None if chip is None else tile_curve(operators.generation, chip, knots.tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What steps cost.
+
+    Attributes
+    ----------
+    token_ns
+        Operators over all tokens by origin, shape (tokens + 1, origins).
+    generation
+        Attention of decoding, at (sequences, knot).
+    contexts
+        Attention over prompts, and what prices it.
+    other_ns
+        By tokens, what attention ranks run together; of halved steps, for how much longer others take than the first
+        stream without its attention. Empty for nothing.
+    """
+
+    token_ns: NDArray[np.float64]
+    generation: Estimate
+    contexts: _Contexts
+    other_ns: NDArray[np.float64]
+
+
+def _work(  # noqa: PLR0913, PLR0917 - what decides a price
+    operators: StepOperators,
+    source: SourceChain,
+    tokens: int,
+    sequences: int,
+    knots: NDArray[np.int64],
+    drafter: Drafter | None,
+) -> _Work:
+    shared = by_origin(operators.shared, source, tokens).sum(axis=1) if operators.shared else np.zeros(0)
+    generation = _generation(operators, source, sequences, knots, drafter)
+    return _Work(by_origin(operators.per_token, source, tokens), generation, [(operators.context, source)], shared)
+
+
+def _in_halves(  # noqa: PLR0913, PLR0917 - what decides a price
+    whole: _Work,
+    batches: TwoBatches,
+    source: SourceChain,
+    sequences: int,
+    knots: NDArray[np.int64],
+    drafter: Drafter | None,
+) -> _Work:
+    """Return what steps cost that pass the layers in two halves; those of one sequence are not cut."""
+    rows = drafter.speculation.rows if drafter else 1
+    token_ns, longer_ns = batches.over_rows(source, len(whole.token_ns) - 1)
+    token_ns[: 2 * rows], longer_ns[:, : 2 * rows] = whole.token_ns[: 2 * rows], 0
+    of_sequences = longer_ns[:, rows : sequences * rows + 1 : rows]
+    generation = _halved(whole.generation, batches, source, of_sequences, knots, drafter)
+    contexts = [(batches.rest.context, source), (batches.context, batches.main_source)]
+    return _Work(token_ns, generation, contexts, np.maximum(longer_ns, 0).max(axis=0))
+
+
 def _contexts(
-    operators: StepOperators, source: SourceChain, knots: NDArray[np.int64]
+    priced: _Contexts, knots: NDArray[np.int64]
 ) -> tuple[Callable[[int], Estimate], dict[int, Callable[[int], ContextCurve]]]:
     """Return the cost of context attention of a number of equal prompts at each knot, and its curves by window."""
 
-    def context_of(kernels: Sequence[Kernel]) -> Callable[[int], Estimate]:
-        return cache(lambda prompts: _context(kernels, source, prompts, knots))
+    def context_of(window: int | None) -> Callable[[int], Estimate]:
+        chosen = [([k for k in kernels if window in {None, k.window}], source) for kernels, source in priced]
+        return cache(lambda prompts: _context(chosen, prompts, knots))
 
-    windows = sorted({0, *(kernel.window for kernel in operators.context)})
-    curves = {w: _curves(knots, context_of([k for k in operators.context if k.window == w])) for w in windows}
-    return context_of(operators.context), curves
+    windows = sorted({0, *(kernel.window for kernels, _ in priced for kernel in kernels)})
+    return context_of(None), {window: _curves(knots, context_of(window)) for window in windows}
 
 
 def _of_engine(
@@ -199,7 +270,8 @@ def _of_engine(
 ) -> StepPrices:
     """Return what the steps of an engine cost that makes such passes."""
     if drafter is not None:
-        draft = compile_costs(drafter.operators, source, limits, HostTime())
+        most = max(limits.tokens, limits.sequences * drafter.speculation.rows)
+        draft = compile_costs(drafter.operators, source, replace(limits, tokens=most), HostTime())
         return SpeculativePrices(passes, draft.prices, drafter.speculation)
     return passes if stages == 1 else RoundPrices(passes, stages)
 
@@ -212,15 +284,6 @@ def _launches(operators: StepOperators, source: SourceChain, host: HostTime) -> 
     measured = round(sum(kernel.count * source.launch_ns(kernel) for kernel in operators.context))
     extra = sum(kernel.count for kernel in operators.context) * (host.prompt_attention_launches - 1)
     return Launches(host.launch_ns * operators.launches, host.launch_ns * (operators.launches + extra) + measured)
-
-
-def _by_origin(operators: Sequence[RowOperator], source: SourceChain, most: int) -> NDArray[np.float64]:
-    rows = np.arange(1, most + 1)
-    total = np.zeros((most + 1, _ORIGINS))
-    for operator in operators:
-        found = source.rows(operator, rows)
-        total[rows, found.origin] += operator.count * found.ns
-    return total
 
 
 def _whole(ns: NDArray[np.float64]) -> list[int]:
@@ -252,6 +315,40 @@ def _generation(
     return Estimate(np.concatenate([nothing, found.ns]), np.concatenate([nothing.astype(np.uint8), found.origin]))
 
 
+def _halved(  # noqa: PLR0913, PLR0917 - what decides a price
+    whole: Estimate,
+    batches: TwoBatches,
+    source: SourceChain,
+    longer_ns: NDArray[np.float64],
+    knots: NDArray[np.int64],
+    drafter: Drafter | None,
+) -> Estimate:
+    """Return generation attention where steps of two sequences and more are halved, and what they wait for beside it.
+
+    Parameters
+    ----------
+    whole
+        That of whole steps, of 0 to so many sequences, which stays for none and one.
+    longer_ns
+        How much longer than the first stream without attention the second one takes, and reading weights, by
+        sequences from 1 on, shape (2, sequences).
+    """
+    most = longer_ns.shape[1]
+    halves, tokens = (axis.ravel() for axis in np.meshgrid(-(-np.arange(1, most + 1) // 2), knots, indexing="ij"))
+    found = _together(batches.generation, batches.main_source, halves, tokens)
+    if drafter is not None:
+        of_units = replace(drafter, chip=batches.main_chip)
+        found = Estimate(found.ns * _verified(batches.generation, of_units, halves, tokens), found.origin)
+    rest = _generation(batches.rest, source, most, knots, drafter)
+    beside, reading = (np.repeat(one, len(knots)) for one in longer_ns)
+    longest = np.maximum.reduce([2 * found.ns, beside, reading + 2 * batches.looking_ns(halves, tokens)])
+    kept = 2 * len(knots)
+    ns = (rest.ns[len(knots) :] + longest)[len(knots) :]
+    return Estimate(
+        np.concatenate([whole.ns[:kept], ns]), np.concatenate([whole.origin[:kept], found.origin[len(knots) :]])
+    )
+
+
 def _verified(
     kernels: Sequence[Kernel], drafter: Drafter, sequences: NDArray[np.int64], tokens: NDArray[np.int64]
 ) -> NDArray[np.float64]:
@@ -267,9 +364,10 @@ def _verified(
     return np.asarray(np.divide(many, one, out=np.ones(len(tokens)), where=one > 0))
 
 
-def _context(kernels: Sequence[Kernel], source: SourceChain, prompts: int, knots: NDArray[np.int64]) -> Estimate:
-    positive = np.maximum(knots, 1)
-    found = _together(kernels, source, np.full(len(knots), prompts), positive)
+def _context(priced: _Contexts, prompts: int, knots: NDArray[np.int64]) -> Estimate:
+    positive, many = np.maximum(knots, 1), np.full(len(knots), prompts)
+    parts = [_together(kernels, source, many, positive) for kernels, source in priced]
+    found = Estimate(np.sum([part.ns for part in parts], axis=0), np.max([part.origin for part in parts], axis=0))
     # A prompt of more tokens never costs less: the noise of the smallest kernels is smoothed away.
     return Estimate(np.maximum.accumulate(found.ns), found.origin)
 

@@ -52,6 +52,7 @@ __all__ = [
     "as_collective",
     "as_nccl",
     "draft_operators",
+    "layer_operators",
     "step_operators",
 ]
 
@@ -174,7 +175,7 @@ def step_operators(model: ModelSpec, layout: Layout) -> StepOperators:
     With pipeline parallelism the latency of a pass is the sum over the stages plus one hand-over of the
     hidden state between neighbours, so the list holds all layers once.
     """
-    parts = [part for group in model.stack for part in _layer(model, group, layout)]
+    parts = [part for group in model.stack for part in layer_operators(model, group, layout)]
     return StepOperators(
         per_token=(
             Elementwise("embedding", 4 * model.hidden),
@@ -201,7 +202,7 @@ def draft_operators(model: ModelSpec, layout: Layout) -> StepOperators:
     return replace(found, per_token=(joins, *found.per_token))
 
 
-def _layer(model: ModelSpec, group: Layers, layout: Layout) -> tuple[LayerOperators, ...]:
+def layer_operators(model: ModelSpec, group: Layers, layout: Layout) -> tuple[LayerOperators, ...]:
     """Return what the layers of one kind run: mixer, feed-forward part, and what stands between them."""
     family, chips = model.family, layout.tensor
     # A fused residual add and norm reads two and writes two rows of 16-bit elements.

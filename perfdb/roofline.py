@@ -130,13 +130,13 @@ class RooflineSource:
     def _gemm(self, gemm: Gemm, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         bound = gemm_bound(self.chip, gemm, rows)
         floor = 1e9 * self.chip.efficiency.gemm_floor_s
-        return floor + _roofline(bound, self._gemm_compute(gemm.weights), STREAM_EFFICIENCY)
+        return floor + _roofline(bound, self._gemm_compute(gemm.weights), self.chip.efficiency.hbm_gemm)
 
     def _experts(self, experts: RoutedExperts, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the time of the busiest chip, for which the others wait."""
         bound = experts_bound(self.chip, experts, rows)
         busy = Bound(bound.compute_ns * experts.busiest_visits(rows) / experts.visits(rows), bound.memory_ns)
-        return EXPERTS_FLOOR_NS + _roofline(busy, self._gemm_compute(experts.weights), STREAM_EFFICIENCY)
+        return EXPERTS_FLOOR_NS + _roofline(busy, self._gemm_compute(experts.weights), self.chip.efficiency.hbm_gemm)
 
     def _gemm_compute(self, weights: str) -> float:
         efficiency = self.chip.efficiency

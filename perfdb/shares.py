@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from perfdb.compile import CompiledCosts, StepLimits
     from perfdb.speculation import Speculation
-    from perfdb.step_prices import StepPrices
+    from perfdb.step_prices import DecodeCurve, StepPrices
 
 __all__ = ["time_by_origin"]
 
@@ -122,17 +122,33 @@ def _generation(
     """Add the time of generation attention to ``total`` by origin; return it by row, ns."""
     knots, by_row = costs.generation_knots, np.zeros(len(table["steps"]), np.int64)
     origin = costs.generation.origin.reshape(-1, len(knots))
-    for n in np.unique(table["decodes"][table["decodes"] > 0]):
-        rows = np.flatnonzero(table["decodes"] == n)
-        start = table["context"][rows]
-        edges = np.clip(
-            np.append(knots, np.iinfo(np.int64).max), start[:, None], (start + table["steps"][rows])[:, None]
-        )
-        pieces = np.diff(cumulatives(costs.passes.generation_curve(int(n)), edges), axis=1)
-        by_row[rows] = pieces.sum(axis=1)
+    first, end = table["context"], table["context"] + table["steps"]
+    places = [np.searchsorted(knots, last, side="right") - 1 for last in (first, end)]
+    order = np.argsort(table["decodes"], kind="stable")
+    cuts = np.flatnonzero(np.diff(table["decodes"][order])) + 1
+    for rows in np.split(order, cuts):
+        n = int(table["decodes"][rows[0]]) if len(rows) else 0
+        if not n:
+            continue
+        curve = costs.passes.generation_curve(n)
+        by_row[rows] = cumulatives(curve, end[rows]) - cumulatives(curve, first[rows])
+        pieces = np.zeros(len(knots), np.int64)
+        within = places[0][rows] == places[1][rows]
+        np.add.at(pieces, places[0][rows[within]], by_row[rows[within]])
+        crossing = rows[~within]
+        pieces += _between_knots(curve, knots, first[crossing], end[crossing])
         worst = np.maximum(np.maximum(origin[n], np.append(origin[n][1:], origin[n][-1])), Origin.INTERPOLATED)
-        np.add.at(total, worst, pieces.sum(axis=0))
+        np.add.at(total, worst, pieces)
     return by_row
+
+
+def _between_knots(
+    curve: DecodeCurve, knots: NDArray[np.int64], first: NDArray[np.int64], end: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the time of runs behind each knot and before the next, ns, shape (knots,)."""
+    edges = np.clip(np.append(knots, np.iinfo(np.int64).max), first[:, None], end[:, None])
+    found: NDArray[np.int64] = np.diff(cumulatives(curve, edges), axis=1).sum(axis=0)
+    return found
 
 
 def _context_origin(

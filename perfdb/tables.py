@@ -203,8 +203,8 @@ def read_table(path: Path, columns: tuple[str, ...]) -> Mapping[str, NDArray[Any
 
     known = pq.read_schema(path).names
     present = [name for name in columns if name in known]
-    # Text is read as what it is, a few words over and over: half the time.
-    table = pq.ParquetFile(path, read_dictionary=present).read(columns=present)
+    # Text is read as what it is, a few words over and over: half the time. Threads cost more than they are worth here.
+    table = pq.ParquetFile(path, read_dictionary=present).read(columns=present, use_threads=False)
     arrays = {name: np.asarray(table.column(name).to_numpy(zero_copy_only=False)) for name in present}
     return MappingProxyType(arrays)
 

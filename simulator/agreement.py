@@ -59,12 +59,13 @@ def _starts(pools: Sequence[Pool], names: Sequence[str], operations: OperationsT
             "network.feature_transfer.prompt_starts is 'ready', but no pool encodes for others; expected one with "
             "stages = ['encode']"
         )
-    whole = next((pool.engine for pool in entry_pools(pools) if ENGINES[pool.engine].policy != "vllm"), None)
-    if whole is not None:
-        raise ValueError(
-            f"network.feature_transfer.prompt_starts is 'ready', but engine {whole!r} begins a prompt when all its "
-            "images are there; expected engine 'vllm', whose scheduler computes prompts up to a missing image"
-        )
+    for pool in entry_pools(pools):
+        if ENGINES[pool.engine].policy != "vllm" or pool.engine_options.prompts_first:
+            raise ValueError(
+                f"network.feature_transfer.prompt_starts is 'ready', but engine {pool.engine!r} begins a prompt when "
+                "all its images are there; expected engine 'vllm', whose own scheduler computes prompts up to a "
+                "missing image"
+            )
     encoders = {name for name, pool in zip(names, pools, strict=True) if pool.encodes_alone}
     for one in operations.incident:
         if isinstance(one, InstanceDown) and one.pool in encoders and one.restart_after_s is None:

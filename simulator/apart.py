@@ -97,18 +97,23 @@ class Apart:
         """The deployments that put a stage under load."""
         return tuple(self._tried.values())
 
-    def run(self, kinds: Sequence[Sequence[Choice]]) -> None:
+    def run(self, kinds: Sequence[Sequence[Choice]], ends: tuple[float, float]) -> None:
         """Try the deployments of one split.
 
         Parameters
         ----------
         kinds
             Instances of each stage.
+        ends
+            Shares of the time after which no more stages are tried alone, and no more deployments.
         """
         possible = list(self._possible(kinds))
         self._bounds |= {choice: look.bound for choice, look in self._screened.items() if look.bound is not None}
         stages = Stages(self._race, [one.choices for one in possible], self._bounds, self._tried)
-        self._race.run(self._composed(possible, stages), CLOSE)
+        self._race.share = ends[0]
+        composed = self._composed(possible, stages)
+        self._race.share = ends[1]
+        self._race.run(composed, CLOSE)
 
     def _possible(self, kinds: Sequence[Sequence[Choice]]) -> Iterator[_Combination]:
         """Yield what goes together and no bound rules out; count the rest."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
+from zlib import crc32
+
+from numpy.random import default_rng
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -66,6 +69,26 @@ class Turns:
         return chosen
 
 
+class Rooms:
+    """A rank by chance (SGLang's ``follow_bootstrap_room``, its default where an instance only computes prompts).
+
+    The router numbers the meeting of two instances for a request at random (``bootstrap_room``), and the rank is the
+    remainder of that number (``managers/data_parallel_controller.py``).
+
+    Parameters
+    ----------
+    instance
+        Whose ranks they are: every instance draws numbers of its own.
+    """
+
+    def __init__(self, instance: int) -> None:
+        self._rng = default_rng([instance, crc32(b"bootstrap_room")])
+
+    def choose(self, loads: Sequence[RankLoad]) -> int:
+        """Return any rank with equal probability."""
+        return int(self._rng.integers(len(loads)))
+
+
 class FewestRequests:
     """The rank with the fewest requests, the first of equals (SGLang's ``total_requests``)."""
 
@@ -122,13 +145,14 @@ class FewestTokens:
         return min(below, key=lambda rank: (loads[rank].prompt_tokens, counts[rank]))
 
 
-#: Every balancer by name: what makes one for an instance.
-BALANCERS: Mapping[str, Callable[[], Balancer]] = MappingProxyType(
+#: Every balancer by name: what makes one for an instance, by its number.
+BALANCERS: Mapping[str, Callable[[int], Balancer]] = MappingProxyType(
     {
-        "round_robin": Turns,
-        "total_requests": FewestRequests,
-        "lowest_score": LowestScore,
-        "waiting_first": WaitingFirst,
-        "fewest_tokens": FewestTokens,
+        "round_robin": lambda _instance: Turns(),
+        "follow_bootstrap_room": Rooms,
+        "total_requests": lambda _instance: FewestRequests(),
+        "lowest_score": lambda _instance: LowestScore(),
+        "waiting_first": lambda _instance: WaitingFirst(),
+        "fewest_tokens": lambda _instance: FewestTokens(),
     }
 )

@@ -17,7 +17,7 @@ from perfdb.operators import draft_operators, step_operators
 from perfdb.tables import sha256
 from perfdb.waiting import WaitingPrices
 from perfdb.whole_steps import whole_step_costs
-from simulator.built_pool import AnyPool, BuiltPool, calibration_of, cost_chain, in_database, layout_of
+from simulator.built_pool import AnyPool, BuiltPool, calibration_of, cost_chain, halves_of, in_database, layout_of
 from simulator.encoder_build import build_encode_pool, encoder_budget, fused_encoder
 from simulator.engine_parts import EngineParts
 from simulator.engines import ENGINES
@@ -214,7 +214,7 @@ def _build_pool(  # noqa: PLR0913 - what decides what instances are made of
     piped = layout.pipeline > 1 and pool.prefills
     # Micro-batches are planned when the last one of their requests is over.
     ahead = plan.plans_ahead and not piped
-    host = calibration_of(pool).host_time(engine.host_on(chip, layout.tensor, ahead=ahead))
+    host = calibration_of(pool).host_time(engine.host_on(chip, layout.tensor, ahead=ahead, answer_ns=plan.answer_ns))
     costs, tables, set_aside = _priced(pool, name, model, chip, operators, limits, host)
     encoder = fused_encoder(pool, name, model, chip, layout, host) if encodes else None
     make = engine.instances(options, blocks) or _instances(name, encoder, plan, sharing=sharing, piped=piped)
@@ -336,7 +336,9 @@ def _priced(  # noqa: PLR0913, PLR0917 - what decides a price
     drafter = None
     if pool.drafts is not None:
         drafter = Drafter(pool.drafts, draft_operators(model, layout), chip)
-    costs = compile_costs(operators, source, limits, host, 1 if pool.prefills else layout.pipeline, drafter)
+    stages, halves = 1 if pool.prefills else layout.pipeline, halves_of(pool, name, model, chip)
+    tiled = chip if ENGINES[pool.engine].prompt_tiles else None
+    costs = compile_costs(operators, source, limits, host, stages, drafter, halves, tiled)
     tables = {in_database(path): sha256(path) for path in source.files}
     return costs, tables, {in_database(path): counts for path, counts in source.set_aside.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from hardware.errors import CatalogueError
@@ -10,6 +11,7 @@ from perfdb.calibrated import calibrated_chain
 from perfdb.layout import Layout
 from perfdb.power_cap import capped_chain
 from perfdb.tables import tables_root
+from perfdb.two_batches import two_batches
 from simulator.calibration import Calibration, read_calibration
 from simulator.engines import ENGINES
 
@@ -27,12 +29,22 @@ if TYPE_CHECKING:
     from perfdb.operators import StepOperators
     from perfdb.sources import SourceChain
     from perfdb.step_profile import ProfiledCosts
+    from perfdb.two_batches import TwoBatches
     from simulator.encode_instance import EncodeParts
     from simulator.engine_options import EngineOptions
     from simulator.engine_parts import EngineParts
     from simulator.pool_table import Pool
 
-__all__ = ["AnyPool", "BuiltEncoder", "BuiltPool", "calibration_of", "cost_chain", "in_database", "layout_of"]
+__all__ = [
+    "AnyPool",
+    "BuiltEncoder",
+    "BuiltPool",
+    "calibration_of",
+    "cost_chain",
+    "halves_of",
+    "in_database",
+    "layout_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +178,12 @@ def cost_chain(pool: Pool, name: str, chip: Chip) -> SourceChain:
         raise CatalogueError(f"pool.{name}.tables: {problem}") from None
     chain = ENGINES[pool.engine].cost_chain(chip, pool.cost_sources, tables)
     return capped_chain(calibrated_chain(chain, calibration_of(pool).factors), chip, pool.power_cap)
+
+
+def halves_of(pool: Pool, name: str, model: ModelSpec, chip: Chip) -> TwoBatches | None:
+    """Return how steps of a pool pass the layers in two halves; None where they pass them whole."""
+    wanted = pool.engine_options.two_batches
+    return two_batches(model, layout_of(pool), chip, partial(cost_chain, pool, name)) if wanted else None
 
 
 def in_database(path: Path) -> str:

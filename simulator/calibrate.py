@@ -173,7 +173,7 @@ def _usual(pool: Pool, constants: Sequence[Constant]) -> tuple[float, ...]:
     engine = ENGINES[pool.engine]
     chip = load_chip(pool.chip)
     plan = engine.filled(pool.engine_options, chip, 1, "pool").plan(prefills=pool.prefills)
-    host = engine.host_on(chip, pool.tensor_parallel, ahead=plan.plans_ahead)
+    host = engine.host_on(chip, pool.tensor_parallel, ahead=plan.plans_ahead, answer_ns=plan.answer_ns)
     known = {"host": host, "front_end": engine.front_end, "kernels": Calibration().kernels}
     return tuple(float(getattr(known[constant.table], constant.name)) for constant in constants)
 

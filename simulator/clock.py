@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-from simpy.core import Environment
-from simpy.events import NORMAL, URGENT, Event, EventPriority
+from simpy.events import NORMAL, URGENT, Event, EventPriority, Process, Timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
+
+    from simpy.core import Environment
 
 __all__ = ["FIRST", "Call", "Clock", "Urgent", "call_off", "soon"]
 
@@ -31,27 +32,59 @@ def _nothing(_: Call) -> None:
     pass
 
 
-class Clock(Environment):
+class Clock:
     """The simulation, whose time is integer nanoseconds: float seconds would make ties accidental.
+
+    It is what SimPy's events and processes take for their environment, without being derived from SimPy's own: so its
+    time, which everything looks at, is a number in its place where this is compiled.
 
     Attributes
     ----------
     now
         Nanoseconds since the run began.
+    calls
+        How often something was asked for.
     """
 
-    __slots__ = ("now",)
-    now: int
+    __slots__ = ("_active_proc", "_queue", "calls", "now")
 
     def __init__(self) -> None:
-        super().__init__()
-        self.now = 0
+        self.now = self.calls = 0
+        self._queue: list[Call] = []
+        # SimPy's processes note here which of them runs.
+        self._active_proc: Any = None
 
-    def call(self, delay_ns: int, act: Callable[[Any], object], priority: EventPriority = NORMAL) -> Call:
+    def call(self, delay_ns: int, act: Callable[[Any], object], priority: int = NORMAL) -> Call:
         """Do something so long from now: what SimPy's timeouts do for more than twice the time."""
-        call = [self.now + delay_ns, priority, next(self._eid), act]
-        heappush(self._queue, call)  # type: ignore[misc]
+        call = [self.now + delay_ns, priority, self.calls, act]
+        self.calls += 1
+        heappush(self._queue, call)
         return call
+
+    @property
+    def active_process(self) -> Any:  # noqa: ANN401 - a process of SimPy
+        """The process that runs now, if one does."""
+        return self._active_proc
+
+    def event(self) -> Event:
+        """Return an event that somebody will let happen."""
+        return Event(self.environment())
+
+    def timeout(self, delay_ns: int, value: object = None) -> Timeout:
+        """Return an event that happens so long from now."""
+        return Timeout(self.environment(), delay_ns, value)
+
+    def process(self, generator: Generator[Event, Any, Any]) -> Process:
+        """Let a process of SimPy run."""
+        return Process(self.environment(), generator)
+
+    def environment(self) -> Environment:
+        """Return the clock as SimPy's events see it."""
+        return cast("Environment", self)
+
+    def is_over(self) -> bool:
+        """Tell whether nothing is left to happen."""
+        return not self._queue
 
     def schedule(self, event: Event, priority: EventPriority = NORMAL, delay: float = 0) -> None:
         """Put an event of SimPy on the agenda, ``delay`` whole nanoseconds from now; raise what made it fail."""
@@ -71,7 +104,7 @@ class Clock(Environment):
         if until is not None:
             end = until if isinstance(until, Event) else Urgent(self, int(until) - self.now)
             end.callbacks.append(done.append)
-        queue: list[Call] = self._queue  # type: ignore[assignment]
+        queue = self._queue
         while queue and not done:
             call = heappop(queue)
             self.now = call[0]
@@ -91,7 +124,7 @@ class Urgent(Event):
     """An event before all engine events of its instant: a plan sees what has happened by its time."""
 
     def __init__(self, env: Clock, delay_ns: int) -> None:
-        super().__init__(env)
+        super().__init__(env.environment())
         self._ok = True
         self._value = None
         env.schedule(self, URGENT, delay_ns)

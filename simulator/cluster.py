@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from simpy.events import URGENT
@@ -140,18 +139,23 @@ class Cluster:
     def run(self) -> None:
         """Serve every request."""
         self._arrivals.drive(self._arrive())
+        try:
+            self._serve()
+        finally:
+            self.events = self.env.calls
+
+    def _serve(self) -> None:
         while self._done < self._total:
             self._all_done = self.env.event()
             try:
                 self.env.run(until=self._all_done)
             except RuntimeError:
                 # Nothing is left to happen: an instance that will decode may be held up by requests that wait for it.
-                if self.env.peek() != inf or not self._give_up_waiting():
+                if not self.env.is_over() or not self._give_up_waiting():
                     raise
         if self.hand_over.under_way:
             # The last request needed no decoding: what was reserved for it is freed a nanosecond later.
             self.env.run(until=self.env.now + 2)
-        self.events = next(self.env._eid)  # noqa: SLF001 - SimPy numbers its events here and nowhere public
 
     # --- instances that come and go --------------------------------------------------------------------
 

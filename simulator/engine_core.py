@@ -12,6 +12,7 @@ from simulator.host_link import HostLink
 from simulator.inbox import Inbox
 from simulator.lookahead import Lookahead
 from simulator.schedulers.plan import Plan
+from simulator.schedulers.sglang import SglangScheduler
 from simulator.standstill import Standstill
 from simulator.wake_up import WakeUp
 
@@ -77,6 +78,8 @@ class EngineCore:
         self._inbox = Inbox(self.state, parts.polls_every) if parts.polls_every > 1 else None
         self._standstill = Standstill(ledger)
         self.outlet = Outlet(ledger)
+        self._takes_back = parts.plans_ahead and isinstance(self.scheduler, SglangScheduler)
+        self._ended: list[Request] = []
         self.held = self.waited_ns = 0
         self.started_ns, self.ended_ns = env.now, -1
 
@@ -217,6 +220,8 @@ class EngineCore:
     def begin(self, plan: Plan) -> None:
         """Note and pass on what a plan decided besides what the step computes."""
         self.plan, state = plan, self.state
+        if self._ended:
+            self._tell_ends(plan)
         if plan.preempted:
             self._standstill.begin(plan.preempted, self.env.now - self.waited_ns, self.ledger.preemptions)
         if plan.held:
@@ -229,9 +234,8 @@ class EngineCore:
             state.fetching[request.index] = request
             missing = (request.computed - request.found) // state.pool.block_tokens
             self._host_link.copy(request, missing, self._fetched)
-        joined = plan.joined
-        self.joined = [*joined, *plan.spare] if plan.spare else joined
-        for request in joined:
+        self.joined = [*plan.joined, *plan.spare] if plan.spare else plan.joined
+        for request in plan.joined:
             if self.ledger.told_ns[request.index] < 0:
                 # Its first token came with its KV, and leaves from here.
                 request.stalled_ns = self.env.now
@@ -373,12 +377,24 @@ class EngineCore:
         self._finishes.expect(request, self.state.step, produced)
 
     def _finish_due(self) -> None:
-        state, now = self.state, self.env.now
+        state = self.state
         for request in self._finishes.due(state.step, state.running):
-            index = request.index
             state.leave_decode(request)
-            state.ending[index] = request
+            state.ending[request.index] = request
             if self.ahead is None:
                 state.settles(state)
-            self.outlet.last(index, now)
-            self.watcher.finished(self.number, index)
+            if self._takes_back:
+                self._ended.append(request)
+            else:
+                self._tell_end(request.index)
+
+    def _tell_end(self, index: int) -> None:
+        self.outlet.last(index, self.env.now)
+        self.watcher.finished(self.number, index)
+
+    def _tell_ends(self, plan: Plan) -> None:
+        """Let clients have their last tokens, but for those that the plan made meanwhile put back."""
+        ended, self._ended = self._ended, []
+        for request in ended:
+            if all(request is not other for other in plan.preempted):
+                self._tell_end(request.index)

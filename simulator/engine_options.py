@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
 from hardware.strict import Strict
+from simulator.ascend_options import AdditionalConfig
 from simulator.layout_flags import refuse_layout_flags
 from simulator.schedulers import Limits
 
@@ -26,6 +27,12 @@ __all__ = [
     "VllmOptions",
     "VllmV0Options",
 ]
+
+
+#: From the run that DistServe's authors recorded of OPT-13B at 2 requests/s (``vllm-100-2.exp``), after its last
+#: prompt: 97 steps of 22 sequences in 5.120 s and 432 steps of 11 on average in 16.813 s, 52.8 and 38.9 ms each, where
+#: kernels and the host take 36.7 and 31.1: 0.77 ms for each sequence but one. One alone takes 25.0 and 25.4 ms.
+_RAY_ANSWER_NS: Final = 770_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,8 @@ class EnginePlan:
         A chunk of a prompt cuts no image.
     unused_tokens
         How much shorter than the context, and than the KV cache, the longest request is.
+    answer_ns
+        Time of the host per step and sequence until its token is with the API server, beyond the engine's own.
     """
 
     limits: Limits
@@ -100,6 +109,7 @@ class EnginePlan:
     most_kv_bytes: int | None = None
     max_prompt: int | None = None
     unused_tokens: int = 0
+    answer_ns: int = 0
     encoder_tokens: int | None = None
     kept_features: tuple[int, int] = (0, 0)
     whole_images: bool = False
@@ -143,6 +153,16 @@ class EngineOptions(Strict):
     @property
     def caches_prefixes(self) -> bool:
         """Whether blocks keep what they hold for requests that begin alike."""
+        return False
+
+    @property
+    def prompts_first(self) -> bool:
+        """Whether an engine that could cut prompts computes them whole, first and alone."""
+        return False
+
+    @property
+    def two_batches(self) -> bool:
+        """Whether steps pass layers with experts in two halves; see :mod:`perfdb.two_batches`."""
         return False
 
     def of_stages(self, *, prefills: bool, decodes: bool) -> Self:  # noqa: ARG002 - most do not ask
@@ -202,6 +222,8 @@ class VllmOptions(EngineOptions):
         Tokens that go to a client together.
     disable_chunked_mm_input
         A chunk of a prompt ends before an image that it would cut.
+    additional_config
+        Of the plugin for Ascend.
     """
 
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
@@ -220,10 +242,16 @@ class VllmOptions(EngineOptions):
     async_scheduling: bool | None = None
     stream_interval: int = Field(default=1, ge=1)
     disable_chunked_mm_input: bool = False
+    additional_config: AdditionalConfig | None = None
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         _holds_every_sequence(self.max_num_batched_tokens, self.max_num_seqs)
+        if self.prompts_first:
+            harmless = {"kv_offloading_size": 0, "scheduling_policy": "fcfs", "prefill_schedule_interval": 1}
+            for option, value in {**harmless, "async_scheduling": False, "long_prefill_token_threshold": 0}.items():
+                if (found := getattr(self, option)) not in {value, None}:
+                    raise ValueError(f"{option} is {found}, which is not simulated with the scheduler for Ascend")
         if self.kv_offloading_size and not self.enable_prefix_caching:
             raise ValueError("kv_offloading_size needs enable_prefix_caching, by which KV on the host is found")
         return self
@@ -233,11 +261,18 @@ class VllmOptions(EngineOptions):
         """Whether blocks keep what they hold for requests that begin alike."""
         return self.enable_prefix_caching
 
+    @property
+    def prompts_first(self) -> bool:
+        """Whether the plugin for Ascend schedules: whole prompts first, and alone."""
+        return self.additional_config is not None and self.additional_config.ascend_scheduler_config.enabled
+
     def plan(self, *, prefills: bool) -> EnginePlan:
         """Return what filled options come to; the stages of the pool do not matter."""
         del prefills
-        limits = Limits(self.max_num_batched_tokens or 0, self.max_num_seqs or 0, self.enable_chunked_prefill)
+        chunked = self.enable_chunked_prefill and not self.prompts_first
+        limits = Limits(self.max_num_batched_tokens or 0, self.max_num_seqs or 0, chunked)
         rules = {
+            "prompts_first": self.prompts_first,
             "reserve_full_prompt": self.scheduler_reserve_full_isl,
             "chunk_tokens": self.long_prefill_token_threshold,
             "chunk_share": self.long_prefill_token_threshold_adaptive,
@@ -254,7 +289,8 @@ class VllmOptions(EngineOptions):
             host_gib=self.kv_offloading_size,
             given_blocks=self.num_gpu_blocks_override,
             stream_interval=self.stream_interval,
-            encoder_tokens=self.max_num_batched_tokens,
+            # Whole prompts of a step have no more tokens of images than it has tokens: no bound of their own.
+            encoder_tokens=None if self.prompts_first else self.max_num_batched_tokens,
             whole_images=self.disable_chunked_mm_input,
         )
 
@@ -268,11 +304,14 @@ class VllmV0Options(EngineOptions):
         Prompt tokens of one step; 2048 or the longest sequence, whichever is more.
     max_num_seqs
         Running requests.
+    engine_use_ray
+        The engine is an actor of Ray's, which sends its API server the result of every step.
     """
 
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     max_num_batched_tokens: int | None = Field(default=None, gt=0)
     max_num_seqs: int = Field(default=256, gt=0)
+    engine_use_ray: bool = False
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -289,7 +328,8 @@ class VllmV0Options(EngineOptions):
         """Return what filled options come to; the stages of the pool do not matter."""
         del prefills
         limits = Limits(self.max_num_batched_tokens or 0, self.max_num_seqs, chunked=False)
-        return EnginePlan(limits, self.gpu_memory_utilization or 0.0, self.block_size)
+        answer_ns = _RAY_ANSWER_NS if self.engine_use_ray else 0
+        return EnginePlan(limits, self.gpu_memory_utilization or 0.0, self.block_size, answer_ns=answer_ns)
 
 
 class DistserveOptions(EngineOptions):

@@ -14,6 +14,7 @@ from perfdb.eager import DISTSERVE_KERNELS, KERNELS_OF_2023, KERNELS_OF_2024, Ea
 from perfdb.memory import MemoryBudget
 from perfdb.sources import source_chain
 from perfdb.tables import TableChoice
+from simulator.ascend_options import check_ascend
 from simulator.baseline_options import BatchOptions, PromptFirstOptions, SarathiOptions
 from simulator.engine_options import (
     DistserveOptions,
@@ -119,6 +120,8 @@ class Engine:
         Pipelines of its that compute prompts are simulated.
     narrow_sparse_cache
         Architectures of chips on which sparse attention has an 8-bit cache where nothing else is said.
+    prompt_tiles
+        Sequences that decode beside prompts go through the kernel of the prompts (:mod:`perfdb.prompt_tiles`).
     kv_modes
         How it hands KV over, to instances of its own kind alone; its own way first. None for any engine's any way.
     """
@@ -142,6 +145,7 @@ class Engine:
     front_end: FrontEndTime = _UNDELAYED
     host_ahead: HostTime | None = None
     tells_late: bool = False
+    prompt_tiles: bool = False
     kv_modes: tuple[KvMode, ...] = ()
     pipelines: bool = False
     narrow_sparse_cache: tuple[str, ...] = ()
@@ -173,8 +177,17 @@ class Engine:
             If an option is set that the release does not have.
         """
         if self.era is not None and isinstance(options, VllmOptions):
-            return self.era.filled(options, chip, pool)
+            found = self.era.filled(options, chip, pool)
+            return self._for_ascend(found, chip, longest, pool, layout) if found.prompts_first else found
         return options.filled(chip, longest, layout)
+
+    def _for_ascend(
+        self, options: VllmOptions, chip: Chip, longest: int, pool: str, layout: Layout | None
+    ) -> VllmOptions:
+        """Return filled options with a budget for the longest prompt, which the plugin for Ascend does not cut."""
+        check_ascend(chip, layout, pool, live=self.live)
+        tokens = max(options.max_num_batched_tokens or 0, longest)
+        return options.model_copy(update={"max_num_batched_tokens": tokens, "async_scheduling": False})
 
     def scheduler(self, plan: EnginePlan) -> Scheduler:
         """Return the policy within its limits."""
@@ -185,15 +198,18 @@ class Engine:
         chain = source_chain(chip, self.framework, names, TableChoice(tables, self.release))
         return chain if self.kernels is None else EagerChain(chip, chain, self.kernels)
 
-    def host_on(self, chip: Chip, workers: int, *, ahead: bool = False) -> HostTime:
-        """Return the time of the host beside so many chips: that of an eager engine follows the speed of its cores."""
+    def host_on(self, chip: Chip, workers: int, *, ahead: bool = False, answer_ns: int = 0) -> HostTime:
+        """Return the time of the host beside so many chips: that of an eager engine follows the speed of its cores.
+
+        ``answer_ns`` comes on top for each sequence.
+        """
         speed = _CORE_SPEED.get(chip.architecture, 1.0) if self.kernels else 1.0
         messages_ns = self.message_ns * workers if workers > 1 else 0
         host = self.host if self.host_ahead is None or not ahead else self.host_ahead
         return replace(
             host,
             step_ns=round(host.step_ns / speed),
-            sequence_ns=round((host.sequence_ns + messages_ns) / speed),
+            sequence_ns=round((host.sequence_ns + messages_ns + answer_ns) / speed),
             launch_ns=round(host.launch_ns / speed),
         )
 
@@ -275,6 +291,7 @@ def _vllm(minor: int) -> Engine:
         # DeepSeek-V3.2 gets ``fp8_ds_mla`` (vllm/model_executor/models/config.py).
         narrow_sparse_cache=("hopper", "blackwell"),
         pipelines=True,
+        prompt_tiles=True,
     )
 
 

@@ -73,6 +73,9 @@ class Entry:
         Requests per second that a unit is expected to bear, to begin with.
     trials
         Trials and what came of them, by the names of rungs, in order.
+    foreseen_per_s
+        Of a stage alone, what it bears if it is like those tried before it; 0 where nothing is known. It says where to
+        begin in a ladder, and nothing else.
     corners
         Tokens per second of a user and of a chip that it cannot surpass both; empty where nobody asked.
     curves
@@ -89,6 +92,7 @@ class Entry:
     at_best: float
     expected_per_s: float
     trials: dict[str, tuple[Trial, Verdict]] = field(default_factory=dict)
+    foreseen_per_s: float = 0.0
     corners: Points = ()
     curves: dict[str, list[tuple[Trial, Verdict]]] = field(default_factory=dict)
     left_at: str | None = None
@@ -146,9 +150,14 @@ class Entry:
         return tuple(goal.place(point, trial.units * self.unit.chips) for trial, point in kept if point["mean_tpot_ms"])
 
     def kept(self, round_name: str) -> Iterator[tuple[Trial, dict[str, Any]]]:
-        """Yield the run at the highest load it bears by a round, and those at shares of it that it bears too."""
+        """Yield the run at the highest load it bears by a round, and those at shares of it that it bears too.
+
+        The latter may be of a round before: where nobody waits for long, short runs tell what long ones do.
+        """
         if round_name in self.trials and self.trials[round_name][1].place is not None:
-            for trial, verdict in (self.trials[round_name], *self.curves.get(round_name, ())):
+            rounds = list(self.trials)[: list(self.trials).index(round_name) + 1]
+            traced = next((self.curves[name] for name in reversed(rounds) if name in self.curves), ())
+            for trial, verdict in (self.trials[round_name], *traced):
                 point = verdict.at(verdict.place)
                 if point is not None:
                     yield trial, point

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from simulator.server import cores_of, step_logs_of
+from simulator.token_gaps import token_gaps
 from simulator.windows import window_edges
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Finished"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Finished:
     """A run that is over.
 
@@ -32,10 +35,12 @@ class Finished:
     ----------
     scenario, requests, pools, fabric, cluster, operations
         What was run, and what happened meanwhile; no fabric where nothing is handed over.
-    times, gaps
+    times
         What came of it.
     incidents
         What happened to instances and links on the way: (time in ns, words), in order of time.
+    given_up
+        Whether it ended before all of its requests did.
     """
 
     scenario: Scenario
@@ -45,8 +50,15 @@ class Finished:
     cluster: Cluster
     operations: Operations
     times: RequestTimes
-    gaps: TokenGaps
     incidents: tuple[tuple[int, str], ...] = ()
+    given_up: bool = False
+
+    @cached_property
+    def gaps(self) -> TokenGaps:
+        """The gaps between tokens, computed when somebody first looks at them."""
+        cores, paces = cores_of(self.cluster.instances), step_logs_of(self.cluster.instances)
+        logs, prices = [core.log for core in cores], [core.prices for core in cores]
+        return token_gaps(logs, prices, self.cluster.ledger, paces=paces, after_ns=self.warmup_ns)
 
     @property
     def warmup_ns(self) -> int:

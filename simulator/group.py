@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from simulator.lookout import Lookout
-from simulator.router import ObservingRouter
+from simulator.router import ObservingRouter, RoundRobin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ class Group:
         self.members: list[int] = []
         self.helpers: list[int] = []
         self.waiting: list[tuple[Callable[[], None], Callable[[], None]]] = []
-        self._loads = loads
+        self._loads, self._takes_turns = loads, isinstance(router, RoundRobin)
         self._instances: dict[int, Server] = {}
 
     def __len__(self) -> int:
@@ -71,6 +71,8 @@ class Group:
         loads, offered = self._loads, self.members
         if self.helpers and all(loads[number] > self.helps_above for number in offered):
             offered = offered + self.helpers
-        chosen = offered[self.router.choose(list(map(loads.__getitem__, offered)), offered, request)]
+        # Who takes turns is shown no loads.
+        seen = offered if self._takes_turns else [loads[number] for number in offered]
+        chosen = offered[self.router.choose(seen, offered, request)]
         loads[chosen] += 1
         return self._instances[chosen]

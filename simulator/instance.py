@@ -49,7 +49,7 @@ class Instance(EngineCore):
         """Receive who has come, if this pass looks for requests; plan the next step, and begin it."""
         inbox = self._inbox
         if inbox is None:
-            return super().next_plan()
+            return EngineCore.next_plan(self)
         inbox.look(self.known_ns())
         plan = super().next_plan()
         inbox.planned(plan)

@@ -87,7 +87,8 @@ class BlockPool:
         if step < self.taken_until:  # noqa: PLR1730 - a call of max costs more
             step = self.taken_until
         if step < end:
-            self.take_run(step, end - step)
+            if blocks := self.needed(step, end - step):
+                self.take(blocks)
             self.taken_until = end
 
     def lasting(self, step: int, spare: int = 0) -> int:

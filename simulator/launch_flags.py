@@ -96,6 +96,7 @@ VLLM_FLAGS: Final[Mapping[str, Flag | Elsewhere]] = MappingProxyType(
         "async_scheduling": Flag("--async-scheduling", off="--no-async-scheduling"),
         "stream_interval": Flag("--stream-interval"),
         "disable_chunked_mm_input": Flag("--disable-chunked-mm-input", off="--no-disable-chunked-mm-input"),
+        "additional_config": Flag("--additional-config"),
     }
 )
 
@@ -119,6 +120,7 @@ SGLANG_FLAGS: Final[Mapping[str, Flag | Elsewhere]] = MappingProxyType(
         "enable_mixed_chunk": Flag("--enable-mixed-chunk", off=""),
         "disable_radix_cache": Flag("--disable-radix-cache", off=""),
         "disable_overlap_schedule": Flag("--disable-overlap-schedule", off=""),
+        "enable_two_batch_overlap": Flag("--enable-two-batch-overlap", off=""),
         "stream_interval": Flag("--stream-interval"),
         "scheduler_recv_interval": Flag("--scheduler-recv-interval"),
         "prefill_decode_interval": Flag("--prefill-decode-interval"),

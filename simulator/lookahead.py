@@ -71,8 +71,12 @@ class Lookahead:
         """Return the plan made at the beginning of the step that ends now."""
         if self.unseen:
             self.see(self.last_step_ns)
-        plan = self._scheduler.plan(self._state)
-        self.planned(plan)
+        state = self._state
+        plan = self._scheduler.plan(state)
+        if self.unseen or state.ending or state.unsettled:
+            self.planned(plan)
+        else:
+            self.lags = self.changes = False
         return plan
 
     def look(self) -> None:

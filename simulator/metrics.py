@@ -18,9 +18,21 @@ if TYPE_CHECKING:
     from simulator.records import Ledger
     from simulator.token_gaps import TokenGaps
 
-__all__ = ["Bounds", "RequestTimes", "latency_summary", "request_times", "throughput_summary"]
+__all__ = [
+    "Bounds",
+    "RequestTimes",
+    "latency_summary",
+    "request_latencies",
+    "request_rates",
+    "request_times",
+    "throughput_summary",
+]
 
 PERCENTILES = (50, 90, 95, 99)
+_COUNTS = (
+    *("num_prompts", "completed", "failed", "duration", "total_input_tokens", "total_output_tokens"),
+    *("request_throughput", "request_goodput", "output_throughput", "total_token_throughput"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +129,21 @@ def _within(values: NDArray[np.float64], bound: float | None) -> NDArray[np.bool
 
 def latency_summary(times: RequestTimes, gaps: TokenGaps) -> dict[str, float]:
     """Return mean, median, standard deviation and percentiles of TTFT, TPOT, ITL and E2E, ms."""
-    counted = times.completed & times.measured
-    found: dict[str, float] = {}
-    for name, values in (("ttft", times.ttft_ms), ("tpot", times.tpot_ms), ("e2el", times.e2e_ms)):
-        found |= _statistics(name, values[counted & ~np.isnan(values)])
-    found |= {
+    found = request_latencies(times) | {
         "mean_itl_ms": gaps.mean_ms(),
         "median_itl_ms": gaps.percentile_ms(50),
         "std_itl_ms": gaps.std_ms(),
     }
     return found | {f"p{q}_itl_ms": gaps.percentile_ms(q) for q in PERCENTILES}
+
+
+def request_latencies(times: RequestTimes) -> dict[str, float]:
+    """Return mean, median, standard deviation and percentiles of TTFT, TPOT and E2E, ms."""
+    counted = times.completed & times.measured
+    found: dict[str, float] = {}
+    for name, values in (("ttft", times.ttft_ms), ("tpot", times.tpot_ms), ("e2el", times.e2e_ms)):
+        found |= _statistics(name, values[counted & ~np.isnan(values)])
+    return found
 
 
 def _statistics(name: str, values: NDArray[np.float64]) -> dict[str, float]:
@@ -152,6 +169,18 @@ def throughput_summary(
     most output tokens in a second, like the pooled gaps of ITL, count what appears after the warm-up, whoever's
     tokens they are.
     """
+    found = request_rates(ledger, times, warmup_ns)
+    per_second = gaps.per_second[gaps.seconds >= -(-warmup_ns // 10**9)]
+    return {
+        **{name: found[name] for name in _COUNTS},
+        "max_output_tokens_per_s": int(per_second.max(initial=0)),
+        "max_concurrent_requests": _most_concurrent(ledger, times.completed & times.measured),
+        "slo_attainment": found["slo_attainment"],
+    }
+
+
+def request_rates(ledger: Ledger, times: RequestTimes, warmup_ns: int = 0) -> dict[str, float | int]:
+    """Return counts and rates per second over the measured requests, as in :func:`throughput_summary`."""
     counted = times.completed & times.measured
     finish = ledger.column("finish_ns")
     duration = max((int(finish[counted].max(initial=0)) - warmup_ns) / 1e9, 1e-9)
@@ -170,8 +199,6 @@ def throughput_summary(
         "request_goodput": good / duration,
         "output_throughput": outputs / duration,
         "total_token_throughput": (inputs + outputs) / duration,
-        "max_output_tokens_per_s": int(gaps.per_second[gaps.seconds >= -(-warmup_ns // 10**9)].max(initial=0)),
-        "max_concurrent_requests": _most_concurrent(ledger, counted),
         "slo_attainment": good / sent if sent else 0.0,
     }
 

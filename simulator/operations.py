@@ -135,7 +135,7 @@ class Operations:
             elif theirs >= max(switching.least_load, switching.ratio * mine):
                 self._switch(one, other, switching.delay_s)
         # Where nothing is left to happen, looking on would hide that the run is stuck.
-        if self.cluster.env.peek() != float("inf"):
+        if not self.cluster.env.is_over():
             self._look_later(switching)
 
     def _live(self, pool: int) -> list[Server]:

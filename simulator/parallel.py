@@ -62,6 +62,9 @@ class LocalExecutor:
         if self._jobs > 1:
             self._interrupt.__enter__()
             self._pool = ProcessPoolExecutor(self._jobs, mp_context=get_context("spawn"), initializer=_follow_parent)
+            # They get ready while this process does.
+            for _ in range(self._jobs):
+                self._pool.submit(_tell_nobody)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:

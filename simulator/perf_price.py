@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from perfdb.estimate import Estimate
     from perfdb.operators import Kernel
     from perfdb.sources import SourceChain
+    from perfdb.step_prices import StepPrices
     from simulator.scenario import Scenario
 
 __all__ = [
@@ -108,7 +109,8 @@ class PricedStep:
     Attributes
     ----------
     lines
-        Operators and the host; ``between_lengths`` is what interpolating attention between lengths adds or takes off,
+        Operators and the host; ``between_lengths`` is what interpolating attention between lengths adds or takes off
+        (``in_two_halves``, where the layers are passed so, what that does),
         and ``wait_for_launches`` for how long the kernels wait for an eager host.
     """
 
@@ -194,11 +196,22 @@ def _priced(pool: BuiltPool, step: StepAsked, chain: SourceChain) -> PricedStep:
     if not isinstance(costs, CompiledCosts):
         return PricedStep(pool, step, (Line("whole step, by its profile", 1, total, math.nan, "interpolated"),), total)
     host, kernels = prices.host_ns[step.sequences], prices.kernels_ns(**sums)
-    lines = [*_lines(pool, step, chain), Line("host", 1, host, math.nan, "host")]
-    lines.append(Line("between_lengths", 1, kernels + host - sum(line.ns for line in lines), math.nan, ""))
+    lines = [*_lines(pool, step, chain), *_tiles(prices, step), Line("host", 1, host, math.nan, "host")]
+    rest = "in_two_halves" if pool.options.two_batches else "between_lengths"
+    lines.append(Line(rest, 1, kernels + host - sum(line.ns for line in lines), math.nan, ""))
     if total > kernels + host:
         lines.append(Line("wait_for_launches", 1, total - kernels - host, math.nan, "host"))
     return PricedStep(pool, step, tuple(lines), total)
+
+
+def _tiles(prices: StepPrices, step: StepAsked) -> Iterator[Line]:
+    """Yield what it costs sequences that decode to share the kernel of the prompts (:mod:`perfdb.prompt_tiles`)."""
+    if prices.tiles is None or not (step.chunks and step.decodes):
+        return
+    at = step.context, step.context + 1
+    more = step.decodes * prices.tiles.between(*at) - prices.generation_curve(step.decodes).between(*at)
+    if more > 0:
+        yield Line("decoding_in_prompt_tiles", 1, more, math.nan, "roofline")
 
 
 def _lines(pool: BuiltPool, step: StepAsked, chain: SourceChain) -> Iterator[Line]:

@@ -207,6 +207,16 @@ class Pool(Strict):
         return self
 
     @model_validator(mode="after")
+    def _halves(self) -> Self:
+        if self.engine_options.two_batches and (self.expert_exchange != "all_to_all" or self.pipeline_parallel > 1):
+            raise ValueError(
+                "engine_options.enable_two_batch_overlap hides the exchange with experts, and is simulated with "
+                f"expert_exchange = 'all_to_all' on one pipeline stage; found {self.expert_exchange!r} and "
+                f"pipeline_parallel = {self.pipeline_parallel}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _speculates(self) -> Self:
         if self.drafts is None:
             return self

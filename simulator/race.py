@@ -58,10 +58,12 @@ class Race:
     make
         Makes runs of a kind of work and keeps them, such as :func:`simulator.parallel.run_missing`.
     late
-        Tells whether time is up.
+        Tells whether a share of the time is up.
 
     Attributes
     ----------
+    share
+        The share of the time after which what is tried now ends, as others are to be tried too.
     entries
         The deployments, in the order they joined.
     chips
@@ -72,7 +74,7 @@ class Race:
         The round that the time did not suffice for, or None.
     """
 
-    def __init__(self, searched: Searched, goal: Goal, make: Make, late: Callable[[], bool]) -> None:
+    def __init__(self, searched: Searched, goal: Goal, make: Make, late: Callable[[float], bool]) -> None:
         self.goal, self._make, self._late = goal, make, late
         self._base, self._splits = searched.scenario, searched.table.splits
         self.chips = searched.table.gpus or 1
@@ -82,12 +84,14 @@ class Race:
         self._requests = searched.table.requests
         self.entries: list[Entry] = []
         self.stopped: str | None = None
+        self.share = 1.0
 
-    def stop(self, what: str) -> bool:
-        """Tell whether time is up, and remember for what."""
-        if self.stopped is None and self._late():
+    def stop(self, what: str, *, first: bool = False) -> bool:
+        """Tell whether time is up, and remember for what; the first of a kind have all that is left."""
+        up = self._late(1.0 if first else self.share)
+        if up and self.stopped is None:
             self.stopped = what
-        return self.stopped is not None
+        return up
 
     def run(self, entries: Sequence[Entry], close: float) -> None:
         """Put deployments of one split under load in short runs, in order.
@@ -99,10 +103,11 @@ class Race:
         close
             One that is worth less than this share of the best so far is not looked at any closer.
         """
+        known = {entry.unit.split for entry in self.entries}
         self.entries += entries
         for start in range(0, len(entries), WAVE):
             wave = entries[start : start + WAVE]
-            if self.stop(SHORT.name):
+            if self.stop(SHORT.name, first=not start and wave[0].unit.split not in known):
                 for entry in wave:
                     entry.leave("time", "the time did not suffice")
                 continue
@@ -176,7 +181,7 @@ class Race:
             return max(0, floor - 2)
         if goal.axis == "units":
             return 0
-        return place_of(ladder, ladder[0] * entry.expected_per_s / entry.bound_per_s)
+        return place_of(ladder, ladder[0] * (entry.foreseen_per_s or entry.expected_per_s) / entry.bound_per_s)
 
     def best(self, split: str) -> Entry | None:
         """Return the deployment of a split that is worth the most by the longest runs there are."""
@@ -192,7 +197,7 @@ class Race:
         going = self._on_front(_ON_FRONT[rung.name]) if self.goal.of_fronts else self._best_of_each(_GO_ON[rung.name])
         if going and not self.stop(rung.name):
             self.attempt(going, rung, self.goal, {})
-            if self.goal.of_fronts:
+            if self.goal.of_fronts and rung is LONG:
                 self.trace(going, rung, self.goal)
 
     def _best_of_each(self, most: int) -> list[Entry]:

@@ -37,7 +37,7 @@ class RankGroup:
         self.started_ns, self.ended_ns = around.env.now, -1
         self._watcher: Watcher = around.watcher
         self._prompt_tokens = around.ledger.prompt_tokens
-        self._balancer = BALANCERS[parts.balancer]()
+        self._balancer = BALANCERS[parts.balancer](around.number)
         self._places: dict[int, int] = {}
         self.cores = cores
         self._loads = [RankLoad(core) for core in self.cores]

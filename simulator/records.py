@@ -116,6 +116,8 @@ class _Log:
     def __init__(self) -> None:
         self._rows: array[int] = array("q")
         self._pack = Struct(f"={len(self.NAMES)}q").pack
+        # Rows that somebody has looked at, column by column.
+        self._columns: NDArray[np.int64] = np.zeros((len(self.NAMES), 0), np.int64)
 
     def add(self, row: Sequence[int]) -> None:
         """Append a row."""
@@ -123,9 +125,12 @@ class _Log:
         self._rows.frombytes(self._pack(*row))
 
     def table(self) -> dict[str, NDArray[np.int64]]:
-        """Return the columns, each int64 of shape (rows,)."""
-        rows = np.frombuffer(self._rows, dtype=np.int64).reshape(-1, len(self.NAMES))
-        return {name: rows[:, i] for i, name in enumerate(self.NAMES)}
+        """Return the columns, each int64 of shape (rows,), one number after the other in memory."""
+        if self._rows:
+            rows = np.array(self._rows, dtype=np.int64).reshape(-1, len(self.NAMES))
+            self._columns = np.concatenate([self._columns, rows.T], axis=1)
+            del self._rows[:]
+        return dict(zip(self.NAMES, self._columns, strict=True))
 
 
 class PauseLog(_Log):
@@ -171,7 +176,7 @@ class StepLog(_Log):
 
     def note_longer(self, by_ns: int) -> None:
         """Note that the next row lasts so much longer than its tokens take: images are encoded first, or others run."""
-        row = len(self._rows) // len(self.NAMES)
+        row = self._columns.shape[1] + len(self._rows) // len(self.NAMES)
         self._longer[row] = self._longer.get(row, 0) + by_ns
 
     def of_tokens(self) -> dict[str, NDArray[np.int64]]:

@@ -64,7 +64,7 @@ class RoundRobin:
 
     def choose(self, loads: Sequence[int], members: Sequence[int], request: Request) -> int:  # noqa: ARG002 - see Router
         """Return the next instance in turn."""
-        chosen = self._next % len(loads)
+        chosen = self._next % len(members)
         self._next = chosen + 1
         return chosen
 

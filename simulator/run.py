@@ -21,10 +21,8 @@ from simulator.operations import Operations
 from simulator.records import Ledger
 from simulator.request_table import request_table
 from simulator.requests import build_requests
-from simulator.server import cores_of, step_logs_of
 from simulator.summary import summarise
 from simulator.timeline import timeline_table
-from simulator.token_gaps import token_gaps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
     from simulator.requests import Requests
     from simulator.scenario import Scenario
 
-__all__ = ["Result", "run_built", "run_scenario"]
+__all__ = ["Result", "fabric_of", "run_built", "run_scenario", "simulated"]
 
 
 @dataclass(frozen=True)
@@ -144,14 +142,71 @@ def run_built(
         If a law of the simulation is broken, which is a bug.
     """
     started = time.process_time()
-    fabric = _fabric(scenario, pools)
+    fabric = fabric_of(scenario, pools)
+    run = simulated(scenario, requests, pools, fabric, macro_steps=macro_steps, on_progress=on_progress)
+    return Result(summarise(run) | {"cpu_s": time.process_time() - started}, run)
+
+
+@_uncollected()
+def simulated(  # noqa: PLR0913 - the parts of a run, and who looks on
+    scenario: Scenario,
+    requests: Requests,
+    pools: tuple[AnyPool, ...],
+    fabric: Fabric | None,
+    *,
+    macro_steps: bool = True,
+    on_progress: Callable[[int, int], None] | None = None,
+    hopeless: Callable[[Cluster], bool] | None = None,
+) -> Finished:
+    """Simulate a scenario all of which is built, and compute nothing from it.
+
+    Parameters
+    ----------
+    scenario, requests, pools
+        As for :func:`run_built`.
+    fabric
+        The network between the pools, from :func:`fabric_of`; runs of the same pools may share one.
+    macro_steps, on_progress
+        As for :func:`run_scenario`.
+    hopeless
+        Asked now and then whether the run can be given up. If so it ends there, and its laws are not checked.
+
+    Raises
+    ------
+    UserError
+        If the scenario asks for something impossible.
+    LawError
+        If a law of the simulation is broken, which is a bug.
+    """
     carrier = None if fabric is None else fabric.carrier
     cluster = _cluster(scenario, requests, pools, carrier, macro_steps=macro_steps, on_progress=on_progress)
     operations = _operations(scenario, pools, fabric, cluster)
-    cluster.run()
+    if hopeless is not None:
+        cluster.on_progress = _giving_up(cluster, hopeless)
+    try:
+        cluster.run()
+    except _GivenUpError:
+        return _finish(scenario, requests, pools, fabric, cluster, operations=operations, given_up=True)
     check_laws(cluster)
-    run = _finish(scenario, requests, pools, fabric, cluster, operations=operations)
-    return Result(summarise(run) | {"cpu_s": time.process_time() - started}, run)
+    return _finish(scenario, requests, pools, fabric, cluster, operations=operations)
+
+
+class _GivenUpError(Exception):
+    """Ends a run that is hopeless."""
+
+
+def _giving_up(cluster: Cluster, hopeless: Callable[[Cluster], bool]) -> Callable[[int], None]:
+    """Return what ends a run once it is hopeless; it is asked whenever a further 3 % of the requests are done."""
+    stride, asked = max(1, len(cluster.ledger) // 32), 0
+
+    def ask(done: int) -> None:
+        nonlocal asked
+        if done - asked >= stride:
+            asked = done
+            if hopeless(cluster):
+                raise _GivenUpError
+
+    return ask
 
 
 def _cluster(  # noqa: PLR0913 - the parts of a run, all named
@@ -183,8 +238,14 @@ def _cluster(  # noqa: PLR0913 - the parts of a run, all named
     )
 
 
-def _fabric(scenario: Scenario, pools: Sequence[AnyPool]) -> Fabric | None:
-    """Return the network between the pools; None where nothing is handed over."""
+def fabric_of(scenario: Scenario, pools: Sequence[AnyPool]) -> Fabric | None:
+    """Return the network between the pools of a scenario; None where nothing is handed over.
+
+    Raises
+    ------
+    UserError
+        As :func:`simulator.fabric.build_fabric`.
+    """
     if not (scenario.hands_over or sends_features(scenario)):
         return None
     table = scenario.operations
@@ -212,6 +273,7 @@ def _finish(  # noqa: PLR0913 - the parts of a run
     cluster: Cluster,
     *,
     operations: Operations,
+    given_up: bool = False,
 ) -> Finished:
     slo, warmup_ns = scenario.slo, round(scenario.workload.warmup_s * 1e9)
     times = request_times(cluster.ledger, Bounds(slo.ttft_ms, slo.tpot_ms, slo.e2e_ms), warmup_ns)
@@ -220,7 +282,5 @@ def _finish(  # noqa: PLR0913 - the parts of a run
             f"workload.warmup_s is {scenario.workload.warmup_s:g}, but every request arrived before that, so that none "
             "would be measured; lower it, or send more requests"
         )
-    cores = cores_of(cluster.instances)
-    logs, prices = [core.log for core in cores], [core.prices for core in cores]
-    gaps = token_gaps(logs, prices, cluster.ledger, paces=step_logs_of(cluster.instances), after_ns=warmup_ns)
-    return Finished(scenario, requests, pools, fabric, cluster, operations, times, gaps, tuple(operations.happened))
+    happened = tuple(operations.happened)
+    return Finished(scenario, requests, pools, fabric, cluster, operations, times, happened, given_up)

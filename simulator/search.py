@@ -30,6 +30,9 @@ __all__ = ["Search"]
 
 #: Layouts that are worth this share of the best with usual options are tried with others too.
 _WORTH_OPTIONS: Final = 0.7
+#: Of the time, the share for short runs, and of that of a split with stages apart, the share for stages alone.
+_FOR_SHORT: Final = 0.75
+_FOR_STAGES: Final = 0.6
 
 
 class Search:
@@ -44,10 +47,10 @@ class Search:
     make
         Makes runs of a kind of work and keeps them, such as :func:`simulator.parallel.run_missing`.
     late
-        Tells whether time is up.
+        Tells whether a share of the time is up.
     """
 
-    def __init__(self, searched: Searched, goal: Goal, make: Make, late: Callable[[], bool]) -> None:
+    def __init__(self, searched: Searched, goal: Goal, make: Make, late: Callable[[float], bool]) -> None:
         self._searched, self._goal, self._make = searched, goal, make
         self._race = Race(searched, goal, make, late)
         self._pruned, self._considered = Pruned(), 0
@@ -61,8 +64,11 @@ class Search:
         # The last of the values of an option is its usual one.
         self._screen([choices[-1] for choices in layouts.values()])
         self._screen([one for choices in layouts.values() if self._refused(choices[-1]) for one in choices[:-1]])
+        splits = len(self._searched.table.splits)
+        self._race.share = _FOR_SHORT / splits
         self._colocated(layouts.values())
         apart = self._apart(layouts.values())
+        self._race.share = 1.0
         for rung in (LONGER, LONG):
             self._race.refine(rung)
         self._race.trace_finalists()
@@ -136,12 +142,14 @@ class Search:
         """Try deployments whose stages are apart, split by split; return what they were composed by."""
         table, every = self._searched.table, [one for choices in layouts for one in choices]
         apart = Apart(self._race, table, self._screened, self._pruned)
-        encodes = load_model(self._searched.scenario.model.name).encoder is not None
+        encodes, slice_ = load_model(self._searched.scenario.model.name).encoder is not None, self._race.share
+        if "colocated" not in table.splits:
+            self._race.share = 0.0
         for split in table.splits:
             stages = stages_of(split, encodes=encodes)
             if len(stages) == 1:
                 continue
             kinds = [[one for one in every if one.pool.stages == pool] for pool in stages]
             self._screen([one for kind in kinds for one in kind if one not in self._screened])
-            apart.run(kinds)
+            apart.run(kinds, (self._race.share + _FOR_STAGES * slice_, self._race.share + slice_))
         return apart

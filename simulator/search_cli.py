@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from simulator.journal import Journal, Summary
     from simulator.parallel import LocalExecutor
     from simulator.ray_executor import RayExecutor
+    from simulator.search_table import Searched
+    from simulator.staging import Staging
+
+    Make = Callable[[Mapping[str, Any], Callable[[str, Any, Journal], Summary]], dict[str, Summary]]
 
 __all__ = ["search"]
 
@@ -66,16 +70,9 @@ def search(  # noqa: PLR0913, PLR0917 - one parameter per option
     """
     started = time.monotonic()
 
-    from simulator.journal import point_key  # noqa: PLC0415 - --help stays light
-    from simulator.objectives import goal_of  # noqa: PLC0415 - --help stays light
-    from simulator.parallel import run_missing, run_point  # noqa: PLC0415 - --help stays light
+    from simulator.parallel import run_missing  # noqa: PLC0415 - --help stays light
     from simulator.result_folder import foreign_in_search  # noqa: PLC0415 - --help stays light
-    from simulator.search import Search  # noqa: PLC0415 - --help stays light
-    from simulator.search_content import search_content  # noqa: PLC0415 - --help stays light
-    from simulator.search_folder import winner_points, write_search  # noqa: PLC0415 - --help stays light
-    from simulator.search_report import render_search, search_sentence  # noqa: PLC0415 - --help stays light
     from simulator.search_table import load_searched  # noqa: PLC0415 - --help stays light
-    from simulator.traffic import describe_traffic  # noqa: PLC0415 - --help stays light
 
     searched = load_searched(scenario, changes, gpus=gpus, objective=objective)
     target = Path("results") / f"{searched.scenario.name}-search" if out is None else Path(out)
@@ -87,17 +84,35 @@ def search(  # noqa: PLR0913, PLR0917 - one parameter per option
         def make(runs: Mapping[str, Any], work: Callable[[str, Any, Journal], Summary]) -> dict[str, Summary]:
             return run_missing(runs, work, staging.journal, on_progress=tell, executor=workers)
 
-        goal = goal_of(
-            searched.table.objective, searched.scenario, searched.table.chips, describe_traffic(searched.scenario)
+        content = _made(
+            searched, staging, make, lambda share: budget is not None and time.monotonic() - started > share * budget
         )
-        found = Search(searched, goal, make, lambda: budget is not None and time.monotonic() - started > budget).run()
-        content = search_content(searched, goal, found)
-        make({point_key(point): point for point in winner_points(found).values()}, run_point)
-        write_search(content, goal, found, staging)
+
+    from simulator.search_report import render_search, search_sentence  # noqa: PLC0415 - --help stays light
+
     print_result(content, render_search(content), target, as_json=as_json, quiet=quiet)
     if content["best"] is None:
         click.echo(f"servesim: {search_sentence(content)}", err=True)
         sys.exit(_SLO_MISSED)
+
+
+def _made(searched: Searched, staging: Staging, make: Make, late: Callable[[float], bool]) -> dict[str, Any]:
+    """Search, and write what came of it; what is imported here is while other processes get ready."""
+    from simulator.journal import point_key  # noqa: PLC0415 - --help stays light
+    from simulator.objectives import goal_of  # noqa: PLC0415 - --help stays light
+    from simulator.parallel import run_point  # noqa: PLC0415 - --help stays light
+    from simulator.search import Search  # noqa: PLC0415 - --help stays light
+    from simulator.search_content import search_content  # noqa: PLC0415 - --help stays light
+    from simulator.search_folder import winner_points, write_search  # noqa: PLC0415 - --help stays light
+    from simulator.traffic import describe_traffic  # noqa: PLC0415 - --help stays light
+
+    traffic = describe_traffic(searched.scenario)
+    goal = goal_of(searched.table.objective, searched.scenario, searched.table.chips, traffic)
+    found = Search(searched, goal, make, late).run()
+    content = search_content(searched, goal, found)
+    make({point_key(point): point for point in winner_points(found).values()}, run_point)
+    write_search(content, goal, found, staging)
+    return content
 
 
 def _executor(name: str, jobs: int | None) -> LocalExecutor | RayExecutor:

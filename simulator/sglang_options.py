@@ -74,7 +74,7 @@ class SglangOptions(EngineOptions):
     schedule_policy
         How the queue is sorted.
     load_balance_method
-        How requests are dealt to attention ranks: in turn, or to the one with the fewest.
+        How requests are dealt to attention ranks: in turn, to the one with the fewest, or by chance.
     schedule_conservativeness
         Factor of the share of answers that is kept free.
     enable_mixed_chunk
@@ -83,6 +83,9 @@ class SglangOptions(EngineOptions):
         Keep no KV for requests that begin alike.
     disable_overlap_schedule
         Plan a step when the one before is over.
+    enable_two_batch_overlap
+        Steps of two sequences and more pass layers with experts in two halves, one of which computes while the other
+        one is on its way to experts or back; see :mod:`perfdb.two_batches`.
     stream_interval
         Tokens that go to a client together.
     scheduler_recv_interval
@@ -118,11 +121,12 @@ class SglangOptions(EngineOptions):
     max_running_requests: int | None = Field(default=None, gt=0)
     max_total_tokens: int | None = Field(default=None, gt=0)
     schedule_policy: Literal["fcfs", "lpm", "lof", "random", "dfs-weight", "hrrn", "shortest-prefill-first"] = "fcfs"
-    load_balance_method: Literal["auto", "round_robin", "total_requests"] = "auto"
+    load_balance_method: Literal["auto", "round_robin", "total_requests", "follow_bootstrap_room"] = "auto"
     schedule_conservativeness: float = Field(default=1.0, ge=0, le=100)
     enable_mixed_chunk: bool = False
     disable_radix_cache: bool = False
     disable_overlap_schedule: bool = False
+    enable_two_batch_overlap: bool = False
     stream_interval: int = Field(default=1, ge=1)
     scheduler_recv_interval: int = Field(default=1, ge=0)
     prefill_decode_interval: int = Field(default=0, ge=0)
@@ -227,11 +231,22 @@ class SglangOptions(EngineOptions):
             reserve += 8 * len(_captured_prompts(chunk))
         return max(reserve, _LEAST_RESERVE_MIB) if memory > _LARGE_MIB else reserve
 
+    def _balancer(self) -> str:
+        """Return how requests are dealt to ranks (``handle_load_balance_method`` of ``arg_groups/serving_hook.py``)."""
+        if self.load_balance_method != "auto":
+            return self.load_balance_method
+        return "follow_bootstrap_room" if self.disaggregation_mode == "prefill" else "round_robin"
+
     def fitted(self, room: int, longest: int) -> SglangOptions:
         """Return the options with the defaults filled in that depend on the tokens of the cache."""
         most = self.max_running_requests or max(min(int(room / longest * 512), 4096), 2048)
         running = max(1, min(most, room // 2))
         return self.model_copy(update={"max_running_requests": running, "context_length": longest})
+
+    @property
+    def two_batches(self) -> bool:
+        """Whether steps pass layers with experts in two halves."""
+        return self.enable_two_batch_overlap
 
     def plan(self, *, prefills: bool) -> EnginePlan:
         """Return what filled options come to; the stages of the pool do not matter."""
@@ -265,7 +280,7 @@ class SglangOptions(EngineOptions):
             plans_ahead=not self.disable_overlap_schedule,
             stream_interval=self.stream_interval,
             polls_every=self.scheduler_recv_interval,
-            balancer=None if self.load_balance_method == "auto" else self.load_balance_method,
+            balancer=self._balancer(),
             static=True,
             kept_features=_KEPT_FEATURES,
             most_blocks=None if self.max_total_tokens is None else self.max_total_tokens // self.page_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
+from statistics import median_high
 from typing import TYPE_CHECKING, Final
 
 from simulator.entries import FIRST_GUESS, SHORT, Entry
@@ -64,7 +65,9 @@ class Stages:
     def rates(self) -> dict[Choice, float]:
         """Return the requests per second that an instance bears; of those that no partner makes worth while, none."""
         while wave := self._next():
-            if self._race.stop("stages"):
+            if self._race.stop(
+                "stages", first=not any(choice in self._tried for stage in self._choices for choice in stage)
+            ):
                 break
             fresh = {choice: self._deployment(choice, stage) for choice, stage in wave}
             self._tried |= fresh
@@ -96,7 +99,8 @@ class Stages:
                 if not tried[stage][place] and (hope[place] >= CLOSE * best or self._faster(choice, stage))
             ]
             left.sort(key=lambda place: -hope[place])
-            wave += [(choices[place], stage) for place in left[: WAVE // 2]]
+            # The first two show how far bounds are from what is borne.
+            wave += [(choices[place], stage) for place in left[: WAVE // 2 if any(tried[stage]) else WAVE // 4]]
         return wave
 
     def _faster(self, choice: Choice, stage: int) -> bool:
@@ -156,7 +160,12 @@ class Stages:
             partner = min(partners, key=self._alone_ms)
             members[other] = (partner, 1 + int(_AMPLE * rate / self._bounds[partner].rate_per_s))
         unit = Unit(tuple(members[number] for number in sorted(members)))
-        return Entry(unit, 1, rate, 0.0, FIRST_GUESS * rate)
+        return Entry(unit, 1, rate, 0.0, FIRST_GUESS * rate, foreseen_per_s=self._guess(choice.role) * rate)
+
+    def _guess(self, role: str) -> float:
+        """Return the share of its bound that a stage should bear: what those of its role did so far."""
+        tried = [entry for choice, entry in self._tried.items() if choice.role == role and entry.point is not None]
+        return median_high(entry.expected_per_s / entry.bound_per_s for entry in tried) if tried else FIRST_GUESS
 
     def _most(self, choice: Choice) -> float:
         return self._bounds[choice].rate_per_s * (self._race.chips // choice.chips)

@@ -17,7 +17,9 @@ from simulator.records import StepLog, TransferLog
 from simulator.server import cores_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from simulator.built_pool import AnyPool
     from simulator.engine_core import EngineCore
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from simulator.records import EncodeLog
     from simulator.schedulers import EngineState
 
-__all__ = ["summarise"]
+__all__ = ["cost_per_hour", "priced_shares", "summarise"]
 
 
 def summarise(run: Finished) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def summarise(run: Finished) -> dict[str, Any]:
     power = _power(run)
     pools = _pools(run, power)
     whole = add_up(power, run.end_ns())
-    per_hour = _cost_per_hour(run, whole)
+    per_hour = cost_per_hour(run, whole)
     summary |= {
         "chips": chips,
         "goodput_per_chip": summary["request_goodput"] / chips,
@@ -70,13 +72,38 @@ def summarise(run: Finished) -> dict[str, Any]:
     return summary | _shares(_total([pool["time_ms"] for pool in pools.values()]))
 
 
-def _cost_per_hour(run: Finished, power: PoolPower) -> float | None:
-    """Return currency per hour for chips and, where it has a price, energy; None where a chip has no price."""
+def cost_per_hour(run: Finished, power: PoolPower | None = None) -> float | None:
+    """Return currency per hour for chips and, where it has a price, energy; None where a chip has no price.
+
+    Parameters
+    ----------
+    run
+        A finished run.
+    power
+        Of all pools, where it is known already.
+    """
     price = run.scenario.cost
     if any(pool.chip.name not in price.chip_hour for pool in run.pools):
         return None
-    chips = sum(pool.chips * price.chip_hour[pool.chip.name] for pool in run.pools)
-    return chips + power.mean_w / 1000 * price.energy_kwh
+    chips = float(sum(pool.chips * price.chip_hour[pool.chip.name] for pool in run.pools))
+    if not price.energy_kwh:
+        return chips
+    whole = add_up(_power(run), run.end_ns()) if power is None else power
+    return chips + whole.mean_w / 1000 * price.energy_kwh
+
+
+def priced_shares(run: Finished) -> dict[str, float]:
+    """Return the shares of the time of all steps by the origin of their prices, as the summary has them.
+
+    Instances of a pool are looked at together, so that the last digits may differ from those of the summary.
+    """
+    owner, found = run.instance_pools(), []
+    for number, pool in enumerate(run.pools):
+        instances = [run.cluster.instances[i] for i in np.flatnonzero(owner == number)]
+        tables = [_step_table(pool, log) for one in instances for log in one.step_logs]
+        found.append(_priced(pool, {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}))
+        found += [_encoder_time(pool, core) for core in cores_of(instances)]
+    return _shares(_total(found))
 
 
 def _cost(per_hour: float | None, tokens_per_s: float) -> float | None:
@@ -164,9 +191,15 @@ def _pool(run: Finished, pool: AnyPool, members: Sequence[int]) -> dict[str, Any
 
 
 def _time_by_origin(pool: AnyPool, log: StepLog | EncodeLog) -> dict[str, float]:
-    if isinstance(pool, BuiltEncoder):
-        return pool.costs.time_by_origin(log.table())
-    return time_by_origin(pool.costs, log.of_tokens() if isinstance(log, StepLog) else log.table())
+    return _priced(pool, _step_table(pool, log))
+
+
+def _step_table(pool: AnyPool, log: StepLog | EncodeLog) -> dict[str, NDArray[np.int64]]:
+    return log.of_tokens() if isinstance(log, StepLog) and not isinstance(pool, BuiltEncoder) else log.table()
+
+
+def _priced(pool: AnyPool, table: Mapping[str, NDArray[np.int64]]) -> dict[str, float]:
+    return pool.costs.time_by_origin(table) if isinstance(pool, BuiltEncoder) else time_by_origin(pool.costs, table)
 
 
 def _encoder_time(pool: AnyPool, core: EngineCore) -> dict[str, float]:

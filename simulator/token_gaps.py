@@ -133,7 +133,7 @@ def _merged(pieces: Sequence[_Counted]) -> _Counted:
 
 def _added_up(values: NDArray[np.int64], count: NDArray[np.int64]) -> _Counted:
     """Return the distinct values, increasing, and how often each occurs."""
-    order = np.argsort(values, kind="stable")
+    order = np.argsort(values)
     ordered = values[order]
     first = np.flatnonzero(np.diff(ordered, prepend=-1))
     return ordered[first], np.add.reduceat(count[order], first) if len(first) else count

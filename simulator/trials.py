@@ -8,23 +8,22 @@ from functools import lru_cache
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-import numpy as np
-
 from hardware.errors import ServesimError
 from simulator.build import build_any_pool, check_built
 from simulator.journal import Journal, Point, Summary, point_key
 from simulator.loads import loader
 from simulator.pool_table import Pool
 from simulator.requests import build_requests
-from simulator.run import run_built
+from simulator.run import fabric_of
 from simulator.scenario import Model
+from simulator.trial_row import trial_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from simulator.built_pool import AnyPool
-    from simulator.metrics import RequestTimes
-    from simulator.run import Result
+    from simulator.fabric import Fabric
+    from simulator.requests import Requests
     from simulator.scenario import Scenario
 
 __all__ = ["Axis", "Trial", "Verdict", "highest_kept", "pools_of", "run_trial", "trial_key", "under"]
@@ -103,6 +102,11 @@ class Verdict:
         return next((point for point in self.points if point["place"] == place), None)
 
 
+#: Networks of deployments, by the scenario without its traffic.
+_FABRICS: Final[dict[str, Fabric | None]] = {}
+_MOST_FABRICS: Final = 32
+#: Places that are asked for one after the other before steps double.
+_SHORT_STEPS: Final = 2
 #: Requests of each user at least: the first of all are sent at once.
 _ROUNDS: Final = 4
 
@@ -118,12 +122,19 @@ def run_trial(key: str, trial: Trial, journal: Journal) -> Summary:
     points: dict[int, dict[str, Any]] = {}
 
     def keeps(place: int) -> bool:
-        points[place] = {"place": place, "load": trial.ladder[place]} | _run(under(trial, place))
+        row = _run(*_loaded(trial, place))
+        points[place] = {"place": place, "load": trial.ladder[place]} | row
         return bool(points[place]["slo_attainment"] >= trial.scenario.slo.attainment)
 
     try:
         place = highest_kept(
-            keeps, hint=trial.hint, last=_last(trial), first=0 if trial.climbs else trial.hint, only_last=trial.floor
+            keeps,
+            hint=trial.hint,
+            last=_last(trial),
+            first=0 if trial.climbs else trial.hint,
+            only_last=trial.floor,
+            # Runs that miss the SLO by far are given up early: short steps cost little there.
+            far=lambda place: bool(points[place]["slo_attainment"] == 1.0),
         )
     except ServesimError as error:
         raise type(error)(f"{trial.label}: {error}") from error
@@ -136,8 +147,14 @@ def _last(trial: Trial) -> int:
     return len(trial.ladder) - 1 if trial.floor is None else trial.floor
 
 
-def highest_kept(
-    keeps: Callable[[int], bool], *, hint: int, last: int, first: int = 0, only_last: int | None = None
+def highest_kept(  # noqa: PLR0913 - where to look, and what is known
+    keeps: Callable[[int], bool],
+    *,
+    hint: int,
+    last: int,
+    first: int = 0,
+    only_last: int | None = None,
+    far: Callable[[int], bool] = lambda _: False,
 ) -> int | None:
     """Return the first place of a ladder that is kept, taking that all after it are; None if none up to ``last`` is.
 
@@ -151,6 +168,9 @@ def highest_kept(
         The last and first place that may be asked for.
     only_last
         A place to ask for before all others: if it is not kept nothing is.
+    far
+        Tells of a place that was asked for whether the one looked for seems to be far from it: steps double then, as
+        they do after two short ones.
 
     Examples
     --------
@@ -162,14 +182,15 @@ def highest_kept(
         if not keeps(only_last):
             return None
         high = only_last
-    step, place = 1, min(max(hint, first), last)
+    step, made, place = 1, 0, min(max(hint, first), last)
     while high - low > 1:
         place = min(max(place, low + 1), high - 1)
-        if keeps(place):
+        kept, made = keeps(place), made + 1
+        step = 2 * step if made > _SHORT_STEPS or far(place) else step
+        if kept:
             high, place = place, place - step
         else:
             low, place = place, place + step
-        step *= 2
         if low >= first and high <= last:
             place = (low + high) // 2
     return high if high <= last else None
@@ -180,22 +201,29 @@ def highest_kept(
 
 def under(trial: Trial, place: int) -> Scenario:
     """Return the scenario of a trial at a place of its ladder."""
+    return _loaded(trial, place)[0]
+
+
+def _loaded(trial: Trial, place: int) -> tuple[Scenario, Requests]:
+    """Return the scenario of a trial at a place of its ladder, and its requests."""
     load = trial.ladder[place]
     units = int(load) if trial.axis == "units" else trial.units
     together = min(units, trial.together)
     scenario = _repeated(trial.scenario, together)
     if trial.axis == "users":
-        return _with_users(scenario, round(load * together / units), ceil(trial.requests * together / units))
+        users = _with_users(scenario, round(load * together / units), ceil(trial.requests * together / units))
+        return users, build_requests(users)
     scenario = _with(_lasting(scenario, trial.requests), share=together / units)
     if trial.axis == "rate":
         scenario = loader(scenario)(Decimal(repr(load)))
     return _settled(scenario, trial.settles_s)
 
 
-def _settled(scenario: Scenario, settles_s: float) -> Scenario:
-    """Return a scenario that measures only what comes once it has filled."""
-    last_s = int(build_requests(scenario).times_ns[-1]) / 1e9
-    return _with(scenario, warmup_s=max(scenario.workload.warmup_s, min(settles_s, float(f"{last_s / 4:.3g}"))))
+def _settled(scenario: Scenario, settles_s: float) -> tuple[Scenario, Requests]:
+    """Return a scenario that measures only what comes once it has filled, and its requests."""
+    requests = build_requests(scenario)
+    warmup_s = min(settles_s, float(f"{int(requests.times_ns[-1]) / 1e9 / 4:.3g}"))
+    return _with(scenario, warmup_s=max(scenario.workload.warmup_s, warmup_s)), requests
 
 
 def _repeated(scenario: Scenario, times: int) -> Scenario:
@@ -222,35 +250,9 @@ def _with(scenario: Scenario, **changes: object) -> Scenario:
     return scenario.model_copy(update={"workload": scenario.workload.model_copy(update=changes)})
 
 
-def _run(scenario: Scenario) -> dict[str, Any]:
-    return _row(run_built(scenario, build_requests(scenario), pools_of(scenario)))
-
-
-def _row(result: Result) -> dict[str, Any]:
-    """Return what is kept of a run: plain numbers of its summary, and which bounds were missed."""
-    summary, times, slo = result.summary, result.run.times, result.scenario.slo
-    names = (
-        *("completed", "failed", "duration", "request_throughput", "request_goodput", "output_throughput"),
-        *("slo_attainment", "mean_ttft_ms", "p50_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p50_tpot_ms", "p99_tpot_ms"),
-        *("p99_e2el_ms", "chips", "cost_per_hour", "preemptions", "extrapolated_share", "roofline_share", "events"),
-    )
-    outputs = result.run.cluster.ledger.column("output_tokens")
-    good = float(outputs[times.measured & times.met_slo].sum())
-    return {name: summary[name] for name in names} | {
-        "missed_ttft": _missed(times, times.ttft_ms, slo.ttft_ms),
-        "missed_tpot": _missed(times, np.nan_to_num(times.tpot_ms), slo.tpot_ms),
-        "missed_e2e": _missed(times, times.e2e_ms, slo.e2e_ms),
-        "good_output_tokens_share": good / max(float(outputs[times.measured].sum()), 1.0),
-        "mean_output_tokens": float(outputs[times.measured].mean()),
-    }
-
-
-def _missed(times: RequestTimes, values_ms: Any, bound_ms: float | None) -> float:  # noqa: ANN401 - a column
-    """Return the share of measured requests that failed or missed a bound."""
-    if bound_ms is None:
-        return 0.0
-    met = times.completed & (values_ms <= bound_ms)
-    return 1.0 - float(met[times.measured].mean())
+def _run(scenario: Scenario, requests: Requests) -> dict[str, Any]:
+    pools = pools_of(scenario)
+    return trial_row(scenario, requests, pools, _fabric(scenario, pools))
 
 
 # --- pools, built once per process -------------------------------------------------------------------
@@ -275,6 +277,16 @@ def pools_of(scenario: Scenario, *, apart: bool = False) -> tuple[AnyPool, ...]:
         found.append(built.of_replicas(pool.replicas))
     check_built(scenario, found)
     return tuple(found)
+
+
+def _fabric(scenario: Scenario, pools: tuple[AnyPool, ...]) -> Fabric | None:
+    """Return the network between the pools of a scenario, which the runs of a trial share."""
+    key = scenario.model_dump_json(exclude={"workload", "slo", "search", "name", "seed"})
+    if key not in _FABRICS:
+        if len(_FABRICS) >= _MOST_FABRICS:
+            _FABRICS.clear()
+        _FABRICS[key] = fabric_of(scenario, pools)
+    return _FABRICS[key]
 
 
 @lru_cache(maxsize=512)

@@ -82,7 +82,7 @@ class Run:
             if flow.dropped_ns is not None:
                 self._at(flow.dropped_ns, lambda i=i: self.network.drop(self.flows[i]))
         self.env.run()
-        self.events = next(self.env._eid)
+        self.events = self.env.calls
 
     def _at(self, time_ns: int, action: Callable[[], object]) -> None:
         Urgent(self.env, time_ns).callbacks.append(lambda _: action())
@@ -119,4 +119,4 @@ def closed_loop(paths, flows, at_once, rng, kind=Network, capacity=None):
     for _ in range(at_once):
         send()
     env.run()
-    return network, next(env._eid)
+    return network, env.calls

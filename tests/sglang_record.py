@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.conformance_sglang import first_difference
 from hardware.errors import LawError
+from simulator.schedulers.sglang_retraction import put_back
 
 
 def read_record(name):
@@ -25,3 +26,10 @@ def differs(record, decide) -> bool:
             # A policy without one of its rules may ask for what is not there.
             return True
     return False
+
+
+def keep_last_tokens(state, memory, request, plan, *, others) -> None:
+    """Put a request back, which keeps its last token though that was under way."""
+    ended = request.index in state.ending
+    put_back(state, memory, request, plan, others=others)
+    request.tokens += ended

@@ -22,6 +22,9 @@ IMAGE = Seen(patches=400, tokens=100, sequences=((400, 1),))
 READY = {"streaming": True, "prompt_starts": "ready"}
 #: One image a run, so that those of a request come one after the other.
 ONE_BY_ONE = {**E, "engine_options": {"max_num_batched_tokens": 1200, "max_num_seqs": 8}}
+#: It computes whole prompts.
+WHOLE = {"additional_config": {"ascend_scheduler_config": {"enabled": True}}}
+ASCEND = {**P, "chip": "ascend_910b3", "engine_options": WHOLE}
 FOUR = {"arrivals": {"kind": "constant", "rate_per_s": 1.0}, "images": {"kind": "fixed", "value": 4}}
 
 
@@ -140,6 +143,7 @@ def test_macro_steps_change_nothing(
         (SHAPES["E-P-D"], {"prompt_starts": "ready"}, "no image leaves before all are encoded"),
         (SHAPES["EPD"], READY, "no pool encodes for others"),
         (tuple({**pool, "engine": "sglang"} for pool in (E, P, D)), READY, "engine 'sglang' begins a prompt when all"),
+        ((E, ASCEND, {**D, "chip": "ascend_910b3"}), READY, "engine 'vllm' begins a prompt when all"),
         ((E, {**P, "engine": "trtllm"}, {**D, "engine": "trtllm"}), READY, "engine 'trtllm' begins a prompt when all"),
     ],
 )

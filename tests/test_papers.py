@@ -14,7 +14,7 @@ from benchmarks.papers import cloudmatrix
 from benchmarks.papers.__main__ import PAPERS as MODULES
 from benchmarks.papers.attainment import Curve, Deployment, measure, rate_at
 from benchmarks.papers.distserve import FIGURES, LENGTHS, SYSTEMS, deployment, measured_knee
-from benchmarks.papers.epd_serve import TABLE_5, measured
+from benchmarks.papers.epd_serve import CAPACITY, TABLE_5, capacity, measured
 from benchmarks.papers.epd_singh import FRAMES, IMAGES, ttft_s
 from simulator.build import build_pools
 from simulator.candidates import load_candidate, load_cases
@@ -118,15 +118,19 @@ def test_distserve_keeps_its_bounds_where_vllm_no_longer_does():
 
 
 @needs_tables
-def test_epd_serve_deployments_have_the_paper_s_order_of_time_per_token():
-    """All six; of times to first token, those that encode apart from decoding, and who keeps the SLO."""
+def test_epd_serve_deployments_are_as_near_the_paper_as_said():
+    """Times of all six within 20 %, and in the paper's order per token; attainment within 10 points but of (E-D)-P."""
     found = {name: measured(name) for name in TABLE_5}
     by_tpot = sorted(TABLE_5, key=lambda name: TABLE_5[name].tpot_ms)
     assert sorted(found, key=lambda name: found[name].tpot_ms) == by_tpot
-    apart = [name for name in TABLE_5 if name not in {"TP1", "(E-PD)"}]
-    by_ttft = sorted(apart, key=lambda name: TABLE_5[name].ttft_ms)
-    assert sorted(apart, key=lambda name: found[name].ttft_ms) == by_ttft
-    assert [name for name in found if found[name].slo > 90] == ["E-P-D"]
+    for name, paper in TABLE_5.items():
+        assert found[name].ttft_ms == pytest.approx(paper.ttft_ms, rel=0.2), name
+        assert found[name].tpot_ms == pytest.approx(paper.tpot_ms, rel=0.2), name
+        assert name == "(E-D)-P" or found[name].slo == pytest.approx(paper.slo, abs=10), name
+    gain = 1 - found["(E-P)-D"].ttft_ms / found["EP-D"].ttft_ms
+    assert 0.45 < gain < 0.8
+    for name, rate in CAPACITY.items():
+        assert capacity(name) == pytest.approx(rate, rel=0.05), name
 
 
 @needs_tables
@@ -152,18 +156,17 @@ def test_singh_s_systems_have_the_paper_s_order_of_time_to_first_token():
 
 @needs_tables
 def test_cloudmatrix_stages_have_the_paper_s_order_and_are_as_far_off_as_said():
-    """Tokens per second and NPU, Tables 3 to 5: prompts up to balanced experts, 15 % over; decoding 0 to 30 % over."""
-    prefill, decode = build_pools(load_candidate(cloudmatrix.SCENARIO, "MTP"))
+    """Tables 3 to 5: prompts up to balanced experts; decoding in halves, and whole at 8 sequences per NPU."""
+    prefill, halved = build_pools(load_candidate(cloudmatrix.SCENARIO, "MTP"))
     rate = cloudmatrix.prefill_rate(prefill)
     assert cloudmatrix.PREFILL_MEASURED < rate < 1.01 * cloudmatrix.PREFILL_BALANCED
-    rows = cloudmatrix.DECODING
-    times = [cloudmatrix.decode_ms(decode, row) for row in rows]
-    rates = [1e3 * row.batch / time_ms for row, time_ms in zip(rows, times, strict=True)]
-    assert sorted(rows, key=dict(zip(rows, rates, strict=True)).get) == sorted(rows, key=lambda row: row.tokens_per_s)
-    same_lengths = [time_ms for row, time_ms in zip(rows, times, strict=True) if row.prompt == 4096]
-    assert same_lengths == sorted(same_lengths, reverse=True)
-    for row, found in zip(rows, rates, strict=True):
-        assert -0.02 < found / row.tokens_per_s - 1 < 0.3
+    _, whole = build_pools(load_candidate(cloudmatrix.SCENARIO, "MTP", cloudmatrix.OTHERWISE))
+    for row in cloudmatrix.DECODING:
+        rates = [1e3 * row.batch / cloudmatrix.decode_ms(pool, row) for pool in (halved, whole)]
+        found = min(rates, key=lambda rate: abs(rate / row.tokens_per_s - 1))
+        assert found == (rates[1] if row.batch == 8 else rates[0])
+        assert found == pytest.approx(row.tokens_per_s, rel=0.17)
+        assert row.prompt != 4096 or found == pytest.approx(row.tokens_per_s, rel=0.11)
 
 
 # --- pages -----------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from perfdb.load_model import load_model
 from perfdb.operators import AllReduce, Elementwise, Gemm, step_operators
 from perfdb.sources import source_chain
 from perfdb.speed_of_light import gemm_bound
+from simulator.engine_options import VllmV0Options
 from simulator.engines import ENGINES
 
 CHIP = load_chip("a100_80_sxm")
@@ -38,6 +39,16 @@ def prices(model: str, tensor: int, engine: str, chip: str = "a100_80_sxm"):
     operators = step_operators(load_model(model), Layout(tensor))
     chain = found.cost_chain(on, ("silicon", "roofline"))
     return compile_costs(operators, chain, StepLimits(4096, 64, 16_384), found.host_on(on, tensor)).prices
+
+
+def test_answers_of_an_engine_behind_ray_take_time_by_the_sequence():
+    engine = ENGINES["vllm@0.2"]
+    hosts = []
+    for behind in (False, True):
+        plan = VllmV0Options(engine_use_ray=behind).filled(CHIP, 2048).plan(prefills=True)
+        hosts.append(engine.host_on(CHIP, 4, answer_ns=plan.answer_ns))
+    assert hosts[1].sequence_ns - hosts[0].sequence_ns == 770_000
+    assert hosts[1].step_ns == hosts[0].step_ns
 
 
 @given(sizes, sizes, st.integers(1, 20_000))

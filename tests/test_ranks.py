@@ -144,35 +144,46 @@ def loads(*pairs: tuple[int, int]) -> list[RankLoad]:
 
 
 def test_turns_do_not_look_at_loads():
-    balancer = BALANCERS["round_robin"]()
+    balancer = BALANCERS["round_robin"](0)
     assert [balancer.choose(loads((9, 0), (0, 0), (0, 0))) for _ in range(4)] == [0, 1, 2, 0]
 
 
 def test_the_fewest_requests():
-    assert BALANCERS["total_requests"]().choose(loads((2, 0), (1, 9), (1, 0))) == 1
+    assert BALANCERS["total_requests"](0).choose(loads((2, 0), (1, 9), (1, 0))) == 1
 
 
 def test_among_equals_vllm_looks_at_another_rank_first_every_time():
-    balancer = BALANCERS["lowest_score"]()
+    balancer = BALANCERS["lowest_score"](0)
     assert [balancer.choose(loads((1, 0), (1, 0), (1, 0))) for _ in range(4)] == [0, 1, 2, 0]
     assert balancer.choose(loads((2, 0), (0, 0), (3, 0))) == 1
 
 
 def test_older_releases_of_vllm_count_those_who_wait_four_times():
     waits, runs = loads((3, 0), (5, 0))
-    assert BALANCERS["waiting_first"]().choose([waits, runs]) == 0
+    assert BALANCERS["waiting_first"](0).choose([waits, runs]) == 0
     waits._core.state.running.popitem()
-    assert BALANCERS["waiting_first"]().choose([waits, runs]) == 1
+    assert BALANCERS["waiting_first"](0).choose([waits, runs]) == 1
 
 
 @pytest.mark.parametrize("name", BALANCERS)
 def test_every_balancer_chooses_a_rank_and_repeats_itself(name):
     pairs = [(n * 7 % 5, n * 13 % 11) for n in range(6)]
     one, other = (
-        [balancer.choose(loads(*pairs)) for _ in range(8)] for balancer in (BALANCERS[name](), BALANCERS[name]())
+        [balancer.choose(loads(*pairs)) for _ in range(8)] for balancer in (BALANCERS[name](0), BALANCERS[name](0))
     )
     assert one == other
     assert set(one) <= set(range(6))
+
+
+def test_rooms_are_numbered_at_random():
+    """Some ranks get more than others, and every instance draws numbers of its own."""
+    turns = [BALANCERS["follow_bootstrap_room"](instance) for instance in (0, 1)]
+    one, other = ([balancer.choose(loads((0, 0), (0, 0), (0, 0), (0, 0))) for _ in range(400)] for balancer in turns)
+    counts = [one.count(rank) for rank in range(4)]
+    # Binomial: a mean of 100, a standard deviation below 9.
+    assert 60 < min(counts) < max(counts) < 140
+    assert len(set(counts)) > 1
+    assert one != other
 
 
 @pytest.mark.parametrize(("free", "chosen"), [(60, 0), (10, 1)])
@@ -180,11 +191,11 @@ def test_requests_that_wait_count_more_where_the_cache_is_full(free, chosen):
     waits, runs = loads((3, 0), (4, 0))
     waits._core.state.running.popitem()
     waits._core.state.pool.free = waits._core.state.pool.blocks * free // 100
-    assert BALANCERS["lowest_score"]().choose([waits, runs]) == chosen
+    assert BALANCERS["lowest_score"](0).choose([waits, runs]) == chosen
 
 
 def test_the_fewest_tokens_among_those_below_their_share():
-    balancer = BALANCERS["fewest_tokens"]()
+    balancer = BALANCERS["fewest_tokens"](0)
     # Nine requests for three ranks: three each, so that the one with the fewest tokens has too many already.
     assert balancer.choose(loads((3, 10), (2, 500), (3, 400))) == 1
     assert balancer.choose(loads((3, 10), (3, 500), (4, 400))) == 0

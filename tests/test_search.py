@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import simulator.journal
+import simulator.race
 import simulator.search_folder
 from perfdb.load_model import load_model
 from simulator import load_scenario
@@ -121,7 +122,7 @@ def searched(*changes: str, objective: str | None = None):
     return one, goal
 
 
-def found(*changes: str, objective: str | None = None, late=lambda: False):
+def found(*changes: str, objective: str | None = None, late=lambda _: False):
     one, goal = searched(*changes, objective=objective)
     result = Search(one, goal, made, late).run()
     return result, search_content(one, goal, result)
@@ -298,7 +299,7 @@ def test_the_front_is_that_of_an_exhaustive_search_and_within_bounds():
     few = ("search.engine_options={vllm={max_num_batched_tokens=[512]}}",)
     one, goal = searched(*few, objective="pareto")
     entries = [entry for entry in every_entry(one, goal) if entry.point is not None]
-    Race(one, goal, made, lambda: False).trace(entries, LONG, goal)
+    Race(one, goal, made, lambda _: False).trace(entries, LONG, goal)
     for entry in entries:
         for user, chip in entry.places(goal):
             # Answers of a run are not those of all traffic.
@@ -336,9 +337,26 @@ def test_a_rung_asked_for_alone_is_the_floor():
 
 def test_time_that_is_up_ends_the_search_and_is_said():
     calls = iter([False] * 2 + [True] * 1000)
-    result, content = found(late=lambda: next(calls))
+    result, content = found(late=lambda _: next(calls))
     assert content["stopped"] is not None
     assert result.confirmed
+
+
+def test_time_that_is_short_is_shared_by_splits(monkeypatch):
+    # Rounds stand for time. Colocated deployments, one at a time, and stages alone would take all of it.
+    monkeypatch.setattr(simulator.race, "WAVE", 1)
+    rounds = 7
+    one, goal = searched()
+    done = 0
+
+    def counted(runs, work):
+        nonlocal done
+        done += work is run_trial
+        return made(runs, work)
+
+    result = Search(one, goal, counted, lambda share: done > share * rounds).run()
+    assert result.stopped is not None
+    assert {found.entry.unit.split for found in result.confirmed} == set(one.table.splits)
 
 
 def test_the_front_holds_what_nothing_surpasses(searched_folder):

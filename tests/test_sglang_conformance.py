@@ -1,7 +1,8 @@
 """Every decision of SGLang's own scheduler, as recorded, is ours; and the record notices when a rule is missing.
 
-Recorded by ``python -m benchmarks.conformance_sglang --small --cases 140 --write tests/golden/sglang-steps.json.xz``
-with SGLang 0.5.23, and ``sglang-polls.json.xz`` by the same with ``--polling --cases 40``.
+Recorded by ``python -m benchmarks.conformance_sglang --small --cases 140 --also 508 673 --write
+tests/golden/sglang-steps.json.xz`` with SGLang 0.5.23, and
+``sglang-polls.json.xz`` by the same with ``--polling --cases 40``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from sglang_record import differs, read_record
+from sglang_record import differs, keep_last_tokens, read_record
 
 from benchmarks.conformance_sglang import first_difference
 from benchmarks.sglang_ours import decisions
@@ -45,6 +46,14 @@ def test_the_record_has_retractions_evictions_and_full_batches():
         retracted += any(later["ratio"] > row["ratio"] for row, later in pairwise(log) if later["rows"])
     assert kept > 50
     assert retracted > 5
+
+
+def _come_back_late(self, state, memory, plan, prefill=SglangScheduler._prefill):
+    before = memory.processed
+    found = prefill(self, state, memory, plan)
+    for request in plan.preempted:
+        memory.seats[request.index].processed += memory.processed - before
+    return found
 
 
 #: Every rule by name: what takes it away.
@@ -83,6 +92,8 @@ RULES = {
     "those with the fewest tokens are retracted first": (Memory, "left", lambda *_: 0),
     "room is made for those that stay": (sglang_retraction, "_SPARE_TOKENS", 0),
     "the share after a retraction counts produced tokens": (sglang_retraction, "_share", lambda *_: 1.0),
+    "a last token under way is lost": (sglang_retraction, "put_back", keep_last_tokens),
+    "those that are back wait while a step computes": (SglangScheduler, "_prefill", _come_back_late),
     "the queue is sorted": (sglang, "arrange", lambda *_, **__: None),
     "waiting prompts are looked at now and then": (sglang_order, "_refresh", lambda *_: None),
     "prompts that begin alike wait for one of them": (sglang_order, "_shared", lambda *_: 0),

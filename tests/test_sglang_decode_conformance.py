@@ -1,17 +1,17 @@
 """Every recorded decision of SGLang's own instance that only decodes is ours, and the record notices a missing rule.
 
-Recorded by ``python -m benchmarks.conformance_sglang --decode --small --cases 60 --also 65 118 127 342 455 --write
-tests/golden/sglang-decode.json.xz`` with SGLang 0.5.23.
+Recorded by ``python -m benchmarks.conformance_sglang --decode --small --cases 60 --also 65 118 127 342 455 712 1240
+1443 --write tests/golden/sglang-decode.json.xz`` with SGLang 0.5.23.
 """
 
 from __future__ import annotations
 
 import pytest
-from sglang_record import differs, read_record
+from sglang_record import differs, keep_last_tokens, read_record
 
 from benchmarks.conformance_sglang import first_difference
 from benchmarks.sglang_stage_ours import decode_decisions
-from simulator.schedulers import sglang
+from simulator.schedulers import sglang, sglang_retraction
 from simulator.schedulers.sglang_memory import Memory
 from simulator.schedulers.sglang_reception import Crowd, Reception, ReceptionLine
 
@@ -47,6 +47,11 @@ def _with(**changes):
     return begin
 
 
+def _sort_at_once(self, request, append=ReceptionLine.append):
+    append(self, request)
+    self.reorder(sorted(self, key=lambda other: (other.remote, other.priority if other.remote and self._ranked else 0)))
+
+
 def _hold_up_nobody(self, state, plan, crowd, look=Reception.look):
     resumed = look(self, state, plan, crowd)
     self.held_up = False
@@ -75,6 +80,8 @@ RULES = {
     ),
     "nobody joins while a retracted request waits": (Reception, "look", _hold_up_nobody),
     "the most urgent are first in line": (ReceptionLine, "reorder", lambda *_: None),
+    "the line is sorted when it is looked at": (ReceptionLine, "append", _sort_at_once),
+    "a last token under way is lost": (sglang_retraction, "put_back", keep_last_tokens),
     "rows that ended keep their place for a pass": (
         Reception,
         "join",

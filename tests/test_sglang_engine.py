@@ -141,3 +141,24 @@ def test_a_blocked_queue_does_not_cut_a_run_of_steps():
     )
     steps = sum(int(log.table()["steps"].sum()) for log in cluster.logs)
     assert len(cluster.logs[0].table()["steps"]) < steps / 8
+
+
+def crowded(answer):
+    """Return what two requests do that outgrow the cache together, the second with an answer so long."""
+    rules = {"overlap": True, "conservativeness": 0.05}
+    prices = linear_prices(step_ns=1_000_000, token_ns=0, context_ns=0.0, pair_ns=0.0)
+    deployment = Deployment(
+        policy="sglang", prices=prices, rules=rules, plans_ahead=True, declared_tokens=100, blocks=130, block_tokens=1
+    )
+    return deployment.serve(OpenLoop([0, 5_000_000]), [10, 10], [80, answer])
+
+
+def test_who_is_retracted_while_its_last_token_is_under_way_gets_it_anew():
+    """The clients of longer answers wait for it all the same, and those of shorter ones have had it before."""
+    runs = {answer: crowded(answer) for answer in range(30, 70)}
+    first = min(answer for answer, run in runs.items() if times(run)["preemptions"][1])
+    assert times(runs[first - 1])["finish_ns"][1] < times(runs[first])["finish_ns"][0]
+    assert times(runs[first])["finish_ns"][1] > times(runs[first])["finish_ns"][0]
+    # It is computed once more when the first is over, which takes the longer answer of the next a step more.
+    assert times(runs[first + 1])["finish_ns"][1] == times(runs[first])["finish_ns"][1] + 1_000_000
+    assert runs[first].instances[0].state.wasted == runs[first + 1].instances[0].state.wasted

@@ -103,6 +103,18 @@ def test_memory_follows_the_stage():
     assert not SglangOptions().of_stages(prefills=False, decodes=True).caches_prefixes
 
 
+def test_ranks_that_compute_prompts_get_them_by_chance():
+    chip, layout = load_chip("h100_sxm"), Layout(1, 1, 4)
+
+    def balancer(*, prefills, decodes, **options):
+        found = SglangOptions(**options).of_stages(prefills=prefills, decodes=decodes).filled(chip, 40_960, layout)
+        return found.fitted(400_000, 40_960).plan(prefills=prefills).balancer
+
+    assert balancer(prefills=True, decodes=False) == "follow_bootstrap_room"
+    assert balancer(prefills=False, decodes=True) == balancer(prefills=True, decodes=True) == "round_robin"
+    assert balancer(prefills=True, decodes=False, load_balance_method="total_requests") == "total_requests"
+
+
 def test_few_rows_take_twice_as_many_requests_besides():
     chip = load_chip("h100_sxm")
 

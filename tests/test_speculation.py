@@ -63,10 +63,24 @@ def test_a_token_costs_the_verification_and_the_drafts_of_its_part_of_a_step(seq
     passes, draft = priced.passes, priced.prices.draft
     verified = passes.token_ns[rows] + passes.sample_ns[rows] + passes.host_ns[sequences]
     verified += passes.generation_curve(sequences).between(context, context + 1)
-    whole = verified + drafts * draft.decode_ns(sequences, context)
+    # The first pass takes all tokens of the step in.
+    whole = verified + drafts * draft.decode_ns(sequences, context) + draft.token_ns[rows] - draft.token_ns[sequences]
     found = priced.prices.decode_ns(sequences, context)
     assert found == pytest.approx(whole / speculation.tokens_per_step, rel=1e-3, abs=20)
     assert passes.token_ns[rows] == pytest.approx(costs().prices.token_ns[rows], abs=1) if rows <= 2048 else True
+
+
+def test_what_drafts_takes_all_tokens_of_a_step_in_first():
+    speculation = Speculation.accepting(7, [0.8])
+    priced = costs(speculation)
+    passes, draft = priced.passes, priced.prices.draft
+    verified = passes.token_ns[512] + passes.sample_ns[512] + passes.host_ns[64]
+    verified += passes.generation_curve(64).between(1000, 1001)
+    taking_in = (
+        priced.prices.decode_ns(64, 1000) * speculation.tokens_per_step - verified - 7 * draft.decode_ns(64, 1000)
+    )
+    assert taking_in == pytest.approx(draft.token_ns[512] - draft.token_ns[64], rel=0.02)
+    assert taking_in > 0.2 * draft.token_ns[64]
 
 
 def test_many_tokens_of_a_sequence_read_its_cache_once():

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hardware.errors import TraceError
+from perfdb.load_model import load_model
+from simulator.request_media import media_seen
 from simulator.trace_file import write_trace
 from workloads.media import Item, Media, media_of, written_items
 from workloads.readers.media_field import parse_items
@@ -53,9 +55,11 @@ def known(media: Media) -> list[tuple[Any, ...]]:
 def test_what_is_written_is_read_again(rows: list[list[Item]]) -> None:
     # Equal names are equal inputs, so that their sizes are equal too.
     rows = [[item._replace(content=None if item.content is None else (*item,)) for item in row] for row in rows]
+    rows = [[item._replace(place=3 * place * place) for place, item in enumerate(row)] for row in rows]
     media = media_of(rows)
     again = media_of(parse_items(text) for text in written_items(media))
     assert known(again) == known(media)
+    assert again.place.tolist() == media.place.tolist() == [item.place for row in rows for item in row]
     assert again.counts.tolist() == media.counts.tolist() == [len(row) for row in rows]
 
 
@@ -63,6 +67,32 @@ def test_what_is_written_is_read_again(rows: list[list[Item]]) -> None:
 def test_what_is_not_media_is_refused(text: str) -> None:
     with pytest.raises(BadRowError, match="expected items such as image:1280x720"):
         parse_items(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "fitting"),
+    [
+        ("image:1x1@9;image:1x1@8", "image:1x1@8;image:1x1@8"),
+        ("image:1x1@21", "image:1x1@20"),
+        ("image:5t@15;image:1x1@16", "image:5t@15;image:1x1@15"),
+    ],
+)
+def test_places_rise_and_lie_within_the_text(text: str, fitting: str) -> None:
+    parse_items(fitting, 20)
+    with pytest.raises(BadRowError, match=r"expected places that rise and lie within the (20|15) tokens of text"):
+        parse_items(text, 20)
+
+
+def test_an_image_stands_where_the_trace_says(tmp_path: Path) -> None:
+    trace = tmp_path / "t.csv"
+    trace.write_text("arrival_s,prompt_tokens,output_tokens,media\n0.5,100,4,image:448x448@60;image:448x448@100\n")
+    arrivals = read_trace(trace)
+    assert arrivals.media is not None
+    encoder = load_model("Qwen2.5-VL-7B").encoder
+    assert encoder is not None
+    found, added = media_seen(encoder, arrivals.media, 0, None)
+    assert [(item.start, item.end) for item in found.of(0)] == [(60, 60 + 256), (100 + 256, 100 + 512)]
+    assert added == [512]
 
 
 def test_servegen_says_the_tokens_of_each_image(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Images, videos and sounds of requests, in ragged columns beside the arrivals.
 
 In a trace's ``media`` column an item is its kind and, after colons, what is known of it, and items are separated by
-semicolons: ``image:1280x720;image:540t#7;video:640x360x32;audio:30s``. That is pixels (and frames), seconds, tokens
-that the prompt counts already, and a name for its content, if another one may be the same.
+semicolons: ``image:1280x720;image:540t@200#7;video:640x360x32;audio:30s``. That is pixels (and frames), seconds, tokens
+that the prompt counts already, how many tokens of text stand before it, if any, and a name for its content, if another
+one may be the same.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Item(NamedTuple):
         Zero where nothing is known.
     content
         Any name for what it shows; None for one like no other.
+    place
+        Tokens of the request's text before it.
     """
 
     kind: str = "image"
@@ -49,6 +52,7 @@ class Item(NamedTuple):
     duration_ms: int = 0
     tokens: int = 0
     content: Hashable = None
+    place: int = 0
 
 
 class Content(NamedTuple):
@@ -98,8 +102,8 @@ class Media:
     content
         Names of inputs: equal ones are the same input.
     place
-        Tokens of text between what all prompts share and the item: those of earlier turns, or 0, which it is where
-        nothing is given.
+        Tokens of text between what all prompts share and the item: those of earlier turns, what a trace says, or 0,
+        which it is where nothing is given.
 
     Raises
     ------
@@ -176,10 +180,10 @@ def media_of(rows: Iterable[Sequence[Item]]) -> Media:
         for place, item in enumerate(items, offsets[-1]):
             content = names.setdefault((place,) if item.content is None else item.content, len(names))
             known = (item.width, item.height, item.frames, item.duration_ms, item.tokens)
-            found.append((KINDS.index(item.kind), *known, content))
+            found.append((KINDS.index(item.kind), *known, content, item.place))
         offsets.append(len(found))
-    table = np.array(found, np.int64).reshape(-1, len(_TOLD))
-    return Media(np.array(offsets, np.int64), *(table[:, i] for i in range(len(_TOLD))))
+    table = np.array(found, np.int64).reshape(-1, len(_COLUMNS))
+    return Media(np.array(offsets, np.int64), *(table[:, i] for i in range(len(_COLUMNS))))
 
 
 def written_items(media: Media) -> Iterator[str]:
@@ -187,8 +191,10 @@ def written_items(media: Media) -> Iterator[str]:
     _, repeated = np.unique(media.content, return_inverse=True)
     again = np.bincount(repeated)[repeated] > 1 if media.content.size else repeated
     texts = [
-        _written(known) + (f"#{content}" if same else "")
-        for known, content, same in zip(media.contents(), media.content.tolist(), again.tolist(), strict=True)
+        _written(known) + (f"@{place}" if place else "") + (f"#{content}" if same else "")
+        for known, place, content, same in zip(
+            media.contents(), media.place.tolist(), media.content.tolist(), again.tolist(), strict=True
+        )
     ]
     for start, end in pairwise(media.offsets.tolist()):
         yield ";".join(texts[start:end])

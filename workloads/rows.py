@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 from operator import attrgetter
+from pathlib import Path  # noqa: TC003 - looked up where this is compiled
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,7 +19,6 @@ from workloads.table import Arrivals, BlockHashes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
-    from pathlib import Path
 
     from workloads.media import Item
     from workloads.readers.protocol import Layout, Row

@@ -14,7 +14,7 @@ from simulator.run import run_scenario
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["TABLE_2", "TABLE_3", "TABLE_5", "Row", "capacity", "main", "measured"]
+__all__ = ["CAPACITY", "TABLE_2", "TABLE_3", "TABLE_5", "Row", "capacity", "main", "measured"]
 
 SCENARIO = "papers/epd-serve-openpangu-7b"
 

@@ -30,7 +30,9 @@ __all__ = [
 ]
 
 
-def _vllm(limits: Limits, **rules: Any) -> Scheduler:  # noqa: ANN401 - the policy checks them
+def _vllm(limits: Limits, *, prompts_first: bool = False, **rules: Any) -> Scheduler:  # noqa: ANN401 - checked there
+    if prompts_first:
+        return WholePromptScheduler(limits.max_tokens, limits.max_sequences, free_block_each=False)
     return VllmScheduler(limits.max_tokens, limits.max_sequences, limits.chunked, **rules)
 
 

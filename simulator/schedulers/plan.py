@@ -33,7 +33,6 @@ class Limits:
     chunked: bool = True
 
 
-@dataclass(slots=True)
 class Plan:
     """Who computes how many tokens next, and for how many steps that stays true.
 
@@ -60,15 +59,14 @@ class Plan:
         Requests that have all their tokens and decode once more, for nothing; among ``decodes`` of this one step.
     """
 
-    chunks: list[tuple[Request, int]]
-    decodes: int
-    steps: int
-    preempted: list[Request]
-    loads: Sequence[Request] = ()
-    fetches: Sequence[Request] = ()
-    joined: Sequence[Request] = ()
-    held: Sequence[Request] = ()
-    spare: Sequence[Request] = ()
+    # No dataclass: one is made for every event of an engine, and what makes it is compiled where the engine is.
+    __slots__ = ("chunks", "decodes", "fetches", "held", "joined", "loads", "preempted", "spare", "steps")
+
+    def __init__(self, chunks: list[tuple[Request, int]], decodes: int, steps: int, preempted: list[Request]) -> None:
+        self.chunks, self.preempted = chunks, preempted
+        self.decodes, self.steps = decodes, steps
+        nobody: Sequence[Request] = ()
+        self.loads = self.fetches = self.joined = self.held = self.spare = nobody
 
     def sums(self) -> tuple[int, int, int, int, int]:
         """Return of the chunks: tokens, how many complete a prompt, pairs of tokens, doubled, ends, and squares."""

@@ -184,10 +184,11 @@ class SglangScheduler:
         if memory.chunked is not None:
             chosen.go_on(memory.chunked)
         preempted = self._offer_all(state, memory, chosen, plan)
-        if chosen.chosen:
-            memory.processed += self._compute(state, memory, chosen, plan) + plan.decodes
+        computed = self._compute(state, memory, chosen, plan) + plan.decodes if chosen.chosen else 0
         for request in preempted:
             line.append(request)
+        # Those that are back wait while this step computes.
+        memory.processed += computed
         return bool(chosen.chosen)
 
     def _offer_all(self, state: EngineState, memory: Memory, chosen: Admission, plan: Plan) -> list[Request]:
@@ -202,7 +203,8 @@ class SglangScheduler:
                 victims = outranked(self, state, memory, chosen, request) if self.preempts else []
                 if not victims:
                     break
-                preempted += push_out(state, memory, chosen, victims, plan)
+                push_out(state, memory, chosen, victims, plan)
+                preempted += victims
             verdict = chosen.offer(request)
             if verdict == "no token":
                 memory.full = bool(chosen.chosen) or memory.reserve.size > 0

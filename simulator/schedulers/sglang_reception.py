@@ -70,7 +70,7 @@ class ReceptionLine(Line):
 
     def __init__(self, memory: Memory, *, ranked: bool) -> None:
         super().__init__(memory)
-        self._ranked = ranked
+        self._ranked, self._unsorted = ranked, False
 
     @property
     def retracted(self) -> bool:
@@ -79,19 +79,27 @@ class ReceptionLine(Line):
 
     def would_lead(self, request: Request, /) -> bool:
         """Tell whether a request that came now would be the first one that pages are allocated for."""
-        return not self or (self._ranked and self[0].remote and request.priority < self[0].priority)
+        if not self or self.retracted or not self._ranked:
+            return not self
+        first = min(other.priority for other in self) if self._unsorted else self[0].priority
+        return request.priority < first
 
     def append(self, request: Request, /) -> None:
-        """Add a request behind its like; of those whose KV is to come, the most urgent are in front."""
+        """Add a request behind its like."""
         if not request.remote:
             self._memory.enter(request)
             self.insert(sum(not other.remote for other in self), request)
             return
         super().append(request)
-        if self._ranked:
-            self.reorder(sorted(self, key=lambda other: (other.remote, other.priority if other.remote else 0)))
+        self._unsorted = self._ranked
 
     appendleft = append
+
+    def arrange(self) -> None:
+        """Let the most urgent be in front, as they are from the first look at those that wait for pages."""
+        if self._unsorted:
+            self._unsorted = False
+            self.reorder(sorted(self, key=lambda other: other.priority))
 
 
 class Reception:
@@ -162,6 +170,7 @@ class Reception:
         # Where nobody runs SGLang would wait for ever.
         self.held_up = line.retracted and (crowd.rows > 0 or self.lined > 0)
         if line and not line.retracted:
+            line.arrange()
             plan.loads = self._allocate(state, crowd)
         return resumed > 0
 

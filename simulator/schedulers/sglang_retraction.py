@@ -69,12 +69,12 @@ def make_room(rules: Rules, state: EngineState, memory: Memory, plan: Plan, spar
         first = False
         request = keep.pop()
         pages -= _takes_page(state, request)
-        if put_back(state, memory, request, plan, others=len(keep)):
-            state.waiting.append(request)
+        put_back(state, memory, request, plan, others=len(keep))
+        state.waiting.append(request)
     if len(keep) == 1 and not _have(pool, pages):
         request = keep.pop()
-        if put_back(state, memory, request, plan, others=0):
-            state.waiting.append(request)
+        put_back(state, memory, request, plan, others=0)
+        state.waiting.append(request)
     memory.reorder(keep)
     memory.ratio.raise_to(_share(memory, keep, step), step + 1)
     memory.full = False
@@ -103,27 +103,20 @@ def _share(memory: Memory, kept: Sequence[Request], step: int) -> float:
     return min(1.0, (produced + _SPARE_TOKENS * len(kept)) / (most + 1))
 
 
-def put_back(state: EngineState, memory: Memory, request: Request, plan: Plan, *, others: int) -> bool:
-    """Take a running request's KV away; tell whether it must be recomputed.
-
-    One that has all its tokens already, which SGLang would not know, is let go.
-    """
+def put_back(state: EngineState, memory: Memory, request: Request, plan: Plan, *, others: int) -> None:
+    """Take a running request's KV away; it must be recomputed, and its last token too if that is under way."""
     index, pool = request.index, memory.pool
     del state.running[index]
     lag = memory.lag(request)
     memory.reserve.discard(index)
     state.preemptions += 1
-    ended = state.ending.pop(index, None) is not None
-    if not ended:
+    if state.ending.pop(index, None) is None:
         state.leave_decode(request)
     # What the step before brought it is lost, too.
     memory.last = [other for other in memory.last if other is not request]
     pool.release(request)
     pool.evict(-(-others * _SPARE_TOKENS // pool.block_tokens))
     plan.preempted.append(request)
-    if ended:
-        del memory.seats[index]
-        return False
     # The token under way is lost.
     request.tokens = request.computed + 1 - lag
     state.wasted += lag
@@ -135,7 +128,6 @@ def put_back(state: EngineState, memory: Memory, request: Request, plan: Plan, *
         # Its KV is copied to the host.
         request.computed = request.tokens
     memory.seats[index].found = 0
-    return True
 
 
 def outranked(rules: Rules, state: EngineState, memory: Memory, chosen: Admission, request: Request) -> list[Request]:
@@ -156,13 +148,8 @@ def outranked(rules: Rules, state: EngineState, memory: Memory, chosen: Admissio
     return memory.in_order(victims) if victims and missing <= 0 else []
 
 
-def push_out(
-    state: EngineState, memory: Memory, chosen: Admission, victims: Sequence[Request], plan: Plan
-) -> list[Request]:
-    """Preempt running requests, and return those that must be recomputed."""
-    back: list[Request] = []
+def push_out(state: EngineState, memory: Memory, chosen: Admission, victims: Sequence[Request], plan: Plan) -> None:
+    """Preempt running requests, which must be recomputed."""
     for victim in victims:
         chosen.forget(victim)
-        if put_back(state, memory, victim, plan, others=memory.reserve.size - 1):
-            back.append(victim)
-    return back
+        put_back(state, memory, victim, plan, others=memory.reserve.size - 1)

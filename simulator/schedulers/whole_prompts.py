@@ -8,6 +8,9 @@ sequence's step whether or not it needs one (``vllm/core/scheduler.py`` and ``bl
 two engines do neither (``context_stage_scheduler.py``, ``decoding_stage_scheduler.py``); it swaps a sequence out to
 the host where this policy recomputes it. Splitwise's machines batch prompts with decoding sequences, as Orca did
 (``instance.py`` of splitwise-sim); that a prompt there may push sequences out of a full batch is left out.
+
+vLLM's plugin for Ascend does the same with vLLM V1's blocks (``AscendScheduler`` in ``vllm_ascend/core/scheduler.py``,
+up to 0.11). That it passes over a prompt that does not fit, and looks at those behind it, is left out.
 """
 
 from __future__ import annotations

@@ -202,7 +202,10 @@ def json_object(text: str, decoder: json.JSONDecoder = _DECODER) -> dict[str, ob
         When it is not JSON, not an object, names a key twice or holds NaN or Infinity.
     """
     try:
-        found = decoder.decode(text)
+        found, end = decoder.raw_decode(text) if text.startswith("{") else (None, -1)
+        if end != len(text):
+            # There are blanks around it, or it is something else.
+            found = decoder.decode(text)
     except RecursionError:
         raise BadRowError("invalid JSON", "nested too deep, expected one flat JSON object per line") from None
     except ValueError as error:

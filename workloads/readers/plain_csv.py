@@ -78,12 +78,13 @@ class PlainCsv:
         fields = csv_fields(keys, (time_column, prompt_column, output_column, *same_text, *media))
 
         def row(text: str) -> Row:
-            time_s, prompt, output, *others = fields(text)
+            time_s, prompt_tokens, output, *others = fields(text)
+            prompt = tokens(prompt_tokens, prompt_column)
             return Row(
                 time_ns(time_s, time_column),
-                tokens(prompt, prompt_column),
+                prompt,
                 tokens(output, output_column),
-                items=parse_items(others[-1]) if media else (),
+                items=parse_items(others[-1], prompt) if media else (),
                 hashes=[tokens(found, PROMPT_ID, lowest=0) for found in others[: len(same_text)]],
             )
 
