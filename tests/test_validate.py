@@ -247,7 +247,7 @@ def test_figures_are_of_the_requests_that_count(folder):
     result = run_built(scenario, build_requests(scenario), build_pools(scenario))
     which = np.array([True, False, True, False, False, False])
     ttft = result.run.times.ttft_ms
-    found = figures(result, which)
+    found = figures(result.run, which)
     assert found["ttft_mean"] == pytest.approx((ttft[0] + ttft[2]) / 2)
     assert found["ttft_p90"] == pytest.approx(np.percentile(ttft[[0, 2]], 90))
     finish = result.run.cluster.ledger.column("finish_ns")
