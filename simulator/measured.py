@@ -16,7 +16,7 @@ from simulator.build import build_pools
 from simulator.case_scenario import case_replay
 from simulator.replay import part_of, replayed
 from simulator.requests import build_requests
-from simulator.run import run_built
+from simulator.run import fabric_of, simulated
 from simulator.scenario import Workload
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ class MeasuredRun:
             If not every request completes.
         """
         scenario = calibrated(self.scenario, calibration)
-        times = run_built(scenario, self.requests, build_pools(scenario)).run.times
+        pools = build_pools(scenario)
+        times = simulated(scenario, self.requests, pools, fabric_of(scenario, pools)).times
         lost = int((~times.completed).sum())
         if lost:
             raise TraceError(

@@ -12,7 +12,7 @@ import numpy as np
 from hardware.errors import ServesimError, TraceError
 from simulator.build import build_pools
 from simulator.requests import build_requests, trace_requests
-from simulator.run import run_built
+from simulator.run import fabric_of, simulated
 from workloads.table import Arrivals, Prefixes
 from workloads.traces import read_trace
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from simulator.case_scenario import Replay
     from simulator.cases import Case
+    from simulator.finished import Finished
     from simulator.journal import Journal, Summary
     from simulator.requests import Requests
-    from simulator.run import Result
 
 __all__ = ["ALL", "figures", "part_of", "replayed", "run_replay"]
 
@@ -56,15 +56,16 @@ def replayed(replay: Replay) -> dict[str, dict[str, float]]:
         If it cannot be run, or not every request completes.
     """
     requests, parts = _requests(replay)
-    result = run_built(replay.scenario, requests, build_pools(replay.scenario))
-    completed = result.run.times.completed
+    pools = build_pools(replay.scenario)
+    run = simulated(replay.scenario, requests, pools, fabric_of(replay.scenario, pools))
+    completed = run.times.completed
     lost = int((~completed).sum())
     if lost:
         raise TraceError(
             f"{lost} of {len(completed)} requests were refused or failed, mostly for want of room: prompts longer than "
             "a step, or sequences longer than the KV cache"
         )
-    return {name: figures(result, which) for name, which in parts.items()}
+    return {name: figures(run, which) for name, which in parts.items()}
 
 
 def _requests(replay: Replay) -> tuple[Requests, dict[str, NDArray[np.bool_]]]:
@@ -102,17 +103,17 @@ def _sent_twice(arrivals: Arrivals) -> Arrivals:
     )
 
 
-def figures(result: Result, which: NDArray[np.bool_]) -> dict[str, float]:
+def figures(run: Finished, which: NDArray[np.bool_]) -> dict[str, float]:
     """Return the figures of some requests of a run by metric of :data:`simulator.cases.METRICS`.
 
     Parameters
     ----------
-    result
+    run
         The run.
     which
         The requests that count, bool of shape (requests,). Gaps between tokens are told for all of them only.
     """
-    times, ledger = result.run.times, result.run.cluster.ledger
+    times, ledger = run.times, run.cluster.ledger
     found: dict[str, float] = {}
     for name, values in (("ttft", times.ttft_ms), ("tpot", times.tpot_ms), ("e2e", times.e2e_ms)):
         counted = values[which & ~np.isnan(values)]
@@ -120,7 +121,7 @@ def figures(result: Result, which: NDArray[np.bool_]) -> dict[str, float]:
             found[f"{name}_mean"] = float(counted.mean())
             found |= {f"{name}_p{q}": float(np.percentile(counted, q)) for q in (50, 90, 99)}
     if which.all():
-        gaps = result.run.gaps
+        gaps = run.gaps
         found |= {"itl_mean": gaps.mean_ms()} | {f"itl_p{q}": gaps.percentile_ms(q) for q in (50, 90, 99)}
     return found | _rates(ledger, which)
 

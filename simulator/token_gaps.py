@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -93,13 +95,13 @@ def token_gaps(
     gaps_found = [_counted(ledger.column("stalls")[stall_ends >= after_ns])]
     seconds_found = [_counted(first[first >= 0] // 10**9), _counted(stall_ends // 10**9)]
     gaps_found += _over_pauses(ledger.pauses.table(), after_ns)
-    tables = [_paced(log.table(), pace.table()) for log, pace in zip(logs, paces or logs, strict=True)]
-    for price, table in _by_price(tables, prices):
-        _note_joins(table, after_ns, gaps_found)
+    tables = [log.table() for log in logs]
+    gaps_found += [_joins(table, after_ns) for table in tables]
+    for price, table in _by_price(_by_pace(tables, paces or logs), prices):
         for ends, gaps, sequences in _runs(table, price):
-            kept = gaps if after_ns == 0 else gaps[ends >= after_ns]
-            gaps_found.append(_counted(kept, sequences))
-            seconds_found.append(_counted(ends // 10**9, sequences))
+            kept = slice(None) if after_ns == 0 else ends >= after_ns
+            gaps_found.append(_added_up(gaps[kept], sequences[kept]))
+            seconds_found.append(_added_up(ends // 10**9, sequences))
     return TokenGaps(*_merged(gaps_found), *_merged(seconds_found))
 
 
@@ -107,15 +109,14 @@ _Counted: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.int64]]"
 _Table: TypeAlias = "dict[str, NDArray[np.int64]]"
 
 
-def _note_joins(table: Mapping[str, NDArray[np.int64]], after_ns: int, found: list[_Counted]) -> None:
-    """Take out the gaps of sequences that came from another instance: theirs are among the stalls."""
+def _joins(table: Mapping[str, NDArray[np.int64]], after_ns: int) -> _Counted:
+    """Return the gaps of sequences that came from another instance, counted off: theirs are among the stalls."""
     rows = (table["joined"] > 0) & (table["start_ns"] + table["duration_ns"] >= after_ns)
-    found.append((table["duration_ns"][rows], -table["joined"][rows]))
+    return table["duration_ns"][rows], -table["joined"][rows]
 
 
-def _counted(values: NDArray[np.int64], times: int = 1) -> _Counted:
-    distinct, count = np.unique(values, return_counts=True)
-    return distinct, count * times
+def _counted(values: NDArray[np.int64]) -> _Counted:
+    return np.unique(values, return_counts=True)
 
 
 def _over_pauses(pauses: Mapping[str, NDArray[np.int64]], after_ns: int) -> list[_Counted]:
@@ -126,26 +127,37 @@ def _over_pauses(pauses: Mapping[str, NDArray[np.int64]], after_ns: int) -> list
 
 
 def _merged(pieces: Sequence[_Counted]) -> _Counted:
-    values, count = (np.concatenate(part) for part in zip(*pieces, strict=True))
+    values, total = _added_up(*(np.concatenate(part) for part in zip(*pieces, strict=True)))
+    return values[total > 0], total[total > 0]
+
+
+def _added_up(values: NDArray[np.int64], count: NDArray[np.int64]) -> _Counted:
+    """Return the distinct values, increasing, and how often each occurs."""
     order = np.argsort(values)
     ordered = values[order]
     first = np.flatnonzero(np.diff(ordered, prepend=-1))
-    if not len(first):
-        return ordered, count
-    total = np.add.reduceat(count[order], first)
-    return ordered[first][total > 0], total[total > 0]
+    return ordered[first], np.add.reduceat(count[order], first) if len(first) else count
 
 
-def _paced(table: _Table, pace: _Table) -> _Table:
-    """Return a step log with the batch by which each of its steps was priced: ``batch, context`` and ``tokens``."""
-    rows = np.searchsorted(pace["start_ns"], table["start_ns"])
-    batch = {"batch": pace["decodes"][rows], "context": pace["context"][rows], "tokens": pace["tokens"][rows]}
-    return {**table, **batch}
+def _by_pace(tables: Sequence[_Table], paces: Sequence[StepLog]) -> list[_Table | None]:
+    """Return for each log the steps that were as long as its pace says, with the ``sequences`` that produced tokens.
+
+    Ranks that step together have one pace: theirs are added up at the first of them, and nothing is at the others.
+    """
+    found: list[_Table | None] = []
+    for pace, members in groupby(zip(paces, tables, strict=True), itemgetter(0)):
+        steps = pace.table()
+        sequences = np.zeros(len(steps["steps"]), np.int64)
+        for place, (_, table) in enumerate(members):
+            rows = np.searchsorted(steps["start_ns"], table["start_ns"])
+            np.add.at(sequences, rows, table["decodes"])
+            found.append(None if place else {**steps, "sequences": sequences})
+    return found
 
 
-def _by_price(tables: Sequence[_Table], prices: Sequence[StepPrices]) -> Iterator[tuple[StepPrices, _Table]]:
-    """Yield each set of prices once, with the step logs of all instances that share it."""
-    left = list(zip(prices, tables, strict=True))
+def _by_price(tables: Sequence[_Table | None], prices: Sequence[StepPrices]) -> Iterator[tuple[StepPrices, _Table]]:
+    """Yield each set of prices once, with the steps of all instances that share it."""
+    left = [(price, table) for price, table in zip(prices, tables, strict=True) if table is not None]
     while left:
         price = left[0][0]
         shared = [table for other, table in left if other is price]
@@ -155,27 +167,19 @@ def _by_price(tables: Sequence[_Table], prices: Sequence[StepPrices]) -> Iterato
 
 def _runs(
     table: Mapping[str, NDArray[np.int64]], prices: StepPrices
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], int]]:
-    """Yield (ends, durations, sequences) of all decoding steps, one batch size at a time."""
-    mixed = (table["tokens"] > 0) & (table["decodes"] > 0)
-    for sequences in np.unique(table["decodes"][mixed]):
-        rows = mixed & (table["decodes"] == sequences)
-        duration = table["duration_ns"][rows]
-        yield table["start_ns"][rows] + duration, duration, int(sequences)
-    pure = table["tokens"] == 0
-    # Both as one number: pairs are sorted twenty times as slowly.
-    widest = int(table["decodes"].max(initial=0)) + 1
-    pairs = table["batch"] * widest + table["decodes"]
-    for pair in np.unique(pairs[pure]).tolist():
-        n, sequences = divmod(pair, widest)
-        rows = pure & (pairs == pair)
-        # A step by itself lasted as long as it did, beside a neighbour on its chips perhaps.
-        lone = rows & (table["steps"] == 1)
-        lasted = table["duration_ns"][lone]
-        yield table["start_ns"][lone] + lasted, lasted, sequences
-        rows &= ~lone
-        start_ns, context, steps = (table[name][rows] for name in ("start_ns", "context", "steps"))
-        yield *_unroll(start_ns, context, steps, prices.decode_curve(n), prices.constant_ns(n)), sequences
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield (ends, durations, sequences) of all decoding steps: those by themselves, then one batch size at a time."""
+    # A step by itself lasted as long as it did, beside a neighbour on its chips perhaps.
+    lone, decoding = table["steps"] == 1, table["sequences"] > 0
+    rows = lone & decoding
+    yield table["start_ns"][rows] + table["duration_ns"][rows], table["duration_ns"][rows], table["sequences"][rows]
+    rows = np.flatnonzero(~lone & decoding)
+    rows = rows[np.argsort(table["decodes"][rows], kind="stable")]
+    batches, first = np.unique(table["decodes"][rows], return_index=True)
+    for n, runs in zip(batches.tolist(), np.split(rows, first)[1:], strict=True):
+        start_ns, context, steps = (table[name][runs] for name in ("start_ns", "context", "steps"))
+        unrolled = _unroll(start_ns, context, steps, prices.decode_curve(n), prices.constant_ns(n))
+        yield *unrolled, np.repeat(table["sequences"][runs], steps)
 
 
 def _unroll(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving import Deployment, OpenLoop, linear_prices, times
+from serving import Deployment, OpenLoop, gaps_of, linear_prices, times
 
 from simulator.balancers import BALANCERS, RankLoad
 from simulator.gathering import GatheringRanks
@@ -47,6 +47,18 @@ def test_a_step_lasts_as_long_as_that_of_the_slowest_rank():
     assert serve_ms(Deployment(ranks=2, prices=TOKENS), rows, "first_token_ns") == [10, 10]
     assert serve_ms(Deployment(ranks=2, prices=TOKENS), rows, "finish_ns") == [14, 14]
     assert serve_ms(Deployment(ranks=2, prices=TOKENS, lockstep=False), rows, "first_token_ns") == [10, 5]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@settings(max_examples=20, deadline=None)
+@given(rows=requests)
+def test_gaps_of_all_ranks_add_up(policy, rows):
+    cluster = Deployment(policy=policy, ranks=3).serve(*on_grid(rows))
+    gaps, ledger = gaps_of(cluster), cluster.ledger
+    assert int(gaps.count.sum()) == sum(row[2] - 1 for row in rows)
+    lasted = ledger.column("finish_ns") - ledger.column("first_token_ns")
+    assert int((gaps.gap_ns * gaps.count).sum()) == int(lasted.sum())
+    assert int(gaps.per_second.sum()) == sum(row[2] for row in rows)
 
 
 def test_experts_compute_the_tokens_there_are_beside_prompts():

@@ -16,7 +16,7 @@ from simulator.build import build_pools
 from simulator.case_scenario import Replay
 from simulator.replay import ALL, figures, run_replay
 from simulator.requests import build_requests
-from simulator.run import run_built
+from simulator.run import run_built, simulated
 from simulator.scenario import resolve_scenario
 
 RULES = """\
@@ -138,7 +138,7 @@ def test_a_repeated_prompt_is_found_in_the_cache_and_so_is_one_sent_before(whole
 
 def test_stages_share_one_run_and_part_it(folder, monkeypatch):
     runs = []
-    monkeypatch.setattr(simulator.replay, "run_built", lambda *args: runs.append(1) or run_built(*args))
+    monkeypatch.setattr(simulator.replay, "simulated", lambda *args: runs.append(1) or simulated(*args))
     validated(folder, "--where", "case_id=run/all|run/stage0|run/stage1", "--quiet")
     assert len(runs) == 1
     found = predictions(folder / "out")
@@ -164,9 +164,9 @@ def test_interrupted_it_goes_on_where_it_stopped(folder, monkeypatch):
         runs.append(1)
         if len(runs) == 2:
             raise KeyboardInterrupt
-        return run_built(*args)
+        return simulated(*args)
 
-    monkeypatch.setattr(simulator.replay, "run_built", counted)
+    monkeypatch.setattr(simulator.replay, "simulated", counted)
     paths = ("--cases", str(folder / "cases.csv"), "--rules", str(folder / "rules.toml"), "--out", str(folder / "out"))
     arguments = ("validate", *paths, "--where", "case_id=a|b", "--jobs", "1", "--quiet")
     assert servesim(*arguments).exit_code == 1
@@ -247,7 +247,7 @@ def test_figures_are_of_the_requests_that_count(folder):
     result = run_built(scenario, build_requests(scenario), build_pools(scenario))
     which = np.array([True, False, True, False, False, False])
     ttft = result.run.times.ttft_ms
-    found = figures(result, which)
+    found = figures(result.run, which)
     assert found["ttft_mean"] == pytest.approx((ttft[0] + ttft[2]) / 2)
     assert found["ttft_p90"] == pytest.approx(np.percentile(ttft[[0, 2]], 90))
     finish = result.run.cluster.ledger.column("finish_ns")
