@@ -248,6 +248,22 @@ def test_shared_prefixes(seed, size, gap_ns, deployment, router):
     assert_same(macro, single)
 
 
+def test_kv_that_is_noticed_in_a_step_makes_room_in_the_next():
+    """SGLang has twice as many places for KV that comes as rows, and gives one back once it has looked."""
+    deployment = {
+        "policy": "sglang",
+        "rules": {"overlap": False, "reserved_tokens": 1, "extra_rows": 2},
+        "max_sequences": 1,
+        "decode_replicas": 1,
+        "transfer_ns_per_token": 0,
+        "terms": KvTransfer(direction="push"),
+    }
+    macro, single = serve_both(deployment, OpenLoop([0, 600_000, 700_000]), [3, 20, 32], [51, 38, 31])
+    assert_same(macro, single)
+    # The second prompt has left when the third begins, long before the first answer ends.
+    assert macro.ledger.admitted_ns[2] == macro.ledger.kv_ready_ns[1]
+
+
 @pytest.mark.parametrize("policy", SCHEDULERS)
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))

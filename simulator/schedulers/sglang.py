@@ -144,11 +144,13 @@ class SglangScheduler:
             crowd = reception.crowd(state, state.ending.values())
             memory.turn_over(state, knows=True)
             reception.look(state, plan, crowd)
-        ended = rows > state.decodes
+        ended, unseen = rows > state.decodes, len(state.ready) - reception.lined
         reception.join(state, plan, self.max_sequences - rows)
         # Rows that ended are out of the batch in the next pass.
         leaves = ended and bool(state.waiting or state.ready)
-        reception.wavers = leaves or (reception.wavers and not self.overlap)
+        # KV that was noticed only now has given its place to who comes next, at which the next pass looks.
+        makes_room = unseen > 0 and not reception.held_up and bool(state.waiting)
+        reception.wavers = leaves or (not self.overlap and (reception.wavers or makes_room))
         self._decode(state, memory, plan)
         if plan.preempted and plan.joined:
             plan.joined = [request for request in plan.joined if request.index in state.running]
