@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -12,11 +11,12 @@ import numpy as np
 from perfdb.beside_prices import BesidePrices
 from perfdb.by_origin import by_origin
 from perfdb.estimate import Estimate
+from perfdb.linear_curve import linear_curve
 from perfdb.pipeline import RoundPrices
 from perfdb.prompt_tiles import tile_curve
 from perfdb.speculation import SpeculativePrices
 from perfdb.speed_of_light import attention_bound
-from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, Launches, StepPrices, cumulated
+from perfdb.step_prices import FRACTION_BITS, ContextCurve, DecodeCurve, Launches, StepPrices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -386,10 +386,7 @@ def _together(
 def _decode_curve(knots: NDArray[np.int64], ns: NDArray[np.float64]) -> DecodeCurve:
     contexts = [int(k) for k in knots]
     first = [int(value) for value in np.rint(ns * (1 << FRACTION_BITS))]
-    slope = [(b - a) // (y - x) for (x, y), (a, b) in zip(pairwise(contexts), pairwise(first), strict=True)]
-    # Beyond the longest context the last slope goes on, but noise must not make a price fall for ever.
-    slope.append(max(slope[-1], 0) if slope else 0)
-    return DecodeCurve(contexts, cumulated(contexts, first, slope), first, slope)
+    return linear_curve(contexts, first)
 
 
 def _context_curve(knots: NDArray[np.int64], ns: NDArray[np.float64]) -> ContextCurve:

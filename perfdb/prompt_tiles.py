@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+from perfdb.linear_curve import linear_curve
 from perfdb.operators import Attention
 from perfdb.speed_of_light import attention_peak
-from perfdb.step_prices import FRACTION_BITS, DecodeCurve, cumulated
+from perfdb.step_prices import FRACTION_BITS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hardware.catalogue import Chip
     from perfdb.operators import Kernel
+    from perfdb.step_prices import DecodeCurve
 
 __all__ = ["tile_curve"]
 
@@ -56,9 +57,7 @@ def tile_curve(kernels: Sequence[Kernel], chip: Chip, contexts: Sequence[int]) -
         return None
     knots = [int(context) for context in contexts]
     first = [round(sum(_tiles_ns(kernel, chip, x) for kernel in plain) * (1 << FRACTION_BITS)) for x in knots]
-    slope = [(b - a) // (y - x) for (x, y), (a, b) in zip(pairwise(knots), pairwise(first), strict=True)]
-    slope.append(slope[-1] if slope else 0)
-    return DecodeCurve(knots, cumulated(knots, first, slope), first, slope)
+    return linear_curve(knots, first)
 
 
 def _tiles_ns(kernel: Attention, chip: Chip, context: int) -> float:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from operator import mul
 from typing import TYPE_CHECKING, Self
 
-from perfdb.step_prices import DecodeCurve, StepPrices, cumulated
+from perfdb.linear_curve import linear_curve
+from perfdb.step_prices import DecodeCurve, StepPrices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,9 +153,7 @@ def _shared_out(curves: Sequence[DecodeCurve], parts: float) -> DecodeCurve:
     """Return the sum of some curves over ``parts``, linear between the knots of all."""
     knots = sorted({knot for curve in curves for knot in curve.knots})
     first = [round(sum(_price(curve, knot) for curve in curves) / parts) for knot in knots]
-    slope = [(b - a) // (y - x) for (x, y), (a, b) in zip(pairwise(knots), pairwise(first), strict=True)]
-    slope.append(int(sum(curve.slope[-1] for curve in curves) / parts))
-    return DecodeCurve(knots, cumulated(knots, first, slope), first, slope)
+    return linear_curve(knots, first, int(sum(curve.slope[-1] for curve in curves) / parts))
 
 
 def _price(curve: DecodeCurve, context: int) -> int:
