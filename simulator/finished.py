@@ -63,7 +63,7 @@ class Finished:
     @property
     def warmup_ns(self) -> int:
         """End of the warm-up, ns."""
-        return round(self.scenario.workload.warmup_s * 1e9)
+        return self.scenario.workload.warmup_ns
 
     def instance_pools(self) -> NDArray[np.int64]:
         """Return the pool number of every instance, shape (instances,)."""

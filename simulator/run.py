@@ -16,7 +16,7 @@ from simulator.equipment import arriving_features, encode_stage, equipment, send
 from simulator.fabric import build_fabric
 from simulator.finished import Finished
 from simulator.laws import check_laws
-from simulator.metrics import Bounds, request_times
+from simulator.metrics import request_times
 from simulator.operations import Operations
 from simulator.records import Ledger
 from simulator.request_table import request_table
@@ -275,8 +275,7 @@ def _finish(  # noqa: PLR0913 - the parts of a run
     operations: Operations,
     given_up: bool = False,
 ) -> Finished:
-    slo, warmup_ns = scenario.slo, round(scenario.workload.warmup_s * 1e9)
-    times = request_times(cluster.ledger, Bounds(slo.ttft_ms, slo.tpot_ms, slo.e2e_ms), warmup_ns)
+    times = request_times(cluster.ledger, scenario.slo.bounds, scenario.workload.warmup_ns)
     if not times.measured.any():
         raise ScenarioError(
             f"workload.warmup_s is {scenario.workload.warmup_s:g}, but every request arrived before that, so that none "

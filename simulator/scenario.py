@@ -16,6 +16,7 @@ from simulator.calibration import read_calibration
 from simulator.cost import Cost
 from simulator.engines import ENGINES
 from simulator.incidents import OperationsTable
+from simulator.metrics import Bounds
 from simulator.network import NetworkTable
 from simulator.overrides import WORKLOAD_KINDS, parse_override, set_key
 from simulator.pool_table import Count, Pool, Text, decode_pools, encode_pools, entry_pools, hands_over
@@ -120,6 +121,11 @@ class Workload(Strict):
             raise ValueError("share has no meaning for a closed loop; give it fewer users and requests")
         return self
 
+    @property
+    def warmup_ns(self) -> int:
+        """End of the warm-up, ns."""
+        return round(self.warmup_s * 1e9)
+
 
 class Slo(Strict):
     """``[slo]``: bounds, ms, that a good request meets; and the share of requests that must."""
@@ -128,6 +134,11 @@ class Slo(Strict):
     tpot_ms: _Positive | None = None
     e2e_ms: _Positive | None = None
     attainment: _Share = 0.9
+
+    @property
+    def bounds(self) -> Bounds:
+        """The bounds by themselves."""
+        return Bounds(self.ttft_ms, self.tpot_ms, self.e2e_ms)
 
 
 class Scenario(Strict):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simulator.giving_up import Hopeless
-from simulator.metrics import Bounds, request_latencies, request_rates
+from simulator.metrics import request_latencies, request_rates
 from simulator.run import simulated
 from simulator.summary import cost_per_hour, priced_shares
 
@@ -48,8 +48,7 @@ def trial_row(
     UserError
         If the scenario asks for something impossible.
     """
-    slo, warmup_ns = scenario.slo, round(scenario.workload.warmup_s * 1e9)
-    hopeless = Hopeless(Bounds(slo.ttft_ms, slo.tpot_ms, slo.e2e_ms), slo.attainment, warmup_ns)
+    hopeless = Hopeless(scenario.slo.bounds, scenario.slo.attainment, scenario.workload.warmup_ns)
     # An instance that is lost, or changes roles, may let a request start over: nothing is certain then.
     steady = not (scenario.operations.incident or scenario.operations.switching)
     run = simulated(scenario, requests, pools, fabric, hopeless=hopeless if steady else None)
